@@ -1,0 +1,323 @@
+"""Pictures and folders of them: what is read, what is written, what is kept, and what a user is told."""
+
+import struct
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from vderain.errors import InputError, OutputError, UsageError
+from vderain.video import pictures
+from vderain.video.frame import Frame
+from vderain.video.pictures import PictureReader, PictureWriter, exif_orientation, is_pictures, natural_key
+
+
+def noise(
+    height: int = 12, width: int = 17, channels: int = 3, dtype: type = np.uint8, seed: int = 0
+) -> NDArray[np.generic]:
+    shape = (height, width) if channels == 1 else (height, width, channels)
+    return np.random.default_rng(seed).integers(0, np.iinfo(dtype).max, shape).astype(dtype)
+
+
+def save(path: Path, pixels: NDArray[np.generic], *metadata: tuple[int, bytes]) -> Path:
+    kinds, blocks = [k for k, _ in metadata], [np.frombuffer(b, np.uint8) for _, b in metadata]
+    _, data = (
+        cv2.imencodeWithMetadata(path.suffix, pixels, kinds, blocks) if metadata else cv2.imencode(path.suffix, pixels)
+    )
+    path.write_bytes(data.tobytes())
+    return path
+
+
+def load(path: Path) -> NDArray[np.generic]:
+    return cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_UNCHANGED)
+
+
+def exif(orientation: int, order: str = "<") -> bytes:
+    entries = struct.pack(order + "HHIHH", 0x010F, 2, 0, 0, 0) + struct.pack(
+        order + "HHIHH", 0x0112, 3, 1, orientation, 0
+    )
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, 2)
+    return head + entries + struct.pack(order + "I", 0)
+
+
+def icc(space: bytes = b"RGB ") -> bytes:
+    return struct.pack(">I", 132).ljust(16, b"\0") + space + b"XYZ ".ljust(16, b"\0") + b"acsp".ljust(96, b"\0")
+
+
+def copy(source: Path, target: Path) -> None:
+    with PictureReader(source) as reader, PictureWriter(target, like=reader) as writer:
+        for frame in reader.frames():
+            writer.write(frame)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = tmp_path / "clip ünï 雨"
+    made.mkdir()
+    for i in (1, 2, 10):
+        save(made / f"frame{i}.png", noise(seed=i))
+    (made / "notes.txt").write_text("not a picture")
+    (made / "._frame1.png").write_bytes(b"left by a Mac")
+    return made
+
+
+def test_pictures_are_told_by_suffix_and_existence(folder: Path) -> None:
+    assert is_pictures(folder) and is_pictures(folder / "frame1.png")
+    assert not is_pictures(folder / "notes.txt") and not is_pictures(folder / "missing.png")
+    upper = (folder / "frame1.png").rename(folder.parent / "A.PNG")
+    assert is_pictures(upper)
+
+
+def test_numbers_sort_as_numbers() -> None:
+    names = ["b1", "a10", "a9", "a09b", "A2", "1", "02", "x²1"]
+    assert sorted(names, key=natural_key) == ["1", "02", "A2", "a9", "a09b", "a10", "b1", "x²1"]
+
+
+def test_a_folder_is_a_clip(folder: Path) -> None:
+    with PictureReader(folder, rate=Fraction(24)) as reader:
+        frames = list(reader.frames())
+        assert (reader.width_px, reader.height_px, reader.count) == (17, 12, 3)
+        assert reader.names == ("frame1.png", "frame2.png", "frame10.png")
+    assert [f.pts for f in frames] == [0, 1, 2]
+    assert frames[0].time_base == Fraction(1, 24) and frames[0].colour.matrix == "rgb"
+    for frame, seed in zip(frames, (1, 2, 10), strict=True):
+        assert np.array_equal(np.stack(frame.planes, -1), noise(seed=seed)[..., ::-1])
+
+
+def test_a_part_of_a_folder_keeps_its_instants(folder: Path) -> None:
+    with PictureReader(folder, rate=Fraction(10), start_s=0.1, duration_s=0.1) as reader:
+        assert reader.names == ("frame2.png",)
+        assert [f.pts for f in reader.frames()] == [1]
+    with PictureReader(folder, rate=Fraction(10), start_s=0.05) as reader:
+        assert reader.count == 2
+    with pytest.raises(UsageError, match="holds no picture"), PictureReader(folder, start_s=5):
+        pass
+
+
+def test_a_folder_is_copied_exactly_under_the_same_names(folder: Path, tmp_path: Path) -> None:
+    save(folder / "frame3.jpg", noise(seed=3))
+    target = tmp_path / "out ütput"
+    with PictureReader(folder) as reader, PictureWriter(target, like=reader) as writer:
+        for frame in reader.frames():
+            assert not target.exists()
+            writer.write(frame)
+        assert (tmp_path / ".out ütput.partial").is_dir()
+    assert sorted(p.name for p in target.iterdir()) == ["frame1.png", "frame10.png", "frame2.png", "frame3.png"]
+    assert all(np.array_equal(load(target / f"frame{i}.png"), noise(seed=i)) for i in (1, 2, 10))
+    assert not list(tmp_path.glob(".*.partial"))
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_png_keeps_depth_grey_and_alpha(tmp_path: Path, channels: int, dtype: type) -> None:
+    pixels = noise(channels=channels, dtype=dtype)
+    source = save(tmp_path / "a.png", pixels)
+    with PictureReader(source) as reader:
+        (frame,) = reader.frames()
+    assert len(frame.planes) == (1 if channels == 1 else 3)
+    assert frame.colour.depth_bits == (8 if dtype is np.uint8 else 16) and frame.colour.full_range
+    copy(source, tmp_path / "b.png")
+    copied = load(tmp_path / "b.png")
+    assert copied.dtype == dtype and np.array_equal(copied, pixels)
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".webp", ".bmp", ".tif"])
+def test_the_suffix_of_the_target_tells_the_format(tmp_path: Path, suffix: str) -> None:
+    smooth = np.dstack([np.tile(np.arange(64, dtype=np.uint8) * k, (48, 1)) for k in (1, 2, 3)])
+    copy(save(tmp_path / "a.png", smooth), tmp_path / f"b{suffix}")
+    copied = load(tmp_path / f"b{suffix}")
+    assert np.abs(copied.astype(int) - smooth).mean() < (0.1 if suffix in (".bmp", ".tif") else 2)
+
+
+def test_jpeg_is_written_without_chroma_subsampling(tmp_path: Path) -> None:
+    copy(save(tmp_path / "a.png", noise(32, 32)), tmp_path / "b.jpg")
+    data = (tmp_path / "b.jpg").read_bytes()
+    header = data.index(b"\xff\xc0")
+    assert data[header + 11] == 0x11  # luma sampling factors: one by one
+
+
+def test_sixteen_bits_go_into_eight_where_the_format_has_no_more(tmp_path: Path) -> None:
+    pixels = noise(dtype=np.uint16)
+    copy(save(tmp_path / "a.png", pixels), tmp_path / "b.bmp")
+    assert np.abs(load(tmp_path / "b.bmp") - pixels / 257).max() <= 0.5
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_read_from_exif(orientation: int, order: str) -> None:
+    assert exif_orientation(exif(orientation, order)) == orientation
+
+
+@pytest.mark.parametrize("block", [b"", b"II", b"II*\0\xff\xff\xff\xff", b"MM\0*" + b"\xff" * 30, exif(0), exif(99)])
+def test_nonsense_for_exif_means_upright(block: bytes) -> None:
+    assert exif_orientation(block) == 1
+
+
+@pytest.mark.skipif(not pictures.HAS_METADATA, reason="this OpenCV reads no metadata")
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_sideways_picture_is_upright_as_a_frame_and_stored_as_before(tmp_path: Path, orientation: int) -> None:
+    pixels, block = noise(), exif(orientation)
+    source = save(tmp_path / "a.png", pixels, (pictures.EXIF, block))
+    upright = cv2.imdecode(np.frombuffer(source.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
+    with PictureReader(source) as reader:
+        (frame,) = reader.frames()
+        assert (reader.height_px, reader.width_px) == upright.shape[:2]
+    assert np.array_equal(np.stack(frame.planes[::-1], -1), upright)
+    copy(source, tmp_path / "b.png")
+    assert np.array_equal(load(tmp_path / "b.png"), pixels)
+    with PictureReader(tmp_path / "b.png") as reader:
+        assert reader.picture(0).metadata == ((pictures.EXIF, block),)
+    copy(source, tmp_path / "c.bmp")  # has no place for the tag
+    assert np.array_equal(load(tmp_path / "c.bmp"), upright)
+
+
+@pytest.mark.skipif(not pictures.HAS_METADATA, reason="this OpenCV reads no metadata")
+@pytest.mark.parametrize(("suffix", "kind", "block"), [(".jpg", 2, icc()), (".webp", 2, icc()), (".png", 1, b"<xmp/>")])
+def test_profiles_and_xmp_are_kept(tmp_path: Path, suffix: str, kind: int, block: bytes) -> None:
+    source = save(tmp_path / f"a{suffix}", noise(), (kind, block))
+    copy(source, tmp_path / f"b{suffix}")
+    copy(tmp_path / f"b{suffix}", tmp_path / f"c{suffix}")
+    with PictureReader(tmp_path / f"c{suffix}") as reader:
+        assert reader.picture(0).metadata == ((kind, block),)
+
+
+@pytest.mark.skipif(not pictures.HAS_METADATA, reason="this OpenCV reads no metadata")
+def test_a_profile_of_another_colour_space_is_left_out(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.jpg", noise(), (pictures.ICC, icc(b"CMYK")))
+    copy(source, tmp_path / "b.jpg")
+    with PictureReader(tmp_path / "b.jpg") as reader:
+        assert reader.picture(0).metadata == ()
+
+
+def test_an_opencv_without_metadata_still_shows_pictures_upright(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = save(tmp_path / "a.jpg", noise(), (pictures.EXIF, exif(6)))
+    monkeypatch.setattr(pictures, "HAS_METADATA", False)
+    copy(source, tmp_path / "b.png")
+    assert load(tmp_path / "b.png").shape == (17, 12, 3)
+
+
+def broken(kind: str, path: Path) -> None:
+    whole = path.read_bytes()
+    path.write_bytes({"empty": b"", "garbage": b"no picture at all", "cut": whole[: len(whole) // 2]}[kind])
+
+
+@pytest.mark.parametrize(("kind", "says"), [("empty", "0 bytes"), ("garbage", "damaged"), ("cut", "damaged")])
+def test_a_broken_picture_is_named(folder: Path, tmp_path: Path, kind: str, says: str) -> None:
+    broken(kind, folder / "frame2.png")
+    with pytest.raises(InputError, match=f"frame2.*{says}") as caught:
+        copy(folder, tmp_path / "out")
+    assert caught.value.cure
+    assert not list(tmp_path.glob("*out*"))
+    with pytest.raises(InputError, match=says):
+        copy(folder / "frame2.png", tmp_path / "out.png")
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_floating_point_pictures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="float32"):
+        copy(save(tmp_path / "a.tif", noise().astype(np.float32)), tmp_path / "b.tif")
+
+
+def test_a_picture_of_another_size_is_named(folder: Path) -> None:
+    save(folder / "frame5.png", noise(8, 8))
+    with PictureReader(folder) as reader, pytest.raises(InputError, match=r"frame5\.png is 8x8 while frame1\.png"):
+        list(reader.frames())
+
+
+def test_a_folder_without_pictures_and_twins_are_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "none").mkdir()
+    with pytest.raises(InputError, match="holds no picture"), PictureReader(tmp_path / "none"):
+        pass
+    save(folder / "frame1.jpg", noise())
+    with pytest.raises(InputError, match="2 pictures named frame1"), PictureReader(folder):
+        pass
+
+
+def test_missing_pictures_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="cannot be read"), PictureReader(tmp_path / "missing.png"):
+        pass
+
+
+def test_targets_of_the_wrong_kind_are_refused(folder: Path, tmp_path: Path) -> None:
+    picture = folder / "frame1.png"
+    for source, target, says in (
+        (folder, folder, "exists already"),
+        (folder, tmp_path / "new.png", "one picture"),
+        (folder, folder / "..", "exists already"),
+        (picture, folder, "is a folder"),
+        (picture, tmp_path / "new.mp4", "does not end like a picture"),
+        (picture, tmp_path / "no" / "such" / "new.png", "cannot be written: No such file"),
+        (folder, tmp_path / "no" / "such", "cannot be written: No such file"),
+    ):
+        with pytest.raises(OutputError, match=says) as caught:
+            copy(source, target)
+        assert caught.value.cure
+    assert len(list(folder.iterdir())) == 5
+
+
+def test_a_target_that_cannot_be_made_is_an_output_error(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot be written"):
+        copy(folder, tmp_path / "file" / "out")
+
+
+def test_a_full_disk_is_an_output_error(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OutputError, match="No space left"):
+        copy(folder, tmp_path / "out")
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_failure_leaves_what_was_there(folder: Path, tmp_path: Path) -> None:
+    old = save(tmp_path / "old.png", noise(seed=77))
+
+    def fail() -> None:
+        with PictureReader(folder / "frame1.png") as reader, PictureWriter(old, like=reader) as writer:
+            writer.write(next(reader.frames()))
+            raise RuntimeError("the network failed")
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert np.array_equal(load(old), noise(seed=77))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_picture_can_be_written_over_itself_and_a_stale_partial_goes(folder: Path, tmp_path: Path) -> None:
+    stale = tmp_path / ".out.partial"
+    stale.mkdir()
+    (stale / "frame99.png").write_bytes(b"of a run that was killed")
+    (tmp_path / "out").mkdir()
+    copy(folder, tmp_path / "out")
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    copy(folder / "frame1.png", folder / "frame1.png")
+    assert np.array_equal(load(folder / "frame1.png"), noise(seed=1))
+
+
+def test_nothing_written_is_an_error_and_too_much_a_mistake(folder: Path, tmp_path: Path) -> None:
+    with (
+        PictureReader(folder) as reader,
+        pytest.raises(OutputError, match="no picture"),
+        PictureWriter(tmp_path / "out", like=reader),
+    ):
+        pass
+    with PictureReader(folder / "frame1.png") as reader, pytest.raises(ValueError, match="all are written"):
+        frame: Frame = next(reader.frames())
+        with PictureWriter(tmp_path / "one.png", like=reader) as writer:
+            writer.write(frame)
+            writer.write(frame)
+    assert not (tmp_path / "out").exists() and not (tmp_path / "one.png").exists()
+
+
+def test_opencv_says_nothing_on_its_own(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    broken("cut", folder / "frame1.png")
+    with pytest.raises(InputError), PictureReader(folder / "frame1.png"):
+        pass
+    assert capfd.readouterr().err == ""

@@ -1,0 +1,88 @@
+"""Files of weights: a generator and the facts about it enter, one safetensors file leaves, and the way back.
+
+The header says everything needed to build the network and to judge it: architecture, licence, training data, command
+and scores. Nothing in such a file can run code.
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from vderain.errors import CheckpointError
+from vderain.model.unet import UNet, UNetConfig
+
+FORMAT = "vderain-generator-1"
+WEIGHTS = Path(__file__).parent / "weights"
+DEFAULT_MODEL = "base"
+PARAMETERS_MAX = 200_000_000  # a header cannot make us allocate more than this
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A generator ready to run, and what its file says about it."""
+
+    name: str
+    generator: UNet
+    facts: dict[str, Any]
+
+
+def released_models() -> list[str]:
+    """Names of the generators that ship with the program."""
+    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
+
+
+def save_checkpoint(path: Path, generator: UNet, facts: dict[str, Any]) -> None:
+    """Write weights as half floats, with the architecture and `facts` in the header; replaces `path` atomically."""
+    tensors = {name: value.detach().cpu().half().contiguous() for name, value in generator.state_dict().items()}
+    metadata = {"format": FORMAT, "architecture": json.dumps(generator.config.to_dict()), "facts": json.dumps(facts)}
+    partial = path.with_name(f".{path.name}.partial")
+    save_file(tensors, partial, metadata)
+    partial.replace(path)
+
+
+def load_checkpoint(model: str) -> Checkpoint:
+    """Load a released generator by name, or one from a file.
+
+    Raises:
+        CheckpointError: there is no such model, or the file is corrupt or not a vderain generator.
+    """
+    path = WEIGHTS / f"{model}.safetensors"
+    if not path.is_file():
+        path = Path(model)
+    if not path.is_file():
+        known = ", ".join(released_models()) or "none"
+        raise CheckpointError(f"there is no model {model!r}.", f"Released models: {known}; or give a .safetensors file.")
+    try:
+        return _read(path)
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CheckpointError(
+            f"{path} is not a usable vderain generator ({reason}).", "Use a file written by `vderain train`."
+        ) from error
+
+
+def _read(path: Path) -> Checkpoint:
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        if metadata.get("format") != FORMAT:
+            raise ValueError("its header does not name our format")
+        architecture = json.loads(metadata["architecture"])
+        architecture["widths"] = tuple(int(width) for width in architecture["widths"])
+        config = UNetConfig(**architecture)
+        with torch.device("meta"):
+            shapes = {name: value.shape for name, value in UNet(config).state_dict().items()}
+        if sum(shape.numel() for shape in shapes.values()) > PARAMETERS_MAX:
+            raise ValueError("its header describes an absurdly large network")
+        if set(file.keys()) != set(shapes):
+            raise ValueError("its weights do not fit its header")
+        weights = {name: file.get_tensor(name).float() for name in shapes}
+    if not all(torch.isfinite(value).all() for value in weights.values()):
+        raise ValueError("some of its weights are not finite")
+    generator = UNet(config)
+    generator.load_state_dict(weights)
+    return Checkpoint(path.stem, generator.eval().requires_grad_(False), json.loads(metadata.get("facts", "{}")))

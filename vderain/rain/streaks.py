@@ -1,0 +1,119 @@
+"""Streaks of falling rain: a style is drawn once a clip, positions afresh each frame, an opacity map leaves.
+
+A drop falls a decimetre or more between two frames, so streaks do not repeat (Garg & Nayar, "Vision and rain", IJCV
+2007); in an exposure it draws a line whose opacity is the share of the exposure it covered the pixel. A clip has a few
+depth layers: near drops are long, wide, faint and few, far ones short, thin and many.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class StreakLayer:
+    """Drops at about one depth.
+
+    Attributes:
+        angle_deg: fall direction from the vertical, positive to the right.
+        length_px, width_px: of the mean streak.
+        density: streaks begun per 10 000 px.
+        opacity: of the mean streak at its middle, 0..1.
+    """
+
+    angle_deg: float
+    length_px: float
+    width_px: float
+    density: float
+    opacity: float
+
+
+Style = tuple[StreakLayer, ...]
+
+
+def uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return low + (high - low) * float(torch.rand((), generator=generator))
+
+
+def log_uniform(low: float, high: float, generator: torch.Generator) -> float:
+    return math.exp(uniform(math.log(low), math.log(high), generator))
+
+
+def draw_style(generator: torch.Generator, heaviness: float | None = None) -> Style:
+    """A clip's rain, from drizzle to downpour.
+
+    Args:
+        generator: the source of chance.
+        heaviness: 0 (a few faint streaks) to 1 (crossing curtains); drawn where not given.
+    """
+    heavy = uniform(0, 1, generator) if heaviness is None else heaviness
+    wind_deg = float(torch.randn((), generator=generator)) * 14
+    layers = []
+    for depth in range(1 + int(uniform(1, 3.99, generator))):
+        near = 1.0 / (1 + depth)
+        length_px = log_uniform(10, 70, generator) * (0.5 + near)
+        layers.append(
+            StreakLayer(
+                angle_deg=wind_deg + uniform(-6, 6, generator) * (1 + heavy),
+                length_px=length_px,
+                width_px=min(log_uniform(0.6, 3.2, generator) * (0.5 + near), length_px / 7),
+                density=log_uniform(0.5, 8, generator) * (0.4 + 7 * heavy**3) * 30 / (15 + length_px),
+                opacity=uniform(0.12, 0.75, generator) * (0.65 + 0.35 * heavy),
+            )
+        )
+    return tuple(layers)
+
+
+def streak_opacity(style: Style, height_px: int, width_px: int, generator: torch.Generator, frames: int = 1) -> Tensor:
+    """Opacity of the rain in each of some frames: fresh positions, the same style.
+
+    Seeds are scattered and convolved with drawn lines by FFT, so the cost does not grow with the number of drops.
+
+    Returns:
+        (frames, H, W) in 0..1, on the generator's device.
+    """
+    device = generator.device
+    clear = torch.ones(frames, height_px, width_px, device=device)
+    for layer in style:
+        for variant in range(VARIANTS):
+            line = _line(layer, variant, generator).to(device)
+            grown = (_round_up(height_px + line.shape[0]), _round_up(width_px + line.shape[1]))
+            seeds = _seeds(layer, frames, grown, generator)
+            drawn = torch.fft.irfft2(torch.fft.rfft2(seeds) * torch.fft.rfft2(line, s=grown), s=grown)
+            opacity = drawn[:, line.shape[0] :, line.shape[1] :][:, :height_px, :width_px].clamp(0, 1)
+            clear = clear * (1 - opacity)
+    return 1 - clear
+
+
+VARIANTS = 3  # lines of differing length, width and angle in a layer: enough not to look stamped
+
+
+def _round_up(side_px: int) -> int:
+    """To a multiple of 64: FFTs of sides with large prime factors are several times slower."""
+    return -(-side_px // 64) * 64
+
+
+def _seeds(layer: StreakLayer, frames: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """(frames, h, w), zero but where a streak begins: its opacity there, spread widely as that of real drops is."""
+    chance = layer.density / VARIANTS / 1e4
+    begun = torch.rand((frames, *shape), generator=generator, device=generator.device) < chance
+    strength = torch.rand((frames, *shape), generator=generator, device=generator.device) * 1.4 + 0.3
+    return begun * strength * layer.opacity
+
+
+def _line(layer: StreakLayer, variant: int, generator: torch.Generator) -> Tensor:
+    """(h, w) a soft, anti-aliased line of peak 1, thinner and fainter towards both ends."""
+    length_px = layer.length_px * (0.55 + 0.45 * variant) * uniform(0.9, 1.1, generator)
+    sigma_px = max(0.32, layer.width_px / 2.35 * uniform(0.8, 1.2, generator))
+    angle = math.radians(layer.angle_deg + uniform(-1.5, 1.5, generator))
+    margin_px = math.ceil(3 * sigma_px) + 1
+    half_h = math.ceil(abs(math.cos(angle)) * length_px / 2) + margin_px
+    half_w = math.ceil(abs(math.sin(angle)) * length_px / 2) + margin_px
+    y = torch.arange(-half_h, half_h + 1).view(-1, 1)
+    x = torch.arange(-half_w, half_w + 1).view(1, -1)
+    along = y * math.cos(angle) + x * math.sin(angle)
+    across = x * math.cos(angle) - y * math.sin(angle)
+    ends = torch.sigmoid((length_px / 2 - along.abs()) / max(0.8, 0.08 * length_px))
+    return torch.exp(-0.5 * (across / sigma_px) ** 2) * ends

@@ -1,0 +1,154 @@
+"""Frames in, clear frames out: the network over windows of frames, within the memory there is."""
+
+import logging
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from threading import local
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vderain.errors import DeviceError
+from vderain.model.unet import UNet
+from vderain.restore.device import Place, cores
+from vderain.restore.parallel import ordered_map
+from vderain.restore.temporal import RADIUS, Window
+
+log = logging.getLogger(__name__)
+
+TILE_PX = 1024  # first side tried when a whole picture does not fit
+TILE_MIN_PX = 128  # a device that cannot hold this holds nothing
+BYTES_PER_CHANNEL_PX = 24  # measured peak of a forward pass: about six fp32 maps of the finest width alive at once
+
+Residual = NDArray[np.float32]  # (H, W, 3), in 0..1 units
+
+
+@dataclass(frozen=True, slots=True)
+class Derained:
+    """A window and what is to be added to its centre."""
+
+    window: Window
+    residual: Residual
+
+
+class Derainer:
+    """A generator at its place.
+
+    Args:
+        generator: trained; its window is 1 or 5.
+        place: device and precision.
+        batch_size: frames in one pass on a GPU, frames worked on side by side on a CPU; chosen by memory where None.
+    """
+
+    def __init__(self, generator: UNet, place: Place, batch_size: int | None = None) -> None:
+        self.place, self.batch_size = place, batch_size
+        self.tile_px: int | None = None
+        self._generator = generator.to(place.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._threads = local()
+
+    def __call__(self, windows: Iterable[Window]) -> Iterator[Derained]:
+        """Residuals of all windows, in order."""
+        iterator = iter(windows)
+        first = next(iterator, None)
+        if first is None:
+            return
+        count = self.batch_size or self._fitting(first)
+        if self.place.device.type == "cpu":
+            yield from ordered_map(self._alone, _chain(first, iterator), count)
+        else:
+            for batch in _batches(_chain(first, iterator), count):
+                yield from map(Derained, batch, self._residuals(batch))
+
+    def _fitting(self, window: Window) -> int:
+        """Frames at once that memory surely holds."""
+        height_px, width_px = window.trust.shape
+        config = self._generator.config
+        frame_bytes = height_px * width_px // config.stem**2 * config.widths[0] * BYTES_PER_CHANNEL_PX
+        if self.place.device.type == "cuda":
+            free_bytes, _ = torch.cuda.mem_get_info(self.place.device)
+            return int(max(1, min(16, 0.6 * free_bytes // frame_bytes)))
+        return cores() if self.place.device.type == "cpu" else 1
+
+    def _alone(self, window: Window) -> Derained:
+        if not hasattr(self._threads, "ready"):
+            torch.set_num_threads(1)  # of this thread: frames are side by side, see `parallel`
+            self._threads.ready = True
+        return Derained(window, self._residuals([window])[0])
+
+    def _residuals(self, batch: list[Window]) -> list[Residual]:
+        """One pass; on lack of memory two of half the batch, and for a single frame in tiles.
+
+        Raises:
+            DeviceError: not even a small tile fits.
+        """
+        try:
+            return self._forward(batch)
+        except RuntimeError as error:
+            if not _is_out_of_memory(error):
+                raise
+        if self.place.device.type == "cuda":
+            torch.cuda.empty_cache()
+        if len(batch) > 1:
+            half = len(batch) // 2
+            log.info("out of memory: batches of %d", half)
+            return self._residuals(batch[:half]) + self._residuals(batch[half:])
+        smaller_px = self.tile_px // 2 if self.tile_px else TILE_PX
+        if smaller_px < TILE_MIN_PX:
+            raise DeviceError(f"a frame does not fit into the memory of {self.place.device.type}.", "Use --device cpu.")
+        self.tile_px = smaller_px
+        log.info("out of memory: tiles of %d px", smaller_px)
+        return self._residuals(batch)
+
+    def _forward(self, batch: list[Window]) -> list[Residual]:
+        with torch.inference_mode(), torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.place.bf16):
+            frames, trust = self._tensors(batch)
+            residual = self._whole(frames, trust) if self.tile_px is None else self._tiled(frames, trust, self.tile_px)
+        return [np.moveaxis(picture, 0, -1) for picture in residual.float().cpu().numpy()]
+
+    def _tensors(self, batch: list[Window]) -> tuple[Tensor, Tensor]:
+        """(B, T*3, H, W) and (B, 1, H, W), both in 0..1."""
+        span = slice(None) if self._generator.config.window > 1 else slice(RADIUS, RADIUS + 1)
+        stacked = torch.from_numpy(np.stack([window.aligned[span] for window in batch])).to(self.place.device)
+        trust = torch.from_numpy(np.stack([window.trust for window in batch])).to(self.place.device)
+        frames = stacked.permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        return frames.float() / 255, trust.unsqueeze(1).float() / 255
+
+    def _whole(self, frames: Tensor, trust: Tensor) -> Tensor:
+        residual: Tensor = self._generator(frames, trust)
+        return residual
+
+    def _tiled(self, frames: Tensor, trust: Tensor, tile_px: int) -> Tensor:
+        """The same as `_whole`, piece by piece: each tile sees as far around itself as the network looks."""
+        config = self._generator.config
+        reach_px = -(-config.reach_px // config.stride_px) * config.stride_px
+        step_px = -(-tile_px // config.stride_px) * config.stride_px
+        height_px, width_px = frames.shape[-2:]
+        out = frames.new_empty(frames.shape[0], 3, height_px, width_px)
+        for top in range(0, height_px, step_px):
+            for left in range(0, width_px, step_px):
+                y0, x0 = max(0, top - reach_px), max(0, left - reach_px)
+                seen = (..., slice(y0, top + step_px + reach_px), slice(x0, left + step_px + reach_px))
+                residual = self._whole(frames[seen], trust[seen])[..., top - y0 :, left - x0 :]
+                kept = residual[..., :step_px, :step_px]
+                out[..., top : top + kept.shape[-2], left : left + kept.shape[-1]] = kept
+        return out
+
+
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """CUDA has a class for it, the CPU's allocator and MPS only words."""
+    text = str(error).lower()
+    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+
+
+def _chain(first: Window, rest: Iterator[Window]) -> Iterator[Window]:
+    yield first
+    yield from rest
+
+
+def _batches(items: Iterator[Any], count: int) -> Iterator[list[Any]]:
+    while batch := list(islice(items, count)):
+        yield batch

@@ -1,0 +1,63 @@
+"""Work done by several threads, in order: iterators enter and leave, nothing else of the program knows of threads.
+
+On a CPU whole frames are worked on side by side, each by one thread. Splitting one frame over all cores instead loses
+its time at the barriers between layers as soon as anything else runs, and decoding and encoding always run.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+
+def ordered_map(function: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
+    """``map`` by `workers` threads: results in the order of `items`, at most ``workers + 1`` of them waiting.
+
+    What `function` or `items` raises is raised here, where its result would have come.
+    """
+    waiting: deque[Future[U]] = deque()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            for item in items:
+                waiting.append(pool.submit(function, item))
+                if len(waiting) > workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def prefetch(items: Iterable[T], count: int) -> Iterator[T]:
+    """The same items, taken by a thread of their own up to `count` ahead of whoever asks."""
+    source = iter(items)
+    end = object()
+    waiting: deque[Future[T | object]] = deque()
+    with ThreadPoolExecutor(1) as pool:
+        try:
+            for _ in range(max(1, count)):
+                waiting.append(pool.submit(next, source, end))
+            while (item := waiting.popleft().result()) is not end:
+                waiting.append(pool.submit(next, source, end))
+                yield item  # type: ignore[misc]
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def neighbourhoods(items: Iterable[T], radius: int) -> Iterator[tuple[T | None, ...]]:
+    """Each item with the `radius` before and after it, None past the ends: tuples of ``2 * radius + 1``."""
+    window: deque[T | None] = deque([None] * (2 * radius + 1), maxlen=2 * radius + 1)
+    seen = 0
+    for item in items:
+        window.append(item)
+        seen += 1
+        if seen > radius:
+            yield tuple(window)
+    for _ in range(min(seen, radius)):
+        window.append(None)
+        yield tuple(window)

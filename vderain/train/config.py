@@ -1,0 +1,122 @@
+"""Training recipes: TOML in, checked and frozen settings out."""
+
+import difflib
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from vderain.errors import InputError, UsageError
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Data(_Section):
+    """Where the clear pictures are and how windows are cut from them."""
+
+    photos: Path | None = None
+    clips: Path | None = None
+    side_px: int = Field(176, ge=32, description="side of a prepared window")
+    border_px: int = Field(24, ge=0, description="thrown away around it: flow has no context there")
+    workers: int = Field(1, ge=0)
+    pool: int = Field(256, ge=1, description="windows kept to cut crops from")
+    fresh: int = Field(4, ge=1, description="windows that replace the oldest in the pool at each step")
+    share_clips: float = Field(0.35, ge=0, le=1, description="windows of real motion, from clips")
+    share_drives: float = Field(0.30, ge=0, le=1, description="photographs that a camera drives through")
+    share_stills: float = Field(0.15, ge=0, le=1, description="photographs with small errors of alignment; rest: one frame repeated")
+    share_dry: float = Field(0.25, ge=0, le=1, description="windows without rain: nothing may change")
+
+
+class Model(_Section):
+    """The generator."""
+
+    window: int = 5
+    widths: tuple[int, ...] = (32, 64, 128, 256)
+    stem: int = 2
+
+
+class Optimiser(_Section):
+    """How the weights move."""
+
+    iterations: int = Field(40_000, ge=1)
+    warmup: int = Field(300, ge=0)
+    decay: int = Field(12_000, ge=0, description="iterations of linear decay to zero at the end")
+    batch: int = Field(12, ge=1)
+    crop_px: int = Field(112, ge=16)
+    rate: float = Field(1e-3, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+    bf16: bool = True
+    block_weight: float = Field(0.25, ge=0, description="penalty on the worst 8x8 blocks")
+    dry_weight: float = Field(3.0, ge=0, description="how much more a changed dry window costs")
+
+
+class Run(_Section):
+    """Files and schedule of a run."""
+
+    seed: int = 0
+    threads: int = Field(0, ge=0, description="torch threads; 0: all cores")
+    log_every: int = Field(100, ge=1)
+    save_every: int = Field(1000, ge=1)
+
+
+class Recipe(_Section):
+    """Everything `vderain train` needs to know."""
+
+    name: str
+    data: Data = Data()
+    model: Model = Model()
+    optimiser: Optimiser = Optimiser()
+    run: Run = Run()
+
+
+def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
+    """Read a recipe and lay ``section.key=value`` overrides over it.
+
+    Raises:
+        InputError: the file is missing or is not TOML.
+        UsageError: a key is unknown (the nearest known one is named) or a value is out of range.
+    """
+    try:
+        raw = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"cannot read the recipe {path}: {error.strerror}.", "Recipes are in configs/.") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} is not TOML: {error}.", "See configs/smoke.toml for a small example.") from error
+    for override in overrides:
+        _lay_over(raw, override)
+    try:
+        return Recipe.model_validate(raw)
+    except ValidationError as error:
+        raise UsageError(*_explain(path, error)) from error
+
+
+def _lay_over(raw: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals:
+        raise UsageError(f"--set {override} has no '='.", "Write --set section.key=value.")
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text  # a bare word is a string
+    *sections, last = key.strip().split(".")
+    place = raw
+    for section in sections:
+        place = place.setdefault(section, {})
+    place[last] = value
+
+
+def _explain(path: Path, error: ValidationError) -> tuple[str, str]:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"])
+    if first["type"] != "extra_forbidden":
+        return f"{path}: {where}: {first['msg']}.", "Correct the value."
+    model: type[BaseModel] = Recipe
+    for part in first["loc"][:-1]:
+        inner = model.model_fields[str(part)].annotation
+        assert isinstance(inner, type) and issubclass(inner, BaseModel)
+        model = inner
+    near = difflib.get_close_matches(str(first["loc"][-1]), model.model_fields, n=1, cutoff=0.0)
+    return f"{path}: unknown key {where}.", f"Did you mean {near[0]!r}?"

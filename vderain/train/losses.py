@@ -1,0 +1,38 @@
+"""What a generator is paid for: taking the rain out, and, more dearly, leaving everything else alone."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 - its name everywhere
+
+CHARBONNIER_EPS = 1e-3  # a quarter of a grey level: below it errors count as squares
+BLOCK_PX = 8
+BLOCK_SCALE = 4 / 255  # a block that is off by this much costs as much as a mean error of the same size
+
+
+def charbonnier(difference: Tensor) -> Tensor:
+    """Mean absolute error with a smooth foot (Charbonnier et al., ICIP 1994), per example: (B, C, H, W) to (B,)."""
+    return ((difference**2 + CHARBONNIER_EPS**2).sqrt() - CHARBONNIER_EPS).mean((1, 2, 3))
+
+
+def block_harm(difference: Tensor) -> Tensor:
+    """Squares of the mean absolute error of 8x8 blocks, per example: (B, C, H, W) to (B,).
+
+    An erased lane dash or a ghost is a few blocks that are far off in a picture that is right on the whole; a mean
+    over pixels hides it, this does not.
+    """
+    blocks = F.avg_pool2d(difference.abs().mean(1, keepdim=True), BLOCK_PX, BLOCK_PX // 2)
+    return (blocks**2).mean((1, 2, 3)) / BLOCK_SCALE
+
+
+def supervised_loss(restored: Tensor, clear: Tensor, dry: Tensor, block_weight: float, dry_weight: float) -> Tensor:
+    """The loss of the first stage.
+
+    Args:
+        restored, clear: (B, 3, H, W) in 0..1.
+        dry: (B,) bool, examples in which nothing may change.
+        block_weight: of `block_harm` beside `charbonnier`.
+        dry_weight: of dry examples beside rainy ones.
+    """
+    difference = restored.float() - clear
+    weight = torch.where(dry, dry_weight, 1.0)
+    return (weight * (charbonnier(difference) + block_weight * block_harm(difference))).mean()

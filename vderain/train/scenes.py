@@ -1,0 +1,174 @@
+"""Clear scenes, and windows of five clear frames cut from them: clips as filmed, photographs as a camera would pass them.
+
+A photograph becomes a drive: the ground below its horizon comes closer faster the nearer it is, what is above grows
+slowly, things cross in front, and thin bright marks lie in the scene, which look like rain and are not.
+"""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vderain.errors import InputError
+
+Picture = NDArray[np.uint8]  # (H, W, 3) RGB
+WINDOW = 5
+CENTRE = WINDOW // 2
+SUFFIXES_PHOTO = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
+SUFFIXES_CLIP = {".mp4", ".mov", ".mkv", ".avi", ".webm"}
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Clear material, decoded once and kept in memory.
+
+    Attributes:
+        photos: (H, W, 3) uint8 each.
+        clips: (T, H, W, 3) uint8 each, at least five frames.
+    """
+
+    photos: list[Picture]
+    clips: list[NDArray[np.uint8]]
+
+
+def load_scenes(photos: Path | None, clips: Path | None, side_px: int) -> Scenes:
+    """Decode every photograph and clip below two folders whose sides are at least `side_px`.
+
+    Raises:
+        InputError: nothing usable was found.
+    """
+    pictures = [_load_photo(path) for path in _files(photos, SUFFIXES_PHOTO)]
+    films = [_load_clip(path) for path in _files(clips, SUFFIXES_CLIP)]
+    scenes = Scenes(
+        [p for p in pictures if p is not None and min(p.shape[:2]) >= side_px],
+        [c for c in films if len(c) >= WINDOW and min(c.shape[1:3]) >= side_px],
+    )
+    if not scenes.photos and not scenes.clips:
+        raise InputError(f"no clear picture or clip in {photos} and {clips}.", "Set data.photos or data.clips.")
+    return scenes
+
+
+def _files(folder: Path | None, suffixes: set[str]) -> list[Path]:
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes) if folder else []
+
+
+def _load_photo(path: Path) -> Picture | None:
+    bgr = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_COLOR)
+    return None if bgr is None else np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+
+
+def _load_clip(path: Path) -> NDArray[np.uint8]:
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def clip_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Five frames of a clip, one to eight apart: (5, side, side, 3)."""
+    clip = scenes.clips[rng.integers(len(scenes.clips))]
+    stride = int(min(rng.choice([1, 2, 3, 4, 6, 8], p=[0.3, 0.2, 0.15, 0.15, 0.1, 0.1]), (len(clip) - 1) // (WINDOW - 1)))
+    start = rng.integers(len(clip) - stride * (WINDOW - 1))
+    frames = clip[start : start + stride * (WINDOW - 1) + 1 : stride]
+    frames = frames[::-1] if rng.random() < 0.15 else frames
+    top, left, size = _place(frames.shape[1:3], side_px, rng)
+    return np.stack([_cut(frame, top, left, size, side_px) for frame in frames])
+
+
+def photo_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> Picture:
+    """One square of one photograph: (side, side, 3)."""
+    photo = scenes.photos[rng.integers(len(scenes.photos))]
+    return _cut(photo, *_place(photo.shape[:2], side_px, rng), side_px)
+
+
+def drive_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Five frames of a camera driving through a photograph: (5, side, side, 3), the middle one unmoved."""
+    photo = photo_window(scenes, side_px, rng)
+    if rng.random() < 0.35:
+        photo = _with_marks(photo, rng)
+    passer = _Passer.draw(photo_window(scenes, side_px, rng), rng) if rng.random() < 0.35 else None
+    vanishing = np.array([rng.uniform(-0.3, 1.3), rng.uniform(-0.4, 1.0)]) * side_px
+    speed = math.exp(rng.uniform(math.log(0.004), math.log(0.35)))  # growth a frame, one picture side below the horizon
+    far = speed * rng.uniform(0, 0.25)
+    pan = rng.normal(size=2) * math.exp(rng.uniform(math.log(0.1), math.log(9.0)))
+    shake = rng.normal(size=(WINDOW, 2)) * rng.uniform(0, 0.8)
+    y, x = np.mgrid[:side_px, :side_px].astype(np.float32)
+    below = np.maximum((y - vanishing[1]) / side_px, 0)
+    frames = []
+    for step in range(-CENTRE, CENTRE + 1):
+        scale = np.exp(-step * (far + speed * below)).astype(np.float32)
+        moved = (pan * step + shake[step + CENTRE]) if step else np.zeros(2)
+        map_x = (vanishing[0] + (x - vanishing[0]) * scale + moved[0]).astype(np.float32)
+        map_y = (vanishing[1] + (y - vanishing[1]) * scale + moved[1]).astype(np.float32)
+        frame = cv2.remap(photo, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101) if step else photo
+        frames.append(passer.over(frame, step) if passer else frame)
+    return np.stack(frames).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class _Passer:
+    """Something that crosses in front of the scene at a pace of its own."""
+
+    texture: Picture
+    start: tuple[float, float]
+    velocity: tuple[float, float]
+    axes_px: tuple[float, float]
+
+    @classmethod
+    def draw(cls, texture: Picture, rng: np.random.Generator) -> "_Passer":
+        side_px = texture.shape[0]
+        pace_px = math.exp(rng.uniform(math.log(0.5), math.log(30)))
+        angle = rng.uniform(0, 2 * math.pi)
+        axes = (math.exp(rng.uniform(math.log(2), math.log(60))), math.exp(rng.uniform(math.log(4), math.log(60))))
+        start = (rng.uniform(0.2, 0.8) * side_px, rng.uniform(0.2, 0.8) * side_px)
+        return cls(texture, start, (pace_px * math.cos(angle), pace_px * math.sin(angle)), axes)
+
+    def over(self, frame: Picture, step: int) -> Picture:
+        shift = (self.velocity[0] * step, self.velocity[1] * step)
+        y, x = np.mgrid[: frame.shape[0], : frame.shape[1]].astype(np.float32)
+        gap = np.maximum(
+            np.abs(x - self.start[0] - shift[0]) - self.axes_px[0], np.abs(y - self.start[1] - shift[1]) - self.axes_px[1]
+        )
+        cover = np.clip(0.5 - gap, 0, 1).astype(np.float32)
+        matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
+        texture = cv2.warpAffine(self.texture, matrix, frame.shape[1::-1], borderMode=cv2.BORDER_REFLECT_101)
+        return np.asarray(cv2.blendLinear(texture, frame, cover, 1 - cover), dtype=np.uint8)
+
+
+def _with_marks(photo: Picture, rng: np.random.Generator) -> Picture:
+    """Lane dashes, posts, lamps: thin bright things that belong to the scene."""
+    marked = photo.copy()
+    side_px = photo.shape[0]
+    bits = 4  # fractional bits of cv2's sub-pixel drawing
+    for _ in range(rng.integers(1, 7)):
+        layer = marked.copy()
+        colour = [int(c) for c in np.clip(rng.choice([255, 235, 200]) + rng.normal(size=3) * 12 - [0, 0, rng.choice([0, 0, 120])], 0, 255)]
+        start = rng.uniform(0, side_px, 2)
+        if rng.random() < 0.2:
+            cv2.circle(layer, _fixed(start, bits), int(rng.uniform(1, 5) * 2**bits), colour, -1, cv2.LINE_AA, bits)
+        else:
+            length_px = math.exp(rng.uniform(math.log(8), math.log(90)))
+            angle = rng.normal() * 0.35 + (math.pi / 2 if rng.random() < 0.6 else rng.uniform(0, math.pi))
+            end = start + length_px * np.array([math.cos(angle), math.sin(angle)])
+            cv2.line(layer, _fixed(start, bits), _fixed(end, bits), colour, int(rng.integers(1, 6)), cv2.LINE_AA, bits)
+        strength = rng.uniform(0.3, 1.0)
+        marked = np.asarray(cv2.addWeighted(layer, strength, marked, 1 - strength, 0), dtype=np.uint8)
+    return np.asarray(cv2.GaussianBlur(marked, (3, 3), 0.5), dtype=np.uint8)
+
+
+def _fixed(point: NDArray[np.float64], bits: int) -> tuple[int, int]:
+    return int(point[0] * 2**bits), int(point[1] * 2**bits)
+
+
+def _place(shape: tuple[int, ...], side_px: int, rng: np.random.Generator) -> tuple[int, int, int]:
+    """Top, left and side of a square to cut, up to 2.5 times as large as it will be."""
+    size = int(min(side_px * rng.uniform(1, 2.5), *shape))
+    size = side_px if rng.random() < 0.3 else size
+    return int(rng.integers(shape[0] - size + 1)), int(rng.integers(shape[1] - size + 1)), size
+
+
+def _cut(picture: Picture, top: int, left: int, size: int, side_px: int) -> Picture:
+    cut = picture[top : top + size, left : left + size]
+    return cut if size == side_px else np.asarray(cv2.resize(cut, (side_px, side_px), interpolation=cv2.INTER_AREA), np.uint8)

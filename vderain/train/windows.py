@@ -1,0 +1,174 @@
+"""Training windows: a clear scene enters, a rainy aligned window, its trust and its clear centre leave.
+
+Window number i is a function of the seed and i alone, whoever makes it: workers can be any number, and a resumed run
+sees what the uninterrupted one saw. Whatever is no rain (noise, compression, haze) is in the target too: the network
+is never paid for changing it.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vderain.rain.composite import draw_light, rain_onto
+from vderain.rain.streaks import draw_style, streak_opacity
+from vderain.restore.motion import MotionEstimator, align, flow_luma, motion
+from vderain.train.config import Data
+from vderain.train.scenes import CENTRE, WINDOW, Scenes, clip_window, drive_window, photo_window
+
+SHEET_PX = 640  # side of a rendered sheet of streaks that frames cut their rain from
+SHEETS = 48  # styles in use at a time
+SHEET_LIFE = 4800  # windows before all styles have been replaced
+
+Frames = NDArray[np.uint8]  # (5, S, S, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """One training example, all uint8.
+
+    Attributes:
+        rainy: (5, 3, S, S) aligned to the centre.
+        trust: (1, S, S), 255 where alignment is to be believed.
+        clear: (3, S, S) the truth of the centre.
+        dry: whether there is no rain: nothing may change.
+    """
+
+    rainy: Tensor
+    trust: Tensor
+    clear: Tensor
+    dry: Tensor
+
+
+class WindowMaker(Dataset[Window]):
+    """Window number i, for any i."""
+
+    def __init__(self, scenes: Scenes, data: Data, seed: int) -> None:
+        self.scenes, self.data, self.seed = scenes, data, seed
+        self.side_px = data.side_px + 2 * data.border_px
+        self._estimator = MotionEstimator()
+
+    def __getitem__(self, index: int) -> Window:
+        cv2.setNumThreads(1)
+        rng = np.random.default_rng((self.seed, 1, index))
+        clear, kind = self._scene(rng)
+        clear = _tone(clear, rng)
+        clear = _noise(clear, rng, same=kind == "repeat")
+        dry = bool(rng.random() < self.data.share_dry)
+        rainy = clear if dry else self._rain(clear, index, rng, same=kind == "repeat")
+        rainy, target = _compress(rainy, clear[CENTRE], rng)
+        rainy, trust = self._aligned(rainy, kind, rng)
+        inner = slice(self.data.border_px, self.data.border_px + self.data.side_px)
+        return Window(
+            torch.from_numpy(np.ascontiguousarray(rainy[:, inner, inner].transpose(0, 3, 1, 2))),
+            torch.from_numpy(np.ascontiguousarray(trust[None, inner, inner])),
+            torch.from_numpy(np.ascontiguousarray(target[inner, inner].transpose(2, 0, 1))),
+            torch.tensor(dry),
+        )
+
+    def _scene(self, rng: np.random.Generator) -> tuple[Frames, str]:
+        chance = rng.random()
+        if self.scenes.clips and chance < self.data.share_clips:
+            return clip_window(self.scenes, self.side_px, rng), "moving"
+        if chance < self.data.share_clips + self.data.share_drives:
+            return drive_window(self.scenes, self.side_px, rng), "moving"
+        photo = photo_window(self.scenes, self.side_px, rng)
+        still = chance < self.data.share_clips + self.data.share_drives + self.data.share_stills
+        frames = np.stack([_shifted(photo, rng) if still and t != CENTRE else photo for t in range(WINDOW)])
+        return frames, "still" if still else "repeat"
+
+    def _rain(self, clear: Frames, index: int, rng: np.random.Generator, same: bool) -> Frames:
+        sheet = _sheet(self.seed, index // SHEET_LIFE, int(rng.integers(SHEETS)))
+        if rng.random() < 0.5:
+            sheet = sheet[:, ::-1]
+        opacity = np.stack([_random_cut(sheet, self.side_px, rng) for _ in range(1 if same else WINDOW)])
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        light = draw_light(generator)
+        frames = torch.from_numpy(clear[: len(opacity)] if same else clear).permute(0, 3, 1, 2).float() / 255
+        rainy = rain_onto(frames, torch.from_numpy(opacity).float() / 255, light)
+        rainy8 = (rainy * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
+        return np.repeat(rainy8, WINDOW, 0) if same else rainy8
+
+    def _aligned(self, frames: Frames, kind: str, rng: np.random.Generator) -> tuple[Frames, NDArray[np.uint8]]:
+        if kind != "moving":
+            return frames, np.full(frames.shape[1:3], 255, np.uint8)
+        small = [flow_luma(frame) for frame in frames]
+        centre = frames[CENTRE]
+        aligned, trust = [centre] * WINDOW, np.zeros(small[0].shape, np.float32)
+        sources = list(range(WINDOW))
+        if rng.random() < 0.08:  # the first or last frame of a clip: evidence from one side only, mirrored
+            sources = [4, 3, 2, 3, 4] if rng.random() < 0.5 else [0, 1, 2, 1, 0]
+        for place in (0, 1, 3, 4):
+            source = sources[place]
+            forward = self._estimator.flow(small[CENTRE], small[source])
+            backward = self._estimator.flow(small[source], small[CENTRE])
+            field = motion(small[CENTRE], small[source], forward, backward)
+            aligned[place] = align(centre, frames[source], field)
+            trust += field.trust / np.float32(4)
+        full = cv2.resize(trust, centre.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        return np.stack(aligned), full.astype(np.uint8)
+
+
+@lru_cache(maxsize=2 * SHEETS)
+def _sheet(seed: int, generation: int, number: int) -> NDArray[np.uint8]:
+    """(SHEET_PX, SHEET_PX) opacity 0..255 of one style."""
+    entropy = np.random.SeedSequence((seed, 2, generation, number)).generate_state(1)[0]
+    generator = torch.Generator().manual_seed(int(entropy))
+    opacity = streak_opacity(draw_style(generator), SHEET_PX, SHEET_PX, generator)[0]
+    return np.asarray((opacity * 255 + 0.5).byte().numpy())
+
+
+def _random_cut(sheet: NDArray[np.uint8], side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    top, left = rng.integers(SHEET_PX - side_px, size=2)
+    return sheet[top : top + side_px, left : left + side_px]
+
+
+def _shifted(photo: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A neighbour as flow would leave it: a fraction of a pixel off, now and then a few."""
+    dx, dy = rng.normal(size=2) * (2.0 if rng.random() < 1 / 7 else 0.35)
+    matrix = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
+    return np.asarray(cv2.warpAffine(photo, matrix, photo.shape[1::-1], borderMode=cv2.BORDER_REFLECT_101), np.uint8)
+
+
+def _tone(frames: Frames, rng: np.random.Generator) -> Frames:
+    """Dusk, glare and colour casts, the same for all frames; sometimes haze, sometimes flipped left to right."""
+    if rng.random() < 0.5:
+        frames = frames[:, :, ::-1]
+    if rng.random() < 0.4:
+        return np.ascontiguousarray(frames)
+    level = np.arange(256) / 255
+    gamma, gain = np.exp(rng.normal() * 0.35), rng.uniform(0.55, 1.1)
+    haze = max(0.0, rng.uniform(-0.3, 0.3))
+    casts = gain * rng.normal(1, 0.04, 3)
+    tables = [(np.clip((level**gamma * cast) * (1 - haze) + 0.75 * haze, 0, 1) * 255 + 0.5).astype(np.uint8) for cast in casts]
+    return np.stack([table[frames[..., channel]] for channel, table in enumerate(tables)], axis=-1)
+
+
+def _noise(frames: Frames, rng: np.random.Generator, same: bool) -> Frames:
+    """Sensor noise, fresh in each frame."""
+    if rng.random() < 0.5:
+        return frames
+    count = 1 if same else WINDOW
+    grain = rng.standard_normal((count, *frames.shape[1:3], 1), np.float32) * np.float32(rng.uniform(0.3, 3.5))
+    noisy = np.clip(frames[:count] + grain + 0.5, 0, 255).astype(np.uint8)
+    return np.repeat(noisy, WINDOW, 0) if same else noisy
+
+
+def _compress(rainy: Frames, clear: NDArray[np.uint8], rng: np.random.Generator) -> tuple[Frames, NDArray[np.uint8]]:
+    """Both through JPEG at one quality: what the codec did is no rain."""
+    if rng.random() < 0.55:
+        return rainy, clear
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 98))]
+
+    def through(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return np.asarray(cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_COLOR), np.uint8)
+
+    if np.array_equal(rainy[CENTRE], clear):
+        rainy = np.stack([through(frame) for frame in rainy])
+        return rainy, rainy[CENTRE]
+    return np.stack([through(frame) for frame in rainy]), through(clear)

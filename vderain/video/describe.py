@@ -1,0 +1,99 @@
+"""Owns the answer to "what is in this file?": a path enters, what each stream is and whether it will be kept leaves."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import av
+
+from vderain.video.source import codec_name, main_video, open_input, stream_kind
+from vderain.video.streams import DEFAULT_SUFFIX, can_hold, is_chapter_track, output_format
+
+
+@dataclass(frozen=True, slots=True)
+class StreamDescription:
+    """One stream of a file, for people.
+
+    Attributes:
+        index: its place in the file.
+        kind: video, audio, subtitle, data or attachment.
+        codec: FFmpeg's name of its codec, or "unknown".
+        detail: size, rate or sample rate, in words.
+        language: ISO 639 code, or None.
+        processed: True for the one video stream whose pictures are restored.
+        kept: True where the output will have it (restored or copied).
+    """
+
+    index: int
+    kind: str
+    codec: str
+    detail: str
+    language: str | None
+    processed: bool
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
+class FileDescription:
+    """What is in a file.
+
+    Attributes:
+        path: the file.
+        container: FFmpeg's name of its format.
+        output_format: the muxer against which ``kept`` was judged.
+        duration_s: seconds, or None where the file does not say.
+        size_bytes: size of the file.
+        chapters: number of chapters.
+        metadata: title, creation time and so on.
+        streams: all streams in file order.
+    """
+
+    path: Path
+    container: str
+    output_format: str
+    duration_s: float | None
+    size_bytes: int
+    chapters: int
+    metadata: dict[str, str]
+    streams: tuple[StreamDescription, ...]
+
+
+def describe(path: str | os.PathLike[str], suffix: str = DEFAULT_SUFFIX) -> FileDescription:
+    """What is in a file, and what of it an output of the given kind will keep.
+
+    Args:
+        path: the file.
+        suffix: file suffix of the output, such as ``.mkv``.
+
+    Raises:
+        InputError: the file cannot be read or has no video.
+        UsageError: the suffix is unknown.
+    """
+    source = Path(path)
+    muxer = output_format(Path(f"output{suffix}"))
+    with open_input(source) as container:
+        main = main_video(container, source)
+        streams = tuple(_describe_stream(stream, main.index, muxer) for stream in container.streams)
+        duration_s = container.duration / av.time_base if container.duration is not None else None
+        return FileDescription(
+            source, container.format.name, muxer, duration_s, source.stat().st_size,
+            len(container.chapters()), dict(container.metadata), streams,
+        )  # fmt: skip
+
+
+def _describe_stream(stream: Any, main_index: int, muxer: str) -> StreamDescription:
+    processed = stream.index == main_index
+    kept = processed or is_chapter_track(stream) or can_hold(muxer, stream)
+    kind = "chapters" if is_chapter_track(stream) else stream_kind(stream)
+    return StreamDescription(stream.index, kind, codec_name(stream), _detail(stream), stream.language, processed, kept)
+
+
+def _detail(stream: Any) -> str:
+    context = stream.codec_context
+    if stream.type == "video" and context is not None:
+        rate = f", {float(stream.average_rate):.6g} fps" if stream.average_rate else ""
+        return f"{context.width}x{context.height}, {context.pix_fmt}{rate}"
+    if stream.type == "audio" and context is not None:
+        return f"{context.sample_rate} Hz, {context.layout.name}"
+    return str(stream.metadata.get("handler_name") or stream.metadata.get("filename") or "")

@@ -1,0 +1,106 @@
+"""Owns opening files: a path enters, an open container and its main video stream leave, or one clear InputError."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+
+from vderain.errors import InputError
+
+# FFmpeg's own messages never reach the terminal: what matters of them is counted as damage or raised as an error.
+logging.getLogger("libav").setLevel(logging.CRITICAL + 1)
+
+_BOXED_VIDEO = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # how an MP4 or MOV file can begin
+
+
+@contextmanager
+def input_errors(path: Path) -> Iterator[None]:
+    """Turns whatever PyAV raises while reading ``path`` into an InputError."""
+    try:
+        yield
+    except (av.error.FFmpegError, OSError, ValueError) as error:
+        raise _as_input_error(path, error) from error
+
+
+def open_input(path: Path) -> InputContainer:
+    """Opens a file for reading; nothing but local files is ever touched, whatever a playlist inside it says.
+
+    Raises:
+        InputError: the file is missing, empty, a directory, unreadable or not a video file.
+    """
+    if not path.exists():
+        raise InputError(f"'{path}' does not exist.", "Check the path and the spelling.")
+    if path.is_dir():
+        raise InputError(f"'{path}' is a directory.", "Give a video file.")
+    if path.is_file() and path.stat().st_size == 0:
+        raise InputError(f"'{path}' is empty.", "Copy it again from where it was recorded.")
+    with input_errors(path):
+        # surrogateescape carries bytes that are not UTF-8 unchanged from the source's metadata to the output's
+        return av.open(
+            str(path.absolute()),
+            "r",
+            container_options={"protocol_whitelist": "file"},
+            metadata_errors="surrogateescape",
+        )
+
+
+def _as_input_error(path: Path, error: Exception) -> InputError:
+    if isinstance(error, PermissionError):
+        return InputError(f"'{path}' may not be read.", "Change its permissions or copy it elsewhere.")
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError as unreadable:
+        return InputError(f"'{path}' cannot be read ({unreadable.strerror}).", "Check the disk or the connection.")
+    if head[4:8] in _BOXED_VIDEO:
+        return InputError(
+            f"'{path}' has no usable index (moov): the recording or the copy stopped too early.",
+            "Copy it again, or repair it with a tool such as untrunc.",
+        )
+    return InputError(
+        f"'{path}' is not a video file that can be read.", "Give a video file such as .mp4, .mov or .mkv."
+    )
+
+
+def main_video(container: InputContainer, path: Path) -> "av.VideoStream":
+    """The stream whose pictures are restored: the one a player would show.
+
+    Raises:
+        InputError: there is none, it has no decoder, or its pictures have no size.
+    """
+    moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
+    if not moving:
+        raise InputError(f"'{path}' has no video in it.", "Give a file with moving pictures.")
+    best = container.streams.best("video")
+    stream = best if best in moving and isinstance(best, av.VideoStream) else moving[0]
+    if stream.codec_context is None:
+        raise InputError(f"The video codec of '{path}' is unknown to FFmpeg.", "Convert the file to H.264 first.")
+    if stream.codec_context.width <= 0 or stream.codec_context.height <= 0:
+        raise InputError(f"The pictures in '{path}' have no size.", "Copy or record the file again.")
+    return stream
+
+
+def codec_name(stream: Any) -> str:
+    """FFmpeg's name of a stream's codec; its four-character tag where FFmpeg has no codec for it."""
+    context = stream.codec_context
+    if context is not None:
+        return str(context.codec.canonical_name)
+    return str(getattr(stream, "name", None) or "unknown")
+
+
+def stream_name(stream: Any) -> str:
+    """A stream as people name it: ``audio #1 (aac, eng)``."""
+    parts = [codec_name(stream)] if stream.type != "attachment" else [str(stream.metadata.get("filename", "unnamed"))]
+    if stream.language not in (None, "und"):
+        parts.append(stream.language)
+    return f"{stream_kind(stream)} #{stream.index} ({', '.join(parts)})"
+
+
+def stream_kind(stream: Any) -> str:
+    """What a stream is, in a word."""
+    return "cover picture" if stream.disposition & Disposition.attached_pic else str(stream.type)

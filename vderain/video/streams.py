@@ -1,0 +1,248 @@
+"""Owns the streams besides the picture: a source enters, and a packet-for-packet copy of them goes into the output."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer, OutputContainer
+from av.stream import Discard, Disposition
+
+from vderain.errors import UsageError
+from vderain.video.source import codec_name, input_errors, open_input, stream_name
+
+log = logging.getLogger(__name__)
+
+DEFAULT_SUFFIX = ".mp4"
+CONTAINERS = {  # file suffix -> FFmpeg muxer
+    ".mp4": "mp4", ".m4v": "mp4", ".mov": "mov", ".mkv": "matroska", ".webm": "webm", ".avi": "avi",
+    ".ts": "mpegts", ".mts": "mpegts", ".m2ts": "mpegts", ".nut": "nut",
+}  # fmt: skip
+
+_EMPTY_TEXT = b"\0\0"  # fills the time between two subtitles in MP4; the muxer writes its own
+_COVER_NAMES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+_TS_CODECS = frozenset({"dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3", "scte_35"})
+DISK_ERRORS = frozenset({5, 27, 28, 30, 122})  # EIO, EFBIG, ENOSPC, EROFS, EDQUOT
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """The part of a source that is read, in seconds of the source's own clock.
+
+    Attributes:
+        begin_s: instant of the first picture; None where nothing is cut in front.
+        end_s: first instant that is left out; None where nothing is cut behind.
+        shift_s: what to subtract from the source's times.
+    """
+
+    begin_s: Fraction | None = None
+    end_s: Fraction | None = None
+    shift_s: Fraction = Fraction(0)
+
+    def holds(self, time_s: Fraction) -> bool:
+        """Whether an instant of the source is inside."""
+        return (self.begin_s is None or time_s >= self.begin_s) and (self.end_s is None or time_s < self.end_s)
+
+
+def output_format(target: Path) -> str:
+    """FFmpeg's muxer for a file name.
+
+    Raises:
+        UsageError: its suffix is not one we write.
+    """
+    try:
+        return CONTAINERS[target.suffix.lower()]
+    except KeyError:
+        known = ", ".join(sorted(CONTAINERS))
+        raise UsageError(
+            f"'{target.name}' does not end in a video suffix that can be written.", f"Use one of {known}."
+        ) from None
+
+
+def is_chapter_track(stream: Any) -> bool:
+    """True for the hidden track in which MP4 and MOV store chapter titles: chapters are copied as chapters."""
+    return bool(stream.discard == Discard.all)
+
+
+def can_hold(muxer: str, stream: Any) -> bool:
+    """Whether a container takes a stream as it is; asked of the muxer itself, with a header written to memory."""
+    if _becomes_attachment(muxer, stream):
+        return True
+    if muxer == "mpegts" and stream.type in ("subtitle", "data") and codec_name(stream) not in _TS_CODECS:
+        return False  # this muxer takes anything, as private data that nobody can read
+    try:
+        with av.open(BytesIO(), "w", format=muxer) as trial:
+            add_copy(trial, stream)
+            trial.start_encoding()
+    except (av.error.FFmpegError, ValueError, OSError):
+        return False
+    return True
+
+
+def add_copy(output: OutputContainer, stream: Any) -> Any:
+    """Adds a stream to ``output`` that takes the packets of ``stream`` unchanged."""
+    copy = output.add_stream_from_template(stream, opaque=True)
+    copy.metadata.update(stream.metadata)
+    copy.disposition = stream.disposition
+    return copy
+
+
+def _becomes_attachment(muxer: str, stream: Any) -> bool:
+    """Matroska keeps cover pictures as attachments, not as streams."""
+    return bool(
+        muxer == "matroska" and stream.disposition & Disposition.attached_pic and codec_name(stream) in _COVER_NAMES
+    )
+
+
+class StreamCopier:
+    """Copies every stream but the main video from a source into an output, packet for packet, as time goes on.
+
+    Args:
+        source: the file to copy from; it is opened a second time, so that nothing has to be kept in memory.
+        main_index: the stream that is not copied.
+
+    Attributes:
+        kept: names of the streams that are copied.
+        dropped: names of what the container could not hold.
+    """
+
+    def __init__(self, source: Path, main_index: int) -> None:
+        self._source = source
+        self._container = open_input(source)
+        self._main_index = main_index
+        self._targets: dict[int, Any] = {}
+        self._refused: dict[int, int] = {}
+        self._cut = Cut()
+        self._packets: Iterator[Any] = iter(())
+        self._next: Any = None
+        self.kept: list[str] = []
+        self.dropped: list[str] = []
+
+    def streams(self) -> list[Any]:
+        """All streams of the source in order, the main video included."""
+        return list(self._container.streams)
+
+    @property
+    def source(self) -> InputContainer:
+        """The source as the copier has it open."""
+        return self._container
+
+    def add(self, output: OutputContainer, stream: Any) -> None:
+        """Prepares the copy of one stream, or notes that it cannot be copied."""
+        if is_chapter_track(stream):
+            return
+        name, muxer = stream_name(stream), output.format.name
+        if not can_hold(muxer, stream):
+            self.dropped.append(name)
+            return
+        if _becomes_attachment(muxer, stream):
+            self._attach_cover(output, stream)
+        else:
+            self._targets[stream.index] = add_copy(output, stream)
+        self.kept.append(name)
+
+    def _attach_cover(self, output: OutputContainer, stream: Any) -> None:
+        filename, mimetype = _COVER_NAMES[codec_name(stream)]
+        with open_input(self._source) as container:
+            picture = next(bytes(p) for p in container.demux(container.streams[stream.index]) if p.size)
+        filename = stream.metadata.get("filename", filename)
+        output.add_attachment(filename, stream.metadata.get("mimetype", mimetype), picture)
+
+    def check(self, written: InputContainer) -> None:
+        """Moves to ``dropped`` what a muxer took and wrote so that it does not read back as what it was."""
+        readable = Counter((stream.type, codec_name(stream)) for stream in written.streams)
+        for index in self._targets:
+            stream = self._container.streams[index]
+            key = (stream.type, codec_name(stream))
+            readable[key] -= 1
+            if readable[key] < 0:
+                self.kept.remove(stream_name(stream))
+                self.dropped.append(stream_name(stream))
+
+    def begin(self, cut: Cut) -> None:
+        """Starts reading; nothing outside ``cut`` is copied."""
+        self._cut = cut
+        for stream in self._container.streams:
+            if stream.index not in self._targets:
+                stream.discard = Discard.all  # the demuxer then skips its bytes where the format lets it
+        if cut.begin_s is not None and cut.begin_s > 1 and self._targets:
+            with input_errors(self._source):  # a second early: formats without an index seek by guessing
+                self._container.seek(int((cut.begin_s - 1) * av.time_base))
+        wanted = [stream for stream in self._container.streams if stream.index in self._targets]
+        self._packets = self._container.demux(*wanted) if wanted else iter(())
+        self._advance()
+
+    def copy_until(self, output: OutputContainer, time_s: Fraction | None) -> None:
+        """Writes what comes before an instant of the output's clock (None: all that is left)."""
+        while self._next is not None and (time_s is None or self._time_s(self._next) - self._cut.shift_s <= time_s):
+            self._write(output, self._next)
+            self._advance()
+
+    def close(self) -> None:
+        """Closes the source and adds what the muxer refused on the way to ``dropped``."""
+        for index, count in self._refused.items():
+            self.dropped.append(f"{count} packets of {stream_name(self._container.streams[index])}")
+        self._refused.clear()
+        self._packets = iter(())
+        self._next = None
+        self._container.close()
+
+    def _time_s(self, packet: Any) -> Fraction:
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        return Fraction(stamp) * packet.time_base if stamp is not None else Fraction(0)
+
+    def _advance(self) -> None:
+        """Looks for the next packet that belongs into the output."""
+        self._next = None
+        try:
+            for packet in self._packets:
+                if packet.size and self._wanted(packet):
+                    self._next = packet
+                    return
+        except (av.error.FFmpegError, OSError) as error:
+            log.warning("The other streams of '%s' end early: %s", self._source.name, error)
+
+    def _wanted(self, packet: Any) -> bool:
+        if packet.stream.disposition & Disposition.attached_pic:
+            return True
+        if codec_name(packet.stream) == "mov_text" and bytes(packet) == _EMPTY_TEXT:
+            return False
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        return stamp is not None and self._cut.holds(Fraction(stamp) * packet.time_base)
+
+    def _write(self, output: OutputContainer, packet: Any) -> None:
+        index = packet.stream_index
+        self._shift(packet)
+        packet.stream = self._targets[index]
+        try:
+            output.mux_one(packet)
+        except (av.error.FFmpegError, ValueError) as error:
+            if isinstance(error, OSError) or getattr(error, "errno", None) in DISK_ERRORS:
+                raise
+            self._refused[index] = self._refused.get(index, 0) + 1
+
+    def _shift(self, packet: Any) -> None:
+        if packet.stream.disposition & Disposition.attached_pic:
+            packet.pts = packet.dts = 0
+            return
+        ticks = round(self._cut.shift_s / packet.time_base)
+        packet.pts = packet.pts - ticks if packet.pts is not None else None
+        packet.dts = packet.dts - ticks if packet.dts is not None else packet.pts
+
+
+def chapters_in(container: InputContainer, cut: Cut) -> list[Any]:
+    """The chapters of a source as they lie in the cut, on the output's clock."""
+    chapters = []
+    for chapter in container.chapters():
+        base = chapter["time_base"] or Fraction(1, av.time_base)
+        begin = max(chapter["start"] * base, cut.begin_s) if cut.begin_s is not None else chapter["start"] * base
+        end = min(chapter["end"] * base, cut.end_s) if cut.end_s is not None else chapter["end"] * base
+        if begin < end:
+            shifted = (round((begin - cut.shift_s) / base), round((end - cut.shift_s) / base))
+            chapters.append({**chapter, "start": shifted[0], "end": shifted[1]})
+    return chapters
