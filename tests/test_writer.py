@@ -297,6 +297,16 @@ def test_wrong_options_are_usage_errors(tmp_path: Path, clip: Make, options: Enc
     assert nothing_but(tmp_path, "in.mp4")
 
 
+@pytest.mark.parametrize("size", [(1, 1), (2, 2), (17, 1), (33, 35)])
+def test_tiny_pictures(tmp_path: Path, clip: Make, size: tuple[int, int]) -> None:
+    source = clip("in.mkv", codec="ffv1", size=size, frames=3)
+    for name in ("out.mp4", "out.webm"):
+        copy(source, tmp_path / name, EncodeOptions())
+        assert [frame.planes[0].shape for frame in frames_of(tmp_path / name)] == [size[::-1]] * 3
+    with pytest.raises(UsageError, match="HEVC"):  # its encoder would take the whole program down
+        copy(source, tmp_path / "out.mkv", EncodeOptions(codec="hevc"))
+
+
 def test_options_reach_the_encoder(tmp_path: Path, clip: Make) -> None:
     source = clip("in.mp4", frames=10)
     fine, coarse = tmp_path / "fine.mp4", tmp_path / "coarse.mp4"

@@ -1,0 +1,1 @@
+"""The networks, and files of weights."""

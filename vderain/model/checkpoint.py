@@ -56,7 +56,9 @@ def load_checkpoint(model: str) -> Checkpoint:
         path = Path(model)
     if not path.is_file():
         known = ", ".join(released_models()) or "none"
-        raise CheckpointError(f"there is no model {model!r}.", f"Released models: {known}; or give a .safetensors file.")
+        raise CheckpointError(
+            f"there is no model {model!r}.", f"Released models: {known}; or give a .safetensors file."
+        )
     try:
         return _read(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:

@@ -7,11 +7,12 @@ the picture, so a tile sees what the whole picture sees.
 """
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F  # noqa: N812 - its name everywhere
+from torch.nn import functional as F
 
 RGB = 3
 
@@ -69,9 +70,9 @@ class UNet(nn.Module):
         channels_out = (RGB + temporal) * config.stem**2
         self.stem = nn.Conv2d(channels_in, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(Block(w, w) for w in widths[:-1])
-        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in zip(widths, widths[1:], strict=False))
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in pairwise(widths))
         self.bottom = Block(widths[-1], widths[-1])
-        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in zip(widths, widths[1:], strict=False))
+        self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(Block(2 * w, w) for w in widths[:-1])
         self.head = nn.Conv2d(widths[0], channels_out, 3, padding=1)
         nn.init.zeros_(self.head.weight)
@@ -96,9 +97,9 @@ class UNet(nn.Module):
         if self.config.window == 1:
             residual = self._head(x)  # (B, 3, H', W')
         else:
-            towards_median = median_of_five(x.unflatten(1, (5, RGB))) - centre  # (B, 3, H', W')
+            towards_median = median_of_five(x.view(x.shape[0], 5, RGB, *x.shape[-2:])) - centre  # (B, 3, H', W')
             believed = x.new_ones(x[:, :1].shape) if trust is None else pad_to_multiple(trust, self.config.stride_px)
-            gate, detail = self._head(torch.cat([x, towards_median, believed], 1)).split([1, RGB], 1)
+            gate, detail = torch.split(self._head(torch.cat([x, towards_median, believed], 1)), [1, RGB], 1)
             residual = gate * towards_median + detail  # (B, 3, H', W')
         return residual[..., :height_px, :width_px]
 

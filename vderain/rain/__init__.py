@@ -1,0 +1,1 @@
+"""Rendering rain onto clear pictures."""

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from threading import local
 from typing import Any
@@ -15,8 +14,8 @@ from torch import Tensor
 from vderain.errors import DeviceError
 from vderain.model.unet import UNet
 from vderain.restore.device import Place, cores
-from vderain.restore.parallel import ordered_map
-from vderain.restore.temporal import RADIUS, Window
+from vderain.restore.parallel import Timed, ordered_map, untimed
+from vderain.restore.temporal import RADIUS, Derained, Window
 
 log = logging.getLogger(__name__)
 
@@ -25,14 +24,6 @@ TILE_MIN_PX = 128  # a device that cannot hold this holds nothing
 BYTES_PER_CHANNEL_PX = 24  # measured peak of a forward pass: about six fp32 maps of the finest width alive at once
 
 Residual = NDArray[np.float32]  # (H, W, 3), in 0..1 units
-
-
-@dataclass(frozen=True, slots=True)
-class Derained:
-    """A window and what is to be added to its centre."""
-
-    window: Window
-    residual: Residual
 
 
 class Derainer:
@@ -50,7 +41,7 @@ class Derainer:
         self._generator = generator.to(place.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
         self._threads = local()
 
-    def __call__(self, windows: Iterable[Window]) -> Iterator[Derained]:
+    def __call__(self, windows: Iterable[Window], timed: Timed = untimed) -> Iterator[Derained]:
         """Residuals of all windows, in order."""
         iterator = iter(windows)
         first = next(iterator, None)
@@ -58,10 +49,11 @@ class Derainer:
             return
         count = self.batch_size or self._fitting(first)
         if self.place.device.type == "cpu":
-            yield from ordered_map(self._alone, _chain(first, iterator), count)
+            yield from ordered_map(timed("network", self._alone), _chain(first, iterator), count)
         else:
+            run = timed("network", self._residuals)
             for batch in _batches(_chain(first, iterator), count):
-                yield from map(Derained, batch, self._residuals(batch))
+                yield from map(Derained, batch, run(batch))
 
     def _fitting(self, window: Window) -> int:
         """Frames at once that memory surely holds."""

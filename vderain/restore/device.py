@@ -1,4 +1,4 @@
-"""Where the network runs and in which precision: chosen once, said once; what was asked for and is not there is an error."""
+"""Where the network runs and in which precision: chosen once, said once; asking for what is not there is an error."""
 
 import os
 from dataclasses import dataclass
@@ -39,7 +39,9 @@ def choose_place(device: str = "auto", precision: str = "auto") -> Place:
     if name == "auto":
         name = next((n for n in ("cuda", "mps") if _present(n)), "cpu")
     elif not _present(name, int(index) if index.isdigit() else 0):
-        raise DeviceError(f"this machine has no {device} that PyTorch {torch.__version__} can use.", "Use --device auto.")
+        raise DeviceError(
+            f"this machine has no {device} that PyTorch {torch.__version__} can use.", "Use --device auto."
+        )
     place = torch.device(f"{name}:{index}" if index else name)
     return Place(place, precision == "bf16" or (precision == "auto" and _bf16_is_faster(place)))
 
@@ -61,7 +63,7 @@ def _bf16_is_faster(device: torch.device) -> bool:
     Judged by what the processor says, not by a trial, so that two runs on one machine give the same pictures.
     """
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     if device.type == "cpu":
         return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
     return False

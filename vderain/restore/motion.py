@@ -15,10 +15,15 @@ Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Luma = NDArray[np.uint8]  # (h, w), at flow size
 
 FLOW_SIDE_MAX_PX = 960  # longer pictures are halved again: flow cost stays bounded up to 8K
+NO_MAP = np.empty(0, np.float32)  # cv2.remap takes x and y in one map of two channels; the second stays empty
+NO_FLOW = np.empty(0, np.float32)  # DIS starts from nothing
 MEDIAN_PX = 5  # wide enough at half size to take a streak out before the flow can follow it
 CONSISTENCY_SLOPE = 0.01  # Sundaram et al., "Dense point trajectories by GPU-accelerated large displacement optical
 CONSISTENCY_FLOOR_PX2 = 0.5  # flow", ECCV 2010, eq. 5: |f + b|^2 < .01 (|f|^2 + |b|^2) + .5
-PHOTOMETRIC_FULL, PHOTOMETRIC_NONE = 32.0, 64.0  # luma levels: full trust below, none above; streaks pass, lane dashes fail
+PHOTOMETRIC_FULL, PHOTOMETRIC_NONE = (
+    32.0,
+    64.0,
+)  # luma levels: full trust below, none above; streaks pass, lane dashes fail
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,25 +59,29 @@ def flow_luma(rgb: Picture) -> Luma:
 
 
 class MotionEstimator:
-    """Dense flow between two small lumas (DIS: Kroeger et al., "Fast optical flow using dense inverse search", ECCV 2016)."""
+    """Dense flow between two small lumas.
+
+    DIS: Kroeger et al., "Fast optical flow using dense inverse search", ECCV 2016.
+    """
 
     SIDE_MIN_PX = 16  # below this DIS has no pyramid to work on
 
     def __init__(self) -> None:
-        self._dis = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
 
     def flow(self, source: Luma, target: Luma) -> NDArray[np.float32]:
-        """(h, w, 2): source(x) is found at target(x + flow(x)); zero for pictures too small to have motion."""
+        """Displacements (h, w, 2): source(x) is found at target(x + flow); zero for pictures too small to move."""
         if min(source.shape) < self.SIDE_MIN_PX:
             return np.zeros((*source.shape, 2), np.float32)
-        return np.asarray(self._dis.calc(source, target, None), dtype=np.float32)
+        return np.asarray(self._dis.calc(source, target, NO_FLOW), dtype=np.float32)
 
 
 def motion(centre: Luma, neighbour: Luma, forward: NDArray[np.float32], backward: NDArray[np.float32]) -> Motion:
     """Join both directions of a flow into a field that knows where it can be believed.
 
     Args:
-        centre, neighbour: (h, w) small lumas.
+        centre: (h, w) small luma.
+        neighbour: (h, w) small luma.
         forward: (h, w, 2) flow from centre to neighbour.
         backward: (h, w, 2) flow from neighbour to centre.
 
@@ -81,10 +90,10 @@ def motion(centre: Luma, neighbour: Luma, forward: NDArray[np.float32], backward
         neighbour found there looks like the centre.
     """
     where = forward + _grid(centre.shape)
-    returned = cv2.remap(backward, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=1e3)
+    returned = cv2.remap(backward, where, NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=1e3)
     gap = ((forward + returned) ** 2).sum(2)
     allowed = CONSISTENCY_SLOPE * ((forward**2).sum(2) + (returned**2).sum(2)) + CONSISTENCY_FLOOR_PX2
-    found = cv2.remap(neighbour, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    found = cv2.remap(neighbour, where, NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     difference = cv2.blur(cv2.absdiff(centre, found).astype(np.float32), (5, 5))
     believed = np.clip((PHOTOMETRIC_NONE - difference) / (PHOTOMETRIC_NONE - PHOTOMETRIC_FULL), 0, 1)
     believed[gap > allowed] = 0
@@ -95,7 +104,8 @@ def align(centre: Picture, neighbour: Picture, field: Motion) -> Picture:
     """The neighbour as seen from the centre; the centre itself where the motion is not to be believed.
 
     Args:
-        centre, neighbour: (H, W, 3) uint8.
+        centre: (H, W, 3) uint8.
+        neighbour: (H, W, 3) uint8.
         field: from centre to neighbour, at flow size.
 
     Returns:
@@ -105,8 +115,8 @@ def align(centre: Picture, neighbour: Picture, field: Motion) -> Picture:
     h, w = field.trust.shape
     scale = np.array([width_px / w, height_px / h], np.float32)
     where = cv2.resize(field.flow, (width_px, height_px), interpolation=cv2.INTER_LINEAR) * scale
-    where += _grid((height_px, width_px))
-    warped = cv2.remap(neighbour, where, None, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    where = (where + _grid((height_px, width_px))).astype(np.float32)
+    warped = cv2.remap(neighbour, where, NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
     trust = cv2.resize(field.trust, (width_px, height_px), interpolation=cv2.INTER_LINEAR).astype(np.float32) / 255
     return np.asarray(cv2.blendLinear(warped, centre, trust, 1 - trust), dtype=np.uint8)
 

@@ -1,10 +1,11 @@
-"""Evidence from neighbouring frames: frames enter, windows of aligned neighbours leave, and the gate that needs no network.
+"""Evidence from neighbouring frames: frames enter, windows of aligned neighbours leave; and a gate without a network.
 
 Flow is computed once for each pair of frames and serves both directions, the network's window and the gate.
 """
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import cv2
@@ -12,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.restore.motion import Luma, Motion, MotionEstimator, Picture, align, flow_luma, motion
-from vderain.restore.parallel import neighbourhoods, ordered_map
+from vderain.restore.parallel import Timed, neighbourhoods, ordered_map, untimed
 from vderain.video.colour import to_rgb8
 from vderain.video.frame import Frame
 
@@ -78,28 +79,34 @@ class Window:
     trust: NDArray[np.uint8]
 
 
-def look(frame: Frame) -> Sight:
-    rgb = to_rgb8(frame)
+def look(frame: Frame, turns: int = 0) -> Sight:
+    """A frame as RGB, turned upright: rain falls down, and so the network learned it.
+
+    Args:
+        frame: as decoded.
+        turns: quarter turns counter-clockwise that a player makes before showing it.
+    """
+    rgb = np.ascontiguousarray(np.rot90(to_rgb8(frame), turns))
     return Sight(frame, rgb, flow_luma(rgb))
 
 
-def alone(frame: Frame) -> Window:
+def alone(frame: Frame, turns: int = 0) -> Window:
     """A frame without neighbours: itself five times over."""
-    sight = look(frame)
+    sight = look(frame, turns)
     height_px, width_px = sight.rgb.shape[:2]
     aligned = np.broadcast_to(sight.rgb, (WINDOW, height_px, width_px, 3))
     trust = np.full((height_px, width_px), 255, np.uint8)
     return Window(sight, 0, (0,) * 4, (None,) * 4, aligned, trust)
 
 
-def windows(frames: Iterable[Frame], workers: int) -> Iterator[Window]:
+def windows(frames: Iterable[Frame], workers: int, turns: int = 0, timed: Timed = untimed) -> Iterator[Window]:
     """Every frame with its two neighbours on each side, aligned to it; none from across a scene cut.
 
     Where a clip or a scene begins or ends, the neighbours on the other side stand in for the missing ones.
     """
-    sights = ordered_map(look, frames, workers)
-    linked = ordered_map(_Linker(), _numbered(sights), workers)
-    return ordered_map(_window, neighbourhoods(linked, RADIUS), workers)
+    sights = ordered_map(timed("colour", partial(look, turns=turns)), frames, workers)
+    linked = ordered_map(timed("flow", _linked), _numbered(sights), workers)
+    return ordered_map(timed("align", _window), neighbourhoods(linked, RADIUS), workers)
 
 
 def _numbered(sights: Iterator[Sight]) -> Iterator[tuple[int, tuple[Sight, Sight | None, Sight | None]]]:
@@ -120,19 +127,17 @@ def is_cut(previous: Luma, current: Luma) -> bool:
     return float(cv2.absdiff(first, second).mean()) > CUT_LEVELS
 
 
-class _Linker:
+def _linked(item: tuple[int, tuple[Sight, Sight | None, Sight | None]]) -> Linked:
     """Flows from a frame to those before it, both ways."""
+    number, (sight, once, twice) = item
+    estimator = MotionEstimator()  # DIS keeps buffers between calls: one a thread at a time
 
-    def __call__(self, item: tuple[int, tuple[Sight, Sight | None, Sight | None]]) -> Linked:
-        number, (sight, once, twice) = item
-        estimator = MotionEstimator()
+    def flows(other: Sight | None) -> Flows | None:
+        if other is None:
+            return None
+        return estimator.flow(sight.small, other.small), estimator.flow(other.small, sight.small)
 
-        def flows(other: Sight | None) -> Flows | None:
-            if other is None:
-                return None
-            return estimator.flow(sight.small, other.small), estimator.flow(other.small, sight.small)
-
-        return Linked(sight, number, (flows(once), flows(twice)))
+    return Linked(sight, number, (flows(once), flows(twice)))
 
 
 def _window(around: tuple[Linked | None, ...]) -> Window:
@@ -214,6 +219,7 @@ def gated_median(aligned: NDArray[np.uint8], gate: Gate) -> NDArray[np.float32]:
 
     Args:
         aligned: (5, H, W, 3) uint8, the centre in the middle.
+        gate: when a pixel is rain.
 
     Returns:
         (H, W, 3) in 0..1 units, zero where nothing is done.
@@ -233,6 +239,52 @@ def gated_median(aligned: NDArray[np.uint8], gate: Gate) -> NDArray[np.float32]:
     share *= np.clip(2 - spread / gate.spread, 0, 1)
     towards = median.astype(np.float32) - centre
     return np.asarray(towards * (share / 255)[..., None], dtype=np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Derained:
+    """A window and what is to be added to its centre.
+
+    Attributes:
+        window: what was looked at.
+        residual: (H, W, 3) in 0..1 units.
+    """
+
+    window: Window
+    residual: NDArray[np.float32]
+
+    @property
+    def rgb(self) -> Picture:
+        """(H, W, 3) uint8, the centre with the residual added."""
+        return np.asarray(np.clip(self.window.sight.rgb + self.residual * 255 + 0.5, 0, 255), dtype=np.uint8)
+
+
+def unchanged(window: Window) -> Derained:
+    """What `--temporal only` hands to the gate: frames as they are."""
+    return Derained(window, np.zeros(window.sight.rgb.shape, np.float32))
+
+
+def smooth(derained: Iterable[Derained], gate: Gate, workers: int, timed: Timed = untimed) -> Iterator[Derained]:
+    """Lets the gate take out what is left, by the derained neighbours along the motion that is known already."""
+    shown = ((item, item.rgb) for item in derained)
+    return ordered_map(timed("gate", partial(_gated, gate=gate)), neighbourhoods(shown, RADIUS), workers)
+
+
+def _gated(around: tuple[tuple[Derained, Picture] | None, ...], gate: Gate) -> Derained:
+    middle = around[RADIUS]
+    assert middle is not None
+    item, rgb = middle
+    pictures = {entry[0].window.number: entry[1] for entry in around if entry}
+    window = item.window
+    before2, before1, after1, after2 = (
+        align(rgb, pictures[source], field) if field else rgb
+        for source, field in zip(window.sources, window.motions, strict=True)
+    )
+    added = gated_median(np.stack([before2, before1, rgb, after1, after2]), gate)
+    return Derained(window, item.residual + added)
+
+
+GATES: dict[Temporal, Gate | None] = {"off": None, "light": None, "strong": Gate(), "only": Gate()}
 
 
 def _luma(rgb: Picture) -> Luma:

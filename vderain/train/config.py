@@ -26,7 +26,9 @@ class Data(_Section):
     fresh: int = Field(4, ge=1, description="windows that replace the oldest in the pool at each step")
     share_clips: float = Field(0.35, ge=0, le=1, description="windows of real motion, from clips")
     share_drives: float = Field(0.30, ge=0, le=1, description="photographs that a camera drives through")
-    share_stills: float = Field(0.15, ge=0, le=1, description="photographs with small errors of alignment; rest: one frame repeated")
+    share_stills: float = Field(
+        0.15, ge=0, le=1, description="photographs with small errors of alignment; rest: one frame repeated"
+    )
     share_dry: float = Field(0.25, ge=0, le=1, description="windows without rain: nothing may change")
 
 

@@ -1,4 +1,4 @@
-"""The first stage of training: rendered windows enter, a generator leaves; stopped at any time, it goes on from there."""
+"""The first stage of training: rendered windows enter, a generator leaves; a stopped run goes on where it was."""
 
 import json
 import logging
@@ -163,16 +163,15 @@ def train(recipe: Recipe, out: Path, resume: bool, report: Callable[[Progress], 
     trainer = Trainer(recipe, out)
     before_s = trainer.load() if resume else 0.0
     started_s = time.monotonic()
-    seconds = lambda: before_s + time.monotonic() - started_s  # noqa: E731
     try:
         for progress in _run(trainer):
             report(progress)
             with (out / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps({name: getattr(progress, name) for name in Progress.__slots__}) + "\n")
             if trainer.iteration % recipe.run.save_every == 0:
-                trainer.save(seconds())
+                trainer.save(before_s + time.monotonic() - started_s)
     finally:
-        trainer.save(seconds())
+        trainer.save(before_s + time.monotonic() - started_s)
     return out / GENERATOR
 
 
@@ -199,7 +198,12 @@ def _run(trainer: Trainer) -> Iterator[Progress]:
             mean = sum(losses) / len(losses)
             rate = learning_rate(trainer.iteration, recipe)
             yield Progress(
-                trainer.iteration, settings.iterations, mean, rate, len(losses) * settings.batch / elapsed_s, waited_s / elapsed_s
+                trainer.iteration,
+                settings.iterations,
+                mean,
+                rate,
+                len(losses) * settings.batch / elapsed_s,
+                waited_s / elapsed_s,
             )
             losses, waited_s, since_s = [], 0.0, time.monotonic()
 
@@ -207,7 +211,11 @@ def _run(trainer: Trainer) -> Iterator[Progress]:
 def _windows(maker: WindowMaker, start: int, workers: int) -> Iterator[Window]:
     """Windows number `start`, `start` + 1, and so on without end."""
     loader = DataLoader(
-        maker, batch_size=None, sampler=_Count(start), num_workers=workers, prefetch_factor=16 if workers else None,
+        maker,
+        batch_size=None,
+        sampler=_Count(start),
+        num_workers=workers,
+        prefetch_factor=16 if workers else None,
         worker_init_fn=_calm if workers else None,
     )
     yield from loader

@@ -2,7 +2,7 @@
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 - its name everywhere
+from torch.nn import functional as F
 
 CHARBONNIER_EPS = 1e-3  # a quarter of a grey level: below it errors count as squares
 BLOCK_PX = 8
@@ -28,7 +28,8 @@ def supervised_loss(restored: Tensor, clear: Tensor, dry: Tensor, block_weight: 
     """The loss of the first stage.
 
     Args:
-        restored, clear: (B, 3, H, W) in 0..1.
+        restored: (B, 3, H, W) in 0..1.
+        clear: the same, the truth.
         dry: (B,) bool, examples in which nothing may change.
         block_weight: of `block_harm` beside `charbonnier`.
         dry_weight: of dry examples beside rainy ones.

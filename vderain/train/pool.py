@@ -42,5 +42,8 @@ class WindowPool:
         window = self._windows[chance(len(self._windows))]
         height_px, width_px = window.clear.shape[-2:]
         top, left, flip = chance(height_px - side_px + 1), chance(width_px - side_px + 1), chance(2)
-        cuts = (x[..., top : top + side_px, left : left + side_px] for x in (window.rainy.flatten(0, 1), window.trust, window.clear))
+        cuts = (
+            x[..., top : top + side_px, left : left + side_px]
+            for x in (window.rainy.flatten(0, 1), window.trust, window.clear)
+        )
         return (*(cut.flip(-1) if flip else cut for cut in cuts), window.dry)

@@ -1,4 +1,4 @@
-"""Clear scenes, and windows of five clear frames cut from them: clips as filmed, photographs as a camera would pass them.
+"""Clear scenes, and windows of five frames cut from them: clips as filmed, photographs as a camera would pass them.
 
 A photograph becomes a drive: the ground below its horizon comes closer faster the nearer it is, what is above grows
 slowly, things cross in front, and thin bright marks lie in the scene, which look like rain and are not.
@@ -69,7 +69,9 @@ def _load_clip(path: Path) -> NDArray[np.uint8]:
 def clip_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Five frames of a clip, one to eight apart: (5, side, side, 3)."""
     clip = scenes.clips[rng.integers(len(scenes.clips))]
-    stride = int(min(rng.choice([1, 2, 3, 4, 6, 8], p=[0.3, 0.2, 0.15, 0.15, 0.1, 0.1]), (len(clip) - 1) // (WINDOW - 1)))
+    stride = int(
+        min(rng.choice([1, 2, 3, 4, 6, 8], p=[0.3, 0.2, 0.15, 0.15, 0.1, 0.1]), (len(clip) - 1) // (WINDOW - 1))
+    )
     start = rng.integers(len(clip) - stride * (WINDOW - 1))
     frames = clip[start : start + stride * (WINDOW - 1) + 1 : stride]
     frames = frames[::-1] if rng.random() < 0.15 else frames
@@ -103,7 +105,8 @@ def drive_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> NDAr
         map_x = (vanishing[0] + (x - vanishing[0]) * scale + moved[0]).astype(np.float32)
         map_y = (vanishing[1] + (y - vanishing[1]) * scale + moved[1]).astype(np.float32)
         frame = cv2.remap(photo, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101) if step else photo
-        frames.append(passer.over(frame, step) if passer else frame)
+        moved_on = np.asarray(frame, dtype=np.uint8)
+        frames.append(passer.over(moved_on, step) if passer else moved_on)
     return np.stack(frames).astype(np.uint8)
 
 
@@ -129,7 +132,8 @@ class _Passer:
         shift = (self.velocity[0] * step, self.velocity[1] * step)
         y, x = np.mgrid[: frame.shape[0], : frame.shape[1]].astype(np.float32)
         gap = np.maximum(
-            np.abs(x - self.start[0] - shift[0]) - self.axes_px[0], np.abs(y - self.start[1] - shift[1]) - self.axes_px[1]
+            np.abs(x - self.start[0] - shift[0]) - self.axes_px[0],
+            np.abs(y - self.start[1] - shift[1]) - self.axes_px[1],
         )
         cover = np.clip(0.5 - gap, 0, 1).astype(np.float32)
         matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
@@ -144,7 +148,12 @@ def _with_marks(photo: Picture, rng: np.random.Generator) -> Picture:
     bits = 4  # fractional bits of cv2's sub-pixel drawing
     for _ in range(rng.integers(1, 7)):
         layer = marked.copy()
-        colour = [int(c) for c in np.clip(rng.choice([255, 235, 200]) + rng.normal(size=3) * 12 - [0, 0, rng.choice([0, 0, 120])], 0, 255)]
+        colour = [
+            int(c)
+            for c in np.clip(
+                rng.choice([255, 235, 200]) + rng.normal(size=3) * 12 - [0, 0, rng.choice([0, 0, 120])], 0, 255
+            )
+        ]
         start = rng.uniform(0, side_px, 2)
         if rng.random() < 0.2:
             cv2.circle(layer, _fixed(start, bits), int(rng.uniform(1, 5) * 2**bits), colour, -1, cv2.LINE_AA, bits)
@@ -171,4 +180,8 @@ def _place(shape: tuple[int, ...], side_px: int, rng: np.random.Generator) -> tu
 
 def _cut(picture: Picture, top: int, left: int, size: int, side_px: int) -> Picture:
     cut = picture[top : top + size, left : left + size]
-    return cut if size == side_px else np.asarray(cv2.resize(cut, (side_px, side_px), interpolation=cv2.INTER_AREA), np.uint8)
+    return (
+        cut
+        if size == side_px
+        else np.asarray(cv2.resize(cut, (side_px, side_px), interpolation=cv2.INTER_AREA), np.uint8)
+    )

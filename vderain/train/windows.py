@@ -145,7 +145,9 @@ def _tone(frames: Frames, rng: np.random.Generator) -> Frames:
     gamma, gain = np.exp(rng.normal() * 0.35), rng.uniform(0.55, 1.1)
     haze = max(0.0, rng.uniform(-0.3, 0.3))
     casts = gain * rng.normal(1, 0.04, 3)
-    tables = [(np.clip((level**gamma * cast) * (1 - haze) + 0.75 * haze, 0, 1) * 255 + 0.5).astype(np.uint8) for cast in casts]
+    tables = [
+        (np.clip((level**gamma * cast) * (1 - haze) + 0.75 * haze, 0, 1) * 255 + 0.5).astype(np.uint8) for cast in casts
+    ]
     return np.stack([table[frames[..., channel]] for channel, table in enumerate(tables)], axis=-1)
 
 

@@ -20,6 +20,8 @@ log = logging.getLogger(__name__)
 
 _FRAME_DURATION = 1 << 8  # AV_CODEC_FLAG_FRAME_DURATION: packets get the durations of their frames
 _LAMBDA_PER_QP = 118  # FF_QP2LAMBDA
+# libx265 accepts narrower pictures (its block is 64 wide), writes beyond its memory at widths up to 48, and crashes.
+_X265_MIN_PX = (64, 16)
 _FINE_QP = 2  # for old encoders with a fixed quantiser: the finest that does not waste bits
 
 
@@ -123,6 +125,10 @@ def add_encoder(output: OutputContainer, options: EncodeOptions, info: StreamInf
     """
     name = choose_codec(options, output)
     family = _family(name)
+    if family.encoder == "libx265" and (info.width_px < _X265_MIN_PX[0] or info.height_px < _X265_MIN_PX[1]):
+        raise UsageError(
+            f"HEVC needs pictures of {_X265_MIN_PX[0]}x{_X265_MIN_PX[1]} pixels at least.", "Choose another --codec."
+        )
     _quiet(family.encoder)
     try:
         stream: Any = output.add_stream(family.encoder, rate=_rate(info))

@@ -230,7 +230,7 @@ def _duration_s(container: Any, stream: Any, start_s: float | None, wanted_s: fl
     else:
         return wanted_s
     rest_s = max(0.0, whole_s - (start_s or 0.0))
-    return rest_s if wanted_s is None else min(rest_s, wanted_s)
+    return rest_s if wanted_s is None else min(rest_s, float(wanted_s))
 
 
 def _frames_estimate(stream: Any, rate: Fraction | None, duration_s: float | None, whole: bool) -> int | None:

@@ -1,9 +1,7 @@
 """Owns the output file: Frames enter, a finished file with the same pts and all other streams leaves, or nothing."""
 
 import logging
-import math
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -15,28 +13,20 @@ from typing import Any
 import av
 from av.container import OutputContainer
 
-from vderain.errors import OutputError, UsageError
+from vderain.errors import OutputError
 from vderain.video.encoders import EncodeOptions, add_encoder
 from vderain.video.frame import Frame
 from vderain.video.planes import layout_of_planes, nearest_layout, picture_of, with_neutral_chroma
 from vderain.video.reader import VideoReader
 from vderain.video.source import open_input
-from vderain.video.streams import DISK_ERRORS, StreamCopier, chapters_in, output_format
+from vderain.video.streams import StreamCopier, chapters_in, output_format
+from vderain.video.target import check_target, lasting, muxer_options, output_error
 
 __all__ = ["EncodeOptions", "VideoWriter"]
 
 log = logging.getLogger(__name__)
 
-_SIZE_FACTOR = 1.3  # of the source: the output at the default quality is rarely larger
-_INT32_MAX = 2**31 - 1
-_MP4_SCALE = 1000  # units a second of a movie's own clock, as most programs write it
-_MP4_LIKE = ("mp4", "mov")
 _ROTATING = ("mp4", "mov", "matroska", "webm", "nut")  # containers with a place for a display matrix
-# What describes the old file, not its content; Matroska's statistics carry a language behind a dash.
-_OF_THE_OLD_FILE = frozenset(
-    {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps", "number_of_frames"}
-    | {"number_of_bytes", "_statistics_writing_app", "_statistics_writing_date_utc", "_statistics_tags"}
-)
 
 
 class VideoWriter:
@@ -49,6 +39,7 @@ class VideoWriter:
         target: the file to write; its suffix chooses the container.
         like: the reader whose frames will come, entered already.
         options: codec and quality.
+        size_px: stored width and height of the frames that will come, where they are not those of the source.
 
     Attributes:
         kept: names of the streams that were copied.
@@ -59,12 +50,19 @@ class VideoWriter:
         OutputError: on entering, writing or leaving, where the file cannot be written.
     """
 
-    def __init__(self, target: str | os.PathLike[str], like: VideoReader, options: EncodeOptions | None = None) -> None:
+    def __init__(
+        self,
+        target: str | os.PathLike[str],
+        like: VideoReader,
+        options: EncodeOptions | None = None,
+        size_px: tuple[int, int] | None = None,
+    ) -> None:
         self.target = Path(target)
         self.kept: list[str] = []
         self.dropped: list[str] = []
         self._reader = like
         self._options = options or EncodeOptions()
+        self._size_px = size_px
         self._partial = self.target.with_name(f".{self.target.name}.partial{self.target.suffix.lower()}")
         self._muxer = ""
         self._output: OutputContainer | None = None
@@ -79,7 +77,7 @@ class VideoWriter:
 
     def __enter__(self) -> "VideoWriter":
         self._muxer = output_format(self.target)
-        _check_target(self.target, self._reader)
+        check_target(self.target, self._reader)
         try:
             with self._output_errors():
                 self._open()
@@ -94,7 +92,7 @@ class VideoWriter:
         if error is not None:
             self._discard()
             if isinstance(error, av.error.FFmpegError):
-                raise _output_error(self.target, error) from error
+                raise output_error(self.target, error) from error
             return
         try:
             with self._output_errors():
@@ -121,9 +119,11 @@ class VideoWriter:
     def _open(self) -> None:
         self._output = av.open(
             str(self._partial.absolute()), "w", format=self._muxer,
-            container_options=_muxer_options(self._muxer, self._reader), metadata_errors="surrogateescape",
+            container_options=muxer_options(self._muxer, self._reader), metadata_errors="surrogateescape",
         )  # fmt: skip
         info = self._reader.info
+        if self._size_px:
+            info = replace(info, width_px=self._size_px[0], height_px=self._size_px[1])
         self._copier = StreamCopier(self._reader.path, info.stream_index)
         self.kept, self.dropped = self._copier.kept, self._copier.dropped
         for stream in self._copier.streams():
@@ -132,12 +132,12 @@ class VideoWriter:
                 self._dress(stream)
             else:
                 self._copier.add(self._output, stream)
-        self._output.metadata.update(_lasting(self._copier.source.metadata))
+        self._output.metadata.update(lasting(self._copier.source.metadata))
 
     def _dress(self, source: Any) -> None:
         """What belongs to the video stream besides its pictures: tags, flags, rotation."""
         info = self._reader.info
-        self._stream.metadata.update(_lasting(source.metadata))
+        self._stream.metadata.update(lasting(source.metadata))
         self._stream.disposition = source.disposition
         if info.display_matrix is None:
             return
@@ -270,79 +270,4 @@ class VideoWriter:
         try:
             yield
         except (av.error.FFmpegError, OSError) as error:
-            raise _output_error(self.target, error) from error
-
-
-def _output_error(target: Path, error: Exception) -> OutputError:
-    number = getattr(error, "errno", None)
-    if number in (28, 122):  # ENOSPC, EDQUOT
-        return OutputError(
-            f"The disk is full: '{target}' was not written.", "Free some space or choose another folder."
-        )
-    if number in DISK_ERRORS:
-        return OutputError(f"'{target}' cannot be written ({os.strerror(number or 5)}).", "Check the disk.")
-    if isinstance(error, PermissionError):
-        return OutputError(f"'{target.parent}' may not be written to.", "Choose another folder for the output.")
-    return OutputError(f"'{target}' cannot be written ({error}).", "Try another container or codec, such as .mkv.")
-
-
-def _check_target(target: Path, reader: VideoReader) -> None:
-    """Finds before any work what would make the output fail after it."""
-    folder = target.absolute().parent
-    if not folder.is_dir():
-        raise OutputError(f"The folder '{folder}' does not exist.", "Create it, or choose another output.")
-    if target.is_dir():
-        raise OutputError(f"'{target}' is a directory.", "Give the name of a file.")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise OutputError(f"'{folder}' may not be written to.", "Choose another folder for the output.")
-    if target.exists() and target.samefile(reader.path):
-        raise UsageError(f"'{target}' is the input itself.", "Choose another name for the output.")
-    need_bytes = int(reader.path.stat().st_size * reader.share * _SIZE_FACTOR)
-    free_bytes = shutil.disk_usage(folder).free
-    if free_bytes < need_bytes:
-        raise OutputError(
-            f"'{folder}' has {free_bytes / 1e6:.0f} MB free and about {need_bytes / 1e6:.0f} MB are needed.",
-            "Free some space or choose another folder.",
-        )
-
-
-def _muxer_options(muxer: str, reader: VideoReader) -> dict[str, str]:
-    """Options that make the container keep time exactly."""
-    options = {"avoid_negative_ts": "disabled"}  # else one early audio packet would shift every frame
-    if muxer in _MP4_LIKE:
-        scale = reader.info.time_base.denominator
-        flags = "+faststart"
-        if any("." in key for key in _metadata(reader)):
-            flags += "+use_metadata_tags"  # keys such as com.apple.quicktime.make have no classic MP4 tag
-        options |= {
-            "movflags": flags,
-            "video_track_timescale": str(scale),
-            "movie_timescale": str(_movie_scale(reader)),
-        }
-    return options
-
-
-def _lasting(metadata: dict[str, str]) -> dict[str, str]:
-    return {key: value for key, value in metadata.items() if key.lower().split("-")[0] not in _OF_THE_OLD_FILE}
-
-
-def _metadata(reader: VideoReader) -> dict[str, str]:
-    with open_input(reader.path) as container:
-        return dict(container.metadata)
-
-
-def _movie_scale(reader: VideoReader) -> int:
-    """A clock for edit lists in which the start offsets of all streams are whole numbers.
-
-    MP4's usual clock of 1 ms is kept where it will do, because old players know only 32 bits of it.
-    """
-    with open_input(reader.path) as container:
-        starts = [(s.start_time or 0) * s.time_base for s in container.streams if s.time_base]
-        bases = [s.time_base.denominator for s in container.streams if s.time_base]
-    if not reader.cuts_front and all((start * _MP4_SCALE).denominator == 1 or start < 0 for start in starts):
-        return _MP4_SCALE
-    scale = reader.info.time_base.denominator
-    for base in bases:
-        common = math.lcm(scale, base)
-        scale = common if common <= _INT32_MAX else scale
-    return scale
+            raise output_error(self.target, error) from error

@@ -1,0 +1,6 @@
+"""Run vderain from a checkout: `python cli.py process in.mp4`."""
+
+from vderain.cli import main
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,244 @@
+"""The main job, for one file: decode, derain, smooth, encode. A source enters, a result and a file leave."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from vderain.errors import InputError, OutputError, UsageError
+from vderain.model.checkpoint import DEFAULT_MODEL, load_checkpoint
+from vderain.restore.compare import COMPARISONS, Comparison, compare
+from vderain.restore.derain import Derainer
+from vderain.restore.device import choose_place, cores
+from vderain.restore.parallel import StageClock, ordered_map, prefetch
+from vderain.restore.temporal import GATES, TEMPORAL_MODES, Derained, Temporal, alone, smooth, unchanged, windows
+from vderain.video.colour import add_residual
+from vderain.video.encoders import EncodeOptions
+from vderain.video.frame import Frame
+from vderain.video.pictures import PictureReader, PictureWriter, is_pictures
+from vderain.video.reader import VideoReader
+from vderain.video.writer import VideoWriter
+
+AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the user can choose; the single home of these defaults.
+
+    Attributes:
+        model: name of a released generator, or a file of weights.
+        strength: factor on everything that is added to a frame; 0 leaves every code value as it is.
+        temporal: ``off`` looks at each frame alone, ``light`` lets the network see aligned neighbours, ``strong`` also
+            takes what the neighbours show is rain out of its result, ``only`` does that without a network.
+        device, precision: see `restore.device`.
+        batch_size: frames at once; None fits it to memory.
+        encode: codec and quality of a video.
+        start_s, duration_s: the part to process, in seconds; None is the beginning, or the rest.
+        rate: frames a second of a folder of pictures.
+        compare: ``side`` or ``split`` shows before and after in one picture.
+        overwrite: replace an output that exists.
+        strict: stop at damage in the input instead of bridging it.
+    """
+
+    model: str = DEFAULT_MODEL
+    strength: float = 1.0
+    temporal: Temporal = "light"
+    device: str = "auto"
+    precision: str = "auto"
+    batch_size: int | None = None
+    encode: EncodeOptions = field(default_factory=EncodeOptions)
+    start_s: float | None = None
+    duration_s: float | None = None
+    rate: Fraction = Fraction(30)
+    compare: Comparison | None = None
+    overwrite: bool = False
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.strength <= 2:
+            raise UsageError(f"strength {self.strength:g} is out of range.", "Give a number from 0 to 2.")
+        if self.temporal not in TEMPORAL_MODES:
+            raise UsageError(f"there is no temporal mode {self.temporal!r}.", f"Choose {', '.join(TEMPORAL_MODES)}.")
+        if self.compare is not None and self.compare not in COMPARISONS:
+            raise UsageError(f"there is no comparison {self.compare!r}.", f"Choose {' or '.join(COMPARISONS)}.")
+        if self.batch_size is not None and self.batch_size < 1:
+            raise UsageError(f"batch size {self.batch_size} is out of range.", "Give 1 or more.")
+        if self.rate <= 0:
+            raise UsageError("a rate must be above 0.", "Give frames per second, such as 30 or 30000/1001.")
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far a file is.
+
+    Attributes:
+        frames: written so far.
+        done_s, total_s: position in the part that is processed; total is None where the source does not say.
+    """
+
+    frames: int
+    done_s: float
+    total_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was done.
+
+    Attributes:
+        source, target: files or folders.
+        frames: written.
+        repeated: frames that stood in for damaged ones.
+        damage: what was broken, in words.
+        kept, dropped: other streams that were copied, and what the container could not hold.
+        model: name of the generator, or None where none ran.
+        device: where it ran, in words, or "-".
+        seconds: wall-clock time.
+        stages_s: processor seconds of each stage.
+    """
+
+    source: Path
+    target: Path
+    frames: int
+    repeated: int
+    damage: tuple[str, ...]
+    kept: tuple[str, ...]
+    dropped: tuple[str, ...]
+    model: str | None
+    device: str
+    seconds: float
+    stages_s: dict[str, float] = field(default_factory=dict)
+
+
+def default_target(source: Path) -> Path:
+    """``name.derained.ext`` beside the source; ``name.derained`` for a folder."""
+    return source.with_name(f"{source.stem}.derained{source.suffix}" if source.is_file() else f"{source.name}.derained")
+
+
+def process(
+    source: Path, target: Path | None = None, options: Options | None = None,
+    report: Callable[[Progress], None] = lambda progress: None,
+) -> Result:  # fmt: skip
+    """Take the rain out of one video, picture or folder of numbered pictures.
+
+    Args:
+        source: what to read.
+        target: what to write; `default_target` where None.
+        options: the user's choices.
+        report: is told of progress after every frame.
+
+    Raises:
+        VderainError: whatever goes wrong; nothing is left under the target's name then.
+    """
+    options = options or Options()
+    target = target or default_target(source)
+    _check(source, target, options)
+    started_s, cpu_s = time.monotonic(), time.process_time()
+    reader: VideoReader | PictureReader
+    writer: VideoWriter | PictureWriter
+    cv2.setNumThreads(1)  # frames are worked on side by side
+    clock = StageClock()
+    restorer = _Restorer(options, clock)
+    with ExitStack() as stack:
+        reader = _open(source, options)
+        stack.enter_context(reader)
+        writer = _create(target, reader, options)
+        stack.enter_context(writer)
+        turns = _turns(reader)
+        total_s, first_s, frames = _duration_s(reader), None, 0
+        restored = restorer(
+            prefetch(reader.frames(), AHEAD), turns, single=isinstance(reader, PictureReader) and reader.count == 1
+        )
+        for frame in prefetch(restored, AHEAD):
+            writer.write(frame)
+            frames += 1
+            now_s = float((frame.pts + frame.duration) * frame.time_base)
+            first_s = float(frame.pts * frame.time_base) if first_s is None else first_s
+            report(Progress(frames, now_s - first_s, total_s))
+    damage = reader.damage if isinstance(reader, VideoReader) else None
+    stages_s = clock.seconds
+    stages_s["video"] = max(0.0, time.process_time() - cpu_s - sum(stages_s.values()))
+    return Result(
+        source, target, frames, damage.frames if damage else 0, tuple(damage.events) if damage else (),
+        tuple(getattr(writer, "kept", ())), tuple(getattr(writer, "dropped", ())), restorer.model, restorer.device,
+        time.monotonic() - started_s, stages_s,
+    )  # fmt: skip
+
+
+class _Restorer:
+    """Frames to frames less rain, by the options."""
+
+    def __init__(self, options: Options, clock: StageClock) -> None:
+        self.options, self.clock = options, clock
+        self.model, self.device, self._derain = None, "-", None
+        if options.temporal == "only" or options.strength == 0:
+            return
+        checkpoint = load_checkpoint(options.model)
+        place = choose_place(options.device, options.precision)
+        self.model, self.device = checkpoint.name, str(place)
+        self._derain = Derainer(checkpoint.generator, place, options.batch_size)
+
+    def __call__(self, frames: Iterator[Frame], turns: int, single: bool) -> Iterator[Frame]:
+        options, timed = self.options, self.clock.timed
+        if options.strength == 0:
+            return map(partial(self._finish, turns=turns), ((frame, frame) for frame in frames))
+        workers = cores()
+        if options.temporal == "off" or single:
+            seen = ordered_map(timed("align", partial(alone, turns=turns)), frames, workers)
+        else:
+            seen = windows(frames, workers, turns, timed)
+        derained = self._derain(seen, timed) if self._derain else map(unchanged, seen)
+        gate = GATES[options.temporal]
+        smoothed = smooth(derained, gate, workers, timed) if gate else derained
+        return ordered_map(timed("add", partial(self._add, turns=turns)), smoothed, workers)
+
+    def _add(self, derained: Derained, turns: int) -> Frame:
+        frame = derained.window.sight.frame
+        residual = np.rot90(derained.residual, -turns) * np.float32(self.options.strength)
+        return self._finish((frame, add_residual(frame, residual)), turns)
+
+    def _finish(self, pair: tuple[Frame, Frame], turns: int) -> Frame:
+        before, after = pair
+        return compare(before, after, self.options.compare, turns) if self.options.compare else after
+
+
+def _check(source: Path, target: Path, options: Options) -> None:
+    if not source.exists():
+        raise InputError(f"there is no file {source}.", "Check the path.")
+    if target.exists() and source.samefile(target):
+        raise UsageError(f"the output {target} is the input itself.", "Choose another name with -o.")
+    if target.exists() and not options.overwrite:
+        raise OutputError(f"{target} exists already.", "Add --overwrite to replace it, or choose another name with -o.")
+
+
+def _open(source: Path, options: Options) -> VideoReader | PictureReader:
+    if is_pictures(source):
+        return PictureReader(source, options.rate, options.start_s, options.duration_s)
+    return VideoReader(source, options.strict, options.start_s, options.duration_s)
+
+
+def _create(target: Path, reader: VideoReader | PictureReader, options: Options) -> VideoWriter | PictureWriter:
+    if isinstance(reader, PictureReader):
+        return PictureWriter(target, reader)
+    width_px, height_px = reader.info.width_px, reader.info.height_px
+    if options.compare == "side":  # beside each other as shown: a clip on its side grows upwards as stored
+        width_px, height_px = (width_px, 2 * height_px) if _turns(reader) % 2 else (2 * width_px, height_px)
+    return VideoWriter(target, reader, options.encode, (width_px, height_px))
+
+
+def _turns(reader: VideoReader | PictureReader) -> int:
+    """Quarter turns counter-clockwise that a player makes before showing a video; pictures come upright."""
+    return reader.info.rotation_deg // 90 % 4 if isinstance(reader, VideoReader) else 0
+
+
+def _duration_s(reader: VideoReader | PictureReader) -> float | None:
+    if isinstance(reader, PictureReader):
+        return float(reader.count / reader.rate)
+    return reader.info.duration_s
