@@ -4,9 +4,11 @@ The only file that prints. Results go to stdout, everything else to stderr. Heav
 commands, so that --help is instant.
 """
 
+import io
 import json
 import logging
 import signal
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -31,8 +33,8 @@ app = typer.Typer(
     no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)  # names are printed as they are, even :car:
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 log = logging.getLogger(__name__)
 
 PLAIN_EVERY_S = 10.0  # between lines of progress where there is no terminal
@@ -44,6 +46,8 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what is deci
 
 def main() -> None:
     """Entry point of the `vderain` command."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="surrogateescape")  # names that are not UTF-8 leave as they came
     app()
 
 
@@ -154,7 +158,10 @@ def train_command(
                     f"{p.crops_per_s:.0f} crops/s  waiting for data {p.waiting:.0%}"
                 )
 
-        weights = train(recipe, out_dir, resume, report)
+        try:
+            weights = train(recipe, out_dir, resume, report)
+        except KeyboardInterrupt:
+            raise Interrupted("interrupted.", f"The state is in {out_dir}: --resume goes on from there.") from None
         if not quiet:
             out.print(str(weights), markup=False)
 
@@ -185,7 +192,9 @@ def _fraction(rate: str | None) -> Fraction | None:
 def _reporting(quiet: bool, verbose: bool) -> Iterator[None]:
     """Errors become one line and an exit code; log records lines on stderr."""
     _configure_logging(quiet, verbose)
-    signal.signal(signal.SIGTERM, _terminate)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and shells' background jobs have it
+            signal.signal(number, _interrupt)
     try:
         yield
     except VderainError as error:
@@ -202,8 +211,10 @@ def _reporting(quiet: bool, verbose: bool) -> Iterator[None]:
         _fail(VderainError(what, "Please report it, with the output of the same command with -v."), verbose, error)
 
 
-def _terminate(number: int, frame: FrameType | None) -> NoReturn:
-    """A polite kill ends like Ctrl-C: cleaned up."""
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """Ctrl-C and a polite kill end alike: cleaned up, which a second one must not disturb."""
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
 
@@ -314,14 +325,18 @@ def _tell(result: "Result", as_json: bool, quiet: bool) -> None:
         log.warning("not kept: %s", name)
     if quiet:
         return
-    damage = f", {result.repeated} damaged frames bridged" if result.repeated else ""
-    notes = "".join(f"; {event}" for event in result.damage) if result.damage and not result.repeated else ""
+    damage = f", {_count(result.repeated, 'damaged frame')} bridged" if result.repeated else ""
+    damage += f", {_count(result.missing, 'frame')} missing at the end" if result.missing else ""
     rate = result.frames / max(1e-6, result.seconds)
     model = f"{result.model} on {result.device}" if result.model else "no network"
     out.print(
-        f"{result.target}: {result.frames} frames{damage}{notes} in {_clock(result.seconds)} "
+        f"{result.target}: {_count(result.frames, 'frame')}{damage} in {_clock(result.seconds)} "
         f"({rate:.1f} frames/s, {model})", markup=False,
     )  # fmt: skip
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _facts_of_installation() -> dict[str, Any]:

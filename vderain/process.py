@@ -1,5 +1,6 @@
 """The main job, for one file: decode, derain, smooth, encode. A source enters, a result and a file leave."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -70,6 +71,10 @@ class Options:
             raise UsageError(f"there is no comparison {self.compare!r}.", f"Choose {' or '.join(COMPARISONS)}.")
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"batch size {self.batch_size} is out of range.", "Give 1 or more.")
+        if self.start_s is not None and not 0 <= self.start_s < math.inf:
+            raise UsageError(f"start {self.start_s:g} is out of range.", "Give seconds from the beginning.")
+        if self.duration_s is not None and not 0 < self.duration_s < math.inf:
+            raise UsageError(f"duration {self.duration_s:g} is out of range.", "Give the number of seconds to process.")
         if self.rate <= 0:
             raise UsageError("a rate must be above 0.", "Give frames per second, such as 30 or 30000/1001.")
 
@@ -96,6 +101,7 @@ class Result:
         source, target: files or folders.
         frames: written.
         repeated: frames that stood in for damaged ones.
+        missing: frames beyond the end of a truncated file, which nothing stands in for.
         damage: what was broken, in words.
         kept, dropped: other streams that were copied, and what the container could not hold.
         model: name of the generator, or None where none ran.
@@ -108,6 +114,7 @@ class Result:
     target: Path
     frames: int
     repeated: int
+    missing: int
     damage: tuple[str, ...]
     kept: tuple[str, ...]
     dropped: tuple[str, ...]
@@ -119,6 +126,8 @@ class Result:
 
 def default_target(source: Path) -> Path:
     """``name.derained.ext`` beside the source; ``name.derained`` for a folder."""
+    if source.name in ("", ".."):  # the folder one is in, or the one above
+        source = source.resolve()
     return source.with_name(f"{source.stem}.derained{source.suffix}" if source.is_file() else f"{source.name}.derained")
 
 
@@ -166,7 +175,8 @@ def process(
     stages_s = clock.seconds
     stages_s["video"] = max(0.0, time.process_time() - cpu_s - sum(stages_s.values()))
     return Result(
-        source, target, frames, damage.frames if damage else 0, tuple(damage.events) if damage else (),
+        source, target, frames, damage.frames if damage else 0, damage.missing if damage else 0,
+        tuple(damage.events) if damage else (),
         tuple(getattr(writer, "kept", ())), tuple(getattr(writer, "dropped", ())), restorer.model, restorer.device,
         time.monotonic() - started_s, stages_s,
     )  # fmt: skip
@@ -214,7 +224,7 @@ def _check(source: Path, target: Path, options: Options) -> None:
         raise InputError(f"there is no file {source}.", "Check the path.")
     if target.exists() and source.samefile(target):
         raise UsageError(f"the output {target} is the input itself.", "Choose another name with -o.")
-    if target.exists() and not options.overwrite:
+    if target.exists() and not target.is_dir() and not options.overwrite:
         raise OutputError(f"{target} exists already.", "Add --overwrite to replace it, or choose another name with -o.")
 
 

@@ -27,8 +27,18 @@ def compare(before: Frame, after: Frame, how: Comparison, turns: int = 0) -> Fra
         if how == "split" and (index == 0 or before.colour.matrix == "rgb"):
             middle = joined.shape[1] // 2
             joined[:, max(0, middle - 1) : middle + 1] = 235 << (before.colour.depth_bits - 8)
+        width = _side_width(before, index, turns) if how == "side" else joined.shape[1]
+        joined = joined[:, :width]  # of two odd widths one chroma sample is left over
         planes.append(np.ascontiguousarray(np.rot90(joined, -turns)))  # type: ignore[arg-type]
     return after.with_planes(tuple(planes))
+
+
+def _side_width(frame: Frame, index: int, turns: int) -> int:
+    """Samples across both pictures in one plane, as shown."""
+    sideways = turns % 2
+    shown_px = 2 * (frame.height_px if sideways else frame.width_px)
+    covered = (frame.colour.chroma_h if sideways else frame.colour.chroma_w) if index else 1
+    return -(-shown_px // covered)
 
 
 def _side(old: Plane, new: Plane) -> Plane:

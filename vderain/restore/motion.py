@@ -6,6 +6,7 @@ neighbour is false evidence, so every field carries its trust.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,11 +16,10 @@ Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Luma = NDArray[np.uint8]  # (h, w), at flow size
 
 FLOW_SIDE_MAX_PX = 960  # longer pictures are halved again: flow cost stays bounded up to 8K
-NO_MAP = np.empty(0, np.float32)  # cv2.remap takes x and y in one map of two channels; the second stays empty
-NO_FLOW = np.empty(0, np.float32)  # DIS starts from nothing
 MEDIAN_PX = 5  # wide enough at half size to take a streak out before the flow can follow it
 CONSISTENCY_SLOPE = 0.01  # Sundaram et al., "Dense point trajectories by GPU-accelerated large displacement optical
 CONSISTENCY_FLOOR_PX2 = 0.5  # flow", ECCV 2010, eq. 5: |f + b|^2 < .01 (|f|^2 + |b|^2) + .5
+OUTSIDE_PX = 1e3  # a displacement no way back agrees with
 PHOTOMETRIC_FULL, PHOTOMETRIC_NONE = (
     32.0,
     64.0,
@@ -73,7 +73,7 @@ class MotionEstimator:
         """Displacements (h, w, 2): source(x) is found at target(x + flow); zero for pictures too small to move."""
         if min(source.shape) < self.SIDE_MIN_PX:
             return np.zeros((*source.shape, 2), np.float32)
-        return np.asarray(self._dis.calc(source, target, NO_FLOW), dtype=np.float32)
+        return np.asarray(self._dis.calc(source, target, None), np.float32)  # type: ignore[call-overload]
 
 
 def motion(centre: Luma, neighbour: Luma, forward: NDArray[np.float32], backward: NDArray[np.float32]) -> Motion:
@@ -90,10 +90,10 @@ def motion(centre: Luma, neighbour: Luma, forward: NDArray[np.float32], backward
         neighbour found there looks like the centre.
     """
     where = forward + _grid(centre.shape)
-    returned = cv2.remap(backward, where, NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_CONSTANT, borderValue=1e3)
+    returned = _sample(backward, where, cv2.BORDER_CONSTANT, OUTSIDE_PX)
     gap = ((forward + returned) ** 2).sum(2)
     allowed = CONSISTENCY_SLOPE * ((forward**2).sum(2) + (returned**2).sum(2)) + CONSISTENCY_FLOOR_PX2
-    found = cv2.remap(neighbour, where, NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    found = _sample(neighbour, where, cv2.BORDER_REPLICATE)
     difference = cv2.blur(cv2.absdiff(centre, found).astype(np.float32), (5, 5))
     believed = np.clip((PHOTOMETRIC_NONE - difference) / (PHOTOMETRIC_NONE - PHOTOMETRIC_FULL), 0, 1)
     believed[gap > allowed] = 0
@@ -116,9 +116,15 @@ def align(centre: Picture, neighbour: Picture, field: Motion) -> Picture:
     scale = np.array([width_px / w, height_px / h], np.float32)
     where = cv2.resize(field.flow, (width_px, height_px), interpolation=cv2.INTER_LINEAR) * scale
     where = (where + _grid((height_px, width_px))).astype(np.float32)
-    warped = cv2.remap(neighbour, where, NO_MAP, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    warped = _sample(neighbour, where, cv2.BORDER_REPLICATE)
     trust = cv2.resize(field.trust, (width_px, height_px), interpolation=cv2.INTER_LINEAR).astype(np.float32) / 255
     return np.asarray(cv2.blendLinear(warped, centre, trust, 1 - trust), dtype=np.uint8)
+
+
+def _sample(picture: NDArray[Any], where: NDArray[np.float32], border: int, outside: float = 0.0) -> NDArray[Any]:
+    """The picture at fractional places: (h, w, 2) of x and y."""
+    no_second_map = None  # the stubs want an array, and OpenCV 5 reads past the end of an empty one
+    return np.asarray(cv2.remap(picture, where, no_second_map, cv2.INTER_LINEAR, None, border, outside))  # type: ignore[call-overload]
 
 
 _grids: dict[tuple[int, int], NDArray[np.float32]] = {}

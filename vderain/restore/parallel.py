@@ -92,6 +92,7 @@ def neighbourhoods(items: Iterable[T], radius: int) -> Iterator[tuple[T | None, 
         seen += 1
         if seen > radius:
             yield tuple(window)
-    for _ in range(min(seen, radius)):
+    for ahead in range(radius):
         window.append(None)
-        yield tuple(window)
+        if seen + ahead >= radius:
+            yield tuple(window)

@@ -3,9 +3,9 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vderain.errors import InputError, UsageError
 
@@ -35,7 +35,7 @@ class Data(_Section):
 class Model(_Section):
     """The generator."""
 
-    window: int = 5
+    window: Literal[1, 5] = 5
     widths: tuple[int, ...] = (32, 64, 128, 256)
     stem: int = 2
 
@@ -73,6 +73,12 @@ class Recipe(_Section):
     optimiser: Optimiser = Optimiser()
     run: Run = Run()
 
+    @model_validator(mode="after")
+    def _crops_fit(self) -> Self:
+        if self.optimiser.crop_px > self.data.side_px:
+            raise ValueError("optimiser.crop_px is larger than data.side_px")
+        return self
+
 
 def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
     """Read a recipe and lay ``section.key=value`` overrides over it.
@@ -107,6 +113,8 @@ def _lay_over(raw: dict[str, Any], override: str) -> None:
     place = raw
     for section in sections:
         place = place.setdefault(section, {})
+        if not isinstance(place, dict):
+            raise UsageError(f"--set {override}: {section} is a value, not a section.", "Write section.key=value.")
     place[last] = value
 
 
@@ -114,7 +122,7 @@ def _explain(path: Path, error: ValidationError) -> tuple[str, str]:
     first = error.errors()[0]
     where = ".".join(str(part) for part in first["loc"])
     if first["type"] != "extra_forbidden":
-        return f"{path}: {where}: {first['msg']}.", "Correct the value."
+        return f"{path}: {where}: {first['msg']}.".replace(": : ", ": "), "Correct the value."
     model: type[BaseModel] = Recipe
     for part in first["loc"][:-1]:
         inner = model.model_fields[str(part)].annotation

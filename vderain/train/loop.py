@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vderain.errors import InputError, VderainError
+from vderain.errors import CheckpointError, InputError, VderainError
 from vderain.model.checkpoint import save_checkpoint
 from vderain.model.unet import UNet, UNetConfig
 from vderain.train.config import Recipe
@@ -73,10 +74,11 @@ class Trainer:
         settings = self.recipe.optimiser
         for group in self.adam.param_groups:
             group["lr"] = learning_rate(self.iteration, self.recipe)
-        rainy = rainy.contiguous(memory_format=torch.channels_last)
+        centre = rainy[:, 3 * CENTRE : 3 * CENTRE + 3]
+        seen = (rainy if self.recipe.model.window > 1 else centre).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-            residual = self.generator(rainy, trust)
-        restored = rainy[:, 3 * CENTRE : 3 * CENTRE + 3] + residual.float()
+            residual = self.generator(seen, trust)
+        restored = centre + residual.float()
         loss = supervised_loss(restored, clear, dry, settings.block_weight, settings.dry_weight)
         if not math.isfinite(value := loss.item()):
             raise VderainError(f"the loss became {value} at iteration {self.iteration}.", "Lower optimiser.rate.")
@@ -112,12 +114,19 @@ class Trainer:
 
         Raises:
             InputError: there is nothing to go on from.
+            CheckpointError: what there is, is corrupt or of another network.
         """
         path = self.out / RESUME
         if not path.is_file():
             raise InputError(f"there is no {path} to resume from.", "Start without --resume.")
-        from safetensors import safe_open
+        try:
+            return self._load(path)
+        except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{path} is corrupt, or the state of another network.", "Start without --resume, or in another folder."
+            ) from error
 
+    def _load(self, path: Path) -> float:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
         tensors = load_file(path)
@@ -162,16 +171,21 @@ def train(recipe: Recipe, out: Path, resume: bool, report: Callable[[Progress], 
     torch.set_num_threads(recipe.run.threads or os.cpu_count() or 1)
     trainer = Trainer(recipe, out)
     before_s = trainer.load() if resume else 0.0
-    started_s = time.monotonic()
+    saved, started_s = trainer.iteration, time.monotonic()
     try:
         for progress in _run(trainer):
             report(progress)
             with (out / "log.jsonl").open("a", encoding="utf-8") as file:
                 file.write(json.dumps({name: getattr(progress, name) for name in Progress.__slots__}) + "\n")
-            if trainer.iteration % recipe.run.save_every == 0:
+            if trainer.iteration - saved >= recipe.run.save_every:
                 trainer.save(before_s + time.monotonic() - started_s)
-    finally:
+                saved = trainer.iteration
+    except VderainError:
+        raise  # a loss that is not finite: the state before it is the one to keep
+    except BaseException:
         trainer.save(before_s + time.monotonic() - started_s)
+        raise
+    trainer.save(before_s + time.monotonic() - started_s)
     return out / GENERATOR
 
 
@@ -182,14 +196,15 @@ def _run(trainer: Trainer) -> Iterator[Progress]:
     side_px = data.side_px + 2 * data.border_px
     maker = WindowMaker(load_scenes(data.photos, data.clips, side_px), data, recipe.run.seed)
     pool = WindowPool(data.pool)
-    windows = _windows(maker, max(0, trainer.iteration * data.fresh - data.pool), data.workers)
+    taken = max(0, (trainer.iteration + 1) * data.fresh - data.pool)
+    windows = _windows(maker, taken, data.workers)
     log.info("%d photographs, %d clips", len(maker.scenes.photos), len(maker.scenes.clips))
     losses, waited_s, since_s = [], 0.0, time.monotonic()
     while trainer.iteration < settings.iterations:
         asked_s = time.monotonic()
-        missing = min(data.pool, (trainer.iteration + 1) * data.fresh) - len(pool)
-        for _ in range(max(data.fresh, missing)):
+        for _ in range((trainer.iteration + 1) * data.fresh - taken):
             pool.add(next(windows))
+            taken += 1
         waited_s += time.monotonic() - asked_s
         generator = torch.Generator().manual_seed(recipe.run.seed * 1_000_003 + trainer.iteration)
         losses.append(trainer.step(*pool.batch(settings.batch, settings.crop_px, generator)))

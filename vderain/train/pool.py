@@ -1,5 +1,7 @@
 """Recent training windows, of which crops are cut: a window is dear to make and good for several crops."""
 
+from collections import deque
+
 import torch
 from torch import Tensor
 
@@ -11,19 +13,14 @@ class WindowPool:
 
     def __init__(self, size: int) -> None:
         self.size = size
-        self._windows: list[Window] = []
-        self._next = 0
+        self._windows: deque[Window] = deque(maxlen=size)  # by age: the same after a resume, wherever it began
 
     def __len__(self) -> int:
         return len(self._windows)
 
     def add(self, window: Window) -> None:
         """Keep a window; it takes the place of the oldest when the pool is full."""
-        if len(self._windows) < self.size:
-            self._windows.append(window)
-        else:
-            self._windows[self._next] = window
-        self._next = (self._next + 1) % self.size
+        self._windows.append(window)
 
     def batch(self, count: int, crop_px: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Cut random crops, half of them mirrored left to right (rain falls: never upside down).
