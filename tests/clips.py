@@ -7,9 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import av
+import cv2
 import numpy as np
 
+from vderain.video.frame import Colour, Frame
+from vderain.video.reader import VideoReader
+
 WIDTH, HEIGHT = 64, 48
+RGB8 = Colour("rgb", full_range=True)
 VFR_PTS = (0, 3003, 6006, 7000, 12000, 12500, 21021, 24024, 27027, 30030, 45000, 45500)  # in 1/90000 s
 
 
@@ -217,3 +222,50 @@ def decoded_pts(path: Path) -> list[Fraction]:
     """Instants of all pictures as PyAV alone sees them."""
     with av.open(str(path)) as container:
         return [frame.pts * frame.time_base for frame in container.decode(video=0)]
+
+
+def planes_of_file(path: Path) -> list[tuple[Any, ...]]:
+    """The planes of all frames of a video, as the program reads them."""
+    with VideoReader(path) as reader:
+        return [frame.planes for frame in reader.frames()]
+
+
+def identical(first: Sequence[tuple[Any, ...]], second: Sequence[tuple[Any, ...]]) -> bool:
+    """Whether two clips have the same frames, code value for code value."""
+    return len(first) == len(second) and all(
+        np.array_equal(a, b) for one, other in zip(first, second, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+def names_in(folder: Path) -> set[str]:
+    """Everything in a folder, hidden files included."""
+    return {path.name for path in folder.iterdir()}
+
+
+def textured(seed: int, size: tuple[int, int]) -> Any:
+    """(H, W, 3) uint8: soft blobs of several sizes in which motion can be seen at every scale."""
+    rng = np.random.default_rng(seed)
+    height, width = size
+    total = np.zeros((height, width, 3), np.float32)
+    for cell_px in (4, 9, 21):
+        coarse = rng.random((height // cell_px + 2, width // cell_px + 2, 3), np.float32)
+        fine = cv2.resize(coarse, (width + cell_px, height + cell_px), interpolation=cv2.INTER_CUBIC)
+        total += fine[:height, :width]
+    return (np.clip(total / 3, 0, 1) * 160 + 30).astype(np.uint8)
+
+
+def drive(frames: int, size: tuple[int, int] = (120, 160), step: tuple[int, int] = (2, 1), seed: int = 5) -> list[Any]:
+    """A camera gliding over one large textured picture: frames of (H, W, 3) uint8."""
+    height, width = size
+    wide = textured(seed, (height + frames * step[1], width + frames * step[0]))
+    return [wide[i * step[1] :, i * step[0] :][:height, :width].copy() for i in range(frames)]
+
+
+def as_frame(rgb: Any, pts: int = 0) -> Frame:
+    """A picture as a frame of the program."""
+    return Frame(tuple(np.ascontiguousarray(rgb[..., i]) for i in range(3)), RGB8, pts, 1, Fraction(1, 30))
+
+
+def psnr(first: Any, second: Any) -> float:
+    error = np.mean((np.asarray(first, float) - np.asarray(second, float)) ** 2)
+    return float(10 * np.log10(255**2 / max(error, 1e-10)))

@@ -1,11 +1,19 @@
 """Fixtures that every test may use."""
 
 import logging
+import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
+from click.testing import Result
 from clips import Clip, make
+from typer.testing import CliRunner
+
+from vderain.cli import app
+from vderain.model.checkpoint import save_checkpoint
+from vderain.model.unet import UNet, UNetConfig
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +32,40 @@ def clip(tmp_path: Path) -> Callable[..., Path]:
         return make(tmp_path / name, Clip(**properties))  # type: ignore[arg-type]
 
     return build
+
+
+def tiny_generator(window: int) -> UNet:
+    """A generator of no use but to change every pixel by a little, at once."""
+    torch.manual_seed(window)
+    generator = UNet(UNetConfig(window, (8, 16)))
+    torch.nn.init.normal_(generator.head.weight, std=0.1)
+    return generator.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a tiny generator that looks at five frames."""
+    path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
+    save_checkpoint(path, tiny_generator(5), {})
+    return path
+
+
+@pytest.fixture(scope="session")
+def tiny1(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a tiny generator that looks at one frame."""
+    path = tmp_path_factory.mktemp("tiny1") / "tiny1.safetensors"
+    save_checkpoint(path, tiny_generator(1), {})
+    return path
+
+
+@pytest.fixture
+def vderain() -> Iterator[Callable[..., Result]]:
+    """The command line, run in this process: ``vderain("process", path, "--strength", 0)``."""
+    logger = logging.getLogger("vderain")
+    before = logger.handlers[:], logger.level, logger.propagate
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
+    logger.handlers[:], level, logger.propagate = before
+    logger.setLevel(level)
+    for number, handler in signals.items():
+        signal.signal(number, handler)

@@ -5,6 +5,7 @@ and scores. Nothing in such a file can run code.
 """
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -51,21 +52,26 @@ def load_checkpoint(model: str) -> Checkpoint:
     Raises:
         CheckpointError: there is no such model, or the file is corrupt or not a vderain generator.
     """
-    path = WEIGHTS / f"{model}.safetensors"
-    if not path.is_file():
-        path = Path(model)
-    if not path.is_file():
+    path = next((p for p in (WEIGHTS / f"{model}.safetensors", Path(model)) if _is_file(p)), None)
+    if path is None:
         known = ", ".join(released_models()) or "none"
         raise CheckpointError(
             f"there is no model {model!r}.", f"Released models: {known}; or give a .safetensors file."
         )
     try:
         return _read(path)
-    except (SafetensorError, OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
+    except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise CheckpointError(
             f"{path} is not a usable vderain generator ({reason}).", "Use a file written by `vderain train`."
         ) from error
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name too long for the system
+        return False
 
 
 def _read(path: Path) -> Checkpoint:
@@ -77,10 +83,10 @@ def _read(path: Path) -> Checkpoint:
         architecture["widths"] = tuple(int(width) for width in architecture["widths"])
         config = UNetConfig(**architecture)
         with torch.device("meta"):
-            shapes = {name: value.shape for name, value in UNet(config).state_dict().items()}
-        if sum(shape.numel() for shape in shapes.values()) > PARAMETERS_MAX:
+            shapes = {name: tuple(value.shape) for name, value in UNet(config).state_dict().items()}
+        if sum(math.prod(shape) for shape in shapes.values()) > PARAMETERS_MAX:
             raise ValueError("its header describes an absurdly large network")
-        if set(file.keys()) != set(shapes):
+        if {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()} != shapes:  # noqa: SIM118
             raise ValueError("its weights do not fit its header")
         weights = {name: file.get_tensor(name).float() for name in shapes}
     if not all(torch.isfinite(value).all() for value in weights.values()):

@@ -15,6 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 RGB = 3
+DIFFERENCE_GAIN = 4.0  # differences are small beside the picture: brought to its scale before bf16 rounds them
+DETAIL_PX = 5  # side of the blur that a pixel's detail is measured against
+LEVELS_MAX = 8  # beyond it one step of the coarsest level is wider than most pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,8 @@ class UNetConfig:
             raise ValueError(f"window is {self.window}; a generator looks at 1 or 5 frames")
         if not self.widths or min(self.widths) < 1 or self.stem < 1:
             raise ValueError(f"widths {self.widths} and stem {self.stem} must be positive")
+        if len(self.widths) > LEVELS_MAX:
+            raise ValueError(f"{len(self.widths)} levels are more than {LEVELS_MAX}")
 
     @property
     def stride_px(self) -> int:
@@ -47,7 +52,7 @@ class UNetConfig:
         """How far from a pixel the network looks, at most: what a tile must see around itself."""
         cells = [self.stem * 2**level for level in range(len(self.widths))]
         blocks = sum(4 * cell for cell in cells[:-1]) + 2 * cells[-1]  # two 3x3 convolutions down, two up; two below
-        return int(2 * self.stem + blocks + cells[-1])  # stem and head; a cell is seen whole
+        return int(2 * self.stem + blocks + cells[-1] + DETAIL_PX // 2)  # stem and head; a cell is seen whole
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -66,7 +71,7 @@ class UNet(nn.Module):
         self.config = config
         widths = config.widths
         temporal = config.window > 1
-        channels_in = (RGB * (config.window + temporal) + temporal) * config.stem**2
+        channels_in = (RGB * (1 + config.window + temporal) + temporal) * config.stem**2
         channels_out = (RGB + temporal) * config.stem**2
         self.stem = nn.Conv2d(channels_in, widths[0], 3, padding=1)
         self.encoder = nn.ModuleList(Block(w, w) for w in widths[:-1])
@@ -75,9 +80,21 @@ class UNet(nn.Module):
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(Block(2 * w, w) for w in widths[:-1])
         self.head = nn.Conv2d(widths[0], channels_out, 3, padding=1)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        """Variance kept through the ReLUs (He et al., ICCV 2015), short-cut branches quiet, the last layer silent."""
+        for name, layer in self.named_modules():
+            if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+                assert layer.bias is not None
+                nn.init.zeros_(layer.bias)
+                if isinstance(layer, nn.ConvTranspose2d):  # fan_in of its layout counts the outputs: kernel = stride
+                    nn.init.normal_(layer.weight, std=(2.0 / layer.in_channels) ** 0.5)
+                if name.endswith("second"):
+                    with torch.no_grad():
+                        layer.weight.mul_(0.2)
         nn.init.zeros_(self.head.weight)
-        assert self.head.bias is not None
-        nn.init.zeros_(self.head.bias)
 
     def forward(self, window: Tensor, trust: Tensor | None = None) -> Tensor:
         """Residual to add to the centre frame.
@@ -94,12 +111,17 @@ class UNet(nn.Module):
         x = pad_to_multiple(window, self.config.stride_px)  # (B, T*3, H', W')
         first = RGB * (self.config.window // 2)
         centre = x[:, first : first + RGB]  # (B, 3, H', W')
-        if self.config.window == 1:
-            residual = self._head(x)  # (B, 3, H', W')
+        detail = centre - F.avg_pool2d(centre, DETAIL_PX, 1, DETAIL_PX // 2, count_include_pad=False)
+        seen = [centre - 0.5, DIFFERENCE_GAIN * detail]  # convolutions may run in bf16, whose steps are whole grey
+        if self.config.window == 1:  # levels near white: faint streaks survive only as differences
+            residual = self._head(torch.cat(seen, 1))  # (B, 3, H', W')
         else:
-            towards_median = median_of_five(x.view(x.shape[0], 5, RGB, *x.shape[-2:])) - centre  # (B, 3, H', W')
-            believed = x.new_ones(x[:, :1].shape) if trust is None else pad_to_multiple(trust, self.config.stride_px)
-            gate, detail = torch.split(self._head(torch.cat([x, towards_median, believed], 1)), [1, RGB], 1)
+            frames = x.view(x.shape[0], self.config.window, RGB, *x.shape[-2:])  # (B, 5, 3, H', W')
+            towards_median = median_of_five(frames) - centre
+            seen += [DIFFERENCE_GAIN * (frames[:, t] - centre) for t in (0, 1, 3, 4)]
+            seen += [DIFFERENCE_GAIN * towards_median]
+            seen += [x.new_ones(x[:, :1].shape) if trust is None else pad_to_multiple(trust, self.config.stride_px)]
+            gate, detail = torch.split(self._head(torch.cat(seen, 1)), [1, RGB], 1)
             residual = gate * towards_median + detail  # (B, 3, H', W')
         return residual[..., :height_px, :width_px]
 

@@ -48,7 +48,7 @@ def draw_style(generator: torch.Generator, heaviness: float | None = None) -> St
         generator: the source of chance.
         heaviness: 0 (a few faint streaks) to 1 (crossing curtains); drawn where not given.
     """
-    heavy = uniform(0, 1, generator) if heaviness is None else heaviness
+    heavy = uniform(0, 1, generator) ** 1.5 if heaviness is None else heaviness
     wind_deg = float(torch.randn((), generator=generator)) * 14
     layers = []
     for depth in range(1 + int(uniform(1, 3.99, generator))):

@@ -77,6 +77,7 @@ class Derainer:
         Raises:
             DeviceError: not even a small tile fits.
         """
+        tried_px = self.tile_px
         try:
             return self._forward(batch)
         except RuntimeError as error:
@@ -88,12 +89,18 @@ class Derainer:
             half = len(batch) // 2
             log.info("out of memory: batches of %d", half)
             return self._residuals(batch[:half]) + self._residuals(batch[half:])
-        smaller_px = self.tile_px // 2 if self.tile_px else TILE_PX
-        if smaller_px < TILE_MIN_PX:
-            raise DeviceError(f"a frame does not fit into the memory of {self.place.device.type}.", "Use --device cpu.")
-        self.tile_px = smaller_px
-        log.info("out of memory: tiles of %d px", smaller_px)
+        if self.tile_px == tried_px:  # else another thread met the same lack and made tiles smaller already
+            self.tile_px = self._smaller(tried_px)
+            log.info("out of memory: tiles of %d px", self.tile_px)
         return self._residuals(batch)
+
+    def _smaller(self, tile_px: int | None) -> int:
+        smaller_px = tile_px // 2 if tile_px else TILE_PX
+        if smaller_px < TILE_MIN_PX:
+            device = self.place.device.type
+            cure = "Close other programs." if device == "cpu" else "Use --device cpu."
+            raise DeviceError(f"a frame does not fit into the memory of {device}.", cure)
+        return smaller_px
 
     def _forward(self, batch: list[Window]) -> list[Residual]:
         with torch.inference_mode(), torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.place.bf16):

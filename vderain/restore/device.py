@@ -32,7 +32,7 @@ def choose_place(device: str = "auto", precision: str = "auto") -> Place:
         DeviceError: the device asked for is not there or is none we know.
     """
     name, _, index = device.partition(":")
-    if name not in DEVICES:
+    if name not in DEVICES or (index and not index.isdecimal()):
         raise DeviceError(f"there is no device {device!r}.", f"Choose one of {', '.join(DEVICES)}.")
     if precision not in PRECISIONS:
         raise DeviceError(f"there is no precision {precision!r}.", f"Choose one of {', '.join(PRECISIONS)}.")

@@ -16,14 +16,11 @@ Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Luma = NDArray[np.uint8]  # (h, w), at flow size
 
 FLOW_SIDE_MAX_PX = 960  # longer pictures are halved again: flow cost stays bounded up to 8K
-MEDIAN_PX = 5  # wide enough at half size to take a streak out before the flow can follow it
+MEDIAN_PX = 3  # takes thin streaks out before the flow can follow them; more would take lamp posts out too
 CONSISTENCY_SLOPE = 0.01  # Sundaram et al., "Dense point trajectories by GPU-accelerated large displacement optical
 CONSISTENCY_FLOOR_PX2 = 0.5  # flow", ECCV 2010, eq. 5: |f + b|^2 < .01 (|f|^2 + |b|^2) + .5
 OUTSIDE_PX = 1e3  # a displacement no way back agrees with
-PHOTOMETRIC_FULL, PHOTOMETRIC_NONE = (
-    32.0,
-    64.0,
-)  # luma levels: full trust below, none above; streaks pass, lane dashes fail
+PHOTOMETRIC_FULL, PHOTOMETRIC_NONE = 60.0, 110.0  # luma levels: full trust below, none above; broad streaks pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +64,7 @@ class MotionEstimator:
     SIDE_MIN_PX = 16  # below this DIS has no pyramid to work on
 
     def __init__(self) -> None:
-        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
 
     def flow(self, source: Luma, target: Luma) -> NDArray[np.float32]:
         """Displacements (h, w, 2): source(x) is found at target(x + flow); zero for pictures too small to move."""

@@ -24,12 +24,12 @@ class Data(_Section):
     workers: int = Field(1, ge=0)
     pool: int = Field(256, ge=1, description="windows kept to cut crops from")
     fresh: int = Field(4, ge=1, description="windows that replace the oldest in the pool at each step")
-    share_clips: float = Field(0.35, ge=0, le=1, description="windows of real motion, from clips")
-    share_drives: float = Field(0.30, ge=0, le=1, description="photographs that a camera drives through")
+    share_clips: float = Field(0.42, ge=0, le=1, description="windows of real motion, from clips")
+    share_drives: float = Field(0.26, ge=0, le=1, description="photographs that a camera drives through")
     share_stills: float = Field(
         0.15, ge=0, le=1, description="photographs with small errors of alignment; rest: one frame repeated"
     )
-    share_dry: float = Field(0.25, ge=0, le=1, description="windows without rain: nothing may change")
+    share_dry: float = Field(0.30, ge=0, le=1, description="windows without rain: nothing may change")
 
 
 class Model(_Section):
@@ -51,7 +51,7 @@ class Optimiser(_Section):
     rate: float = Field(1e-3, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
     bf16: bool = True
-    block_weight: float = Field(0.25, ge=0, description="penalty on the worst 8x8 blocks")
+    block_weight: float = Field(0.5, ge=0, description="penalty on the worst 8x8 blocks")
     dry_weight: float = Field(3.0, ge=0, description="how much more a changed dry window costs")
 
 

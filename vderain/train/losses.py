@@ -31,9 +31,9 @@ def supervised_loss(restored: Tensor, clear: Tensor, dry: Tensor, block_weight: 
         restored: (B, 3, H, W) in 0..1.
         clear: the same, the truth.
         dry: (B,) bool, examples in which nothing may change.
-        block_weight: of `block_harm` beside `charbonnier`.
+        block_weight: of `block_harm` beside `charbonnier`, in dry examples.
         dry_weight: of dry examples beside rainy ones.
     """
     difference = restored.float() - clear
-    weight = torch.where(dry, dry_weight, 1.0)
-    return (weight * (charbonnier(difference) + block_weight * block_harm(difference))).mean()
+    wet = charbonnier(difference)
+    return torch.where(dry, dry_weight * (wet + block_weight * block_harm(difference)), wet).mean()

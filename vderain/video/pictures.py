@@ -356,8 +356,9 @@ def _with_alpha(planes: tuple[Plane, ...], source: Pixels) -> Pixels:
     """The planes in OpenCV's order, with the alpha channel of the source where it has one."""
     if len(planes) == 1:
         return planes[0]
-    alpha = [source[..., 3]] if source.shape[2:] == (4,) else []
-    merged: Pixels = np.stack([*planes[::-1], *alpha], axis=-1)  # type: ignore[assignment]
+    copies = planes[0].shape[1] // source.shape[1]  # two where before and after are beside each other
+    alpha = [np.tile(source[..., 3], (1, copies))] if source.shape[2:] == (4,) else []
+    merged: Pixels = np.stack([*planes[::-1], *alpha], axis=-1)
     return merged
 
 

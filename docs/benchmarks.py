@@ -1,0 +1,313 @@
+"""Runs vderain on evaluation sets and prints what docs/benchmarks.md shows: folders and clips enter, tables leave.
+
+The measures are written out here, away from the program, so that it does not judge itself by its own code.
+"""
+
+import argparse
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import chain, islice, pairwise, repeat
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vderain.model.checkpoint import DEFAULT_MODEL
+from vderain.process import Options, Progress, Result, process
+from vderain.video.encoders import EncodeOptions
+
+SAMPLES = Path(__file__).parent.parent / "samples"
+PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
+LUMA = np.array([24.966, 128.553, 65.481]) / 255  # B, G, R to the Y of Matlab's rgb2ycbcr
+SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # Wang et al., IEEE TIP 2004
+LOSSLESS = EncodeOptions(codec="ffv1")
+SHOWN = ("temporal", "strength")  # on stderr, while it goes on
+SECTIONS = ("rain", "clear", "exact", "resources")
+
+Picture = NDArray[np.uint8]  # (H, W, 3) BGR
+Luma = NDArray[np.float64]  # (H, W), 16..235
+
+
+def main() -> None:
+    """Print the tables that were asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, help="folder that holds eval/; without it, only our own sample is used")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="released model or .safetensors file")
+    parser.add_argument("--only", choices=SECTIONS, action="append", help="one section; repeatable")
+    parser.add_argument("--limit", type=int, help="frames or pictures of each set, for a quick look")
+    parser.add_argument("--work", type=Path, default=Path("out/benchmarks"), help="folder for what is made on the way")
+    given = parser.parse_args()
+    shutil.rmtree(given.work, ignore_errors=True)
+    given.work.mkdir(parents=True)
+    bench = Bench(given.work, given.model, given.data / "eval" if given.data else None, given.limit)
+    chosen = given.only or SECTIONS
+    if "resources" in chosen:  # first: memory is measured in a process that has done nothing else
+        bench.resources()
+    if "rain" in chosen:
+        bench.rain()
+    if "clear" in chosen:
+        bench.clear()
+    if "exact" in chosen:
+        bench.exact()
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Means over frames; ``worst8`` is a maximum, ``warp`` is None for pictures that are no clip."""
+
+    psnr: float
+    ssim: float
+    worst8: float
+    warp: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Bench:
+    """Where things are, and which weights are judged."""
+
+    work: Path
+    model: str
+    data: Path | None
+    limit: int | None
+
+    def rain(self) -> None:
+        """Rain that should go, with the truth known."""
+        print("\n| set | mode | frames | PSNR in | out | SSIM in | out | worst8 out | E_warp in/clear | out/clear |")
+        print("|---|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+        clips = [("own sample", SAMPLES / "driving_rain.mp4", SAMPLES / "driving_dry.mp4")]
+        if self.data:
+            clips.insert(0, ("NTURain a1", self.data / "ntu_a1/rain", self.data / "ntu_a1/clear"))
+        for name, rainy, clear in clips:
+            for mode in ("light", "strong", "only", "off"):
+                self._row(name, mode, rainy, self._clip(rainy, temporal=mode), clear, moving=True)
+        if self.data:
+            stills = (("Rain100L", "rain100l", "rain100l"), ("Rain100H", "rain100h", "rain100l"))
+            for name, rainy_in, clear_in in (*stills, ("driving, rendered weather", "driving", "driving")):
+                rainy, clear = self.data / rainy_in / "rain", self.data / clear_in / "clear"
+                self._row(name, "picture", rainy, self._stills(rainy), clear, moving=False)
+
+    def clear(self) -> None:
+        """Clear pictures, which should stay as they are."""
+        print("\n| clear in | mode | frames | PSNR | SSIM | worst8 |")
+        print("|---|---|--:|--:|--:|--:|")
+        clips = [("own sample, dry", SAMPLES / "driving_dry.mp4")]
+        if self.data:
+            street = self.data / "clear_clips/street.mp4"
+            clips = [
+                ("NTURain a1, clear", self.data / "ntu_a1/clear"),
+                ("street.mp4", street),
+                ("street.mp4, every 4th frame", self._every(street, 4)),
+                *clips,
+            ]
+        for name, source in clips:
+            for mode in ("light", "strong", "only"):
+                self._harm(name, mode, source, self._clip(source, temporal=mode))
+        if self.data:
+            source = self.data / "driving/clear"
+            self._harm("driving, clear", "picture", source, self._stills(source))
+
+    def exact(self) -> None:
+        """Strength 0 to a lossless codec: every code value of every plane as it was."""
+        source, target = SAMPLES / "driving_rain.mp4", self.work / "exact.mkv"
+        self._process(source, target, strength=0.0, encode=LOSSLESS)
+        same = all(np.array_equal(a, b) for a, b in zip(_planes(source), _planes(target), strict=True))
+        print(f"\n`--strength 0 --codec ffv1`: all planes {'bit-identical' if same else 'DIFFER'}")
+
+    def resources(self) -> None:
+        """Memory and speed at 1280x720, by our own sample enlarged and repeated."""
+        count = self.limit or 600
+        source = self.work / "720p.mp4"
+        _enlarge(SAMPLES / "driving_rain.mp4", source, (1280, 720), count)
+        memory_mb: dict[int, float] = {}
+
+        def watch(progress: Progress) -> None:
+            memory_mb[progress.frames] = _resident_mb()
+
+        whole = self._process(source, self.work / "720p.derained.mp4", watch)
+        plain = self._process(source, self.work / "720p.plain.mp4", strength=0.0)
+        early = min(100, count // 2)
+        fps, plain_fps = whole.frames / whole.seconds, plain.frames / plain.seconds
+        print(f"\n{whole.frames} frames of 1280x720, {whole.device}, {len(os.sched_getaffinity(0))} cores:\n")
+        print("| | |\n|---|--:|")
+        print(f"| frames/s | {fps:.2f} |")
+        print(f"| frames/s at `--strength 0` (decoding and encoding alone) | {plain_fps:.2f} |")
+        print(f"| time, as a multiple of that | {plain_fps / fps:.1f} |")
+        busy_s = sum(whole.stages_s.values())
+        for stage, seconds in sorted(whole.stages_s.items(), key=lambda item: -item[1]):
+            print(f"| processor time: {stage} | {seconds / busy_s:.0%} |")
+        print(f"| resident memory at frame {early} | {memory_mb[early]:.0f} MB |")
+        print(f"| resident memory at frame {count} | {memory_mb[count]:.0f} MB |")
+        print(f"| highest | {max(memory_mb.values()):.0f} MB |")
+
+    def _process(
+        self, source: Path, target: Path, report: Callable[[Progress], None] = lambda progress: None, **options: Any
+    ) -> Result:
+        mode = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in options.items() if k in SHOWN)
+        print(f"... {source.parent.name}/{source.name} {mode}", file=sys.stderr)
+        return process(source, target, Options(model=self.model, overwrite=True, **options), report)
+
+    def _clip(self, source: Path, **options: Any) -> Path:
+        """A clip, processed to a lossless result."""
+        target = self.work / f"{source.parent.name}-{source.stem}-{options['temporal']}"
+        rate = Fraction(30)
+        if source.is_dir():
+            duration_s = float(self.limit / rate) if self.limit else None
+            self._process(source, target, rate=rate, duration_s=duration_s, **options)
+            return target
+        video = target.with_suffix(".mkv")
+        duration_s = self.limit / _rate(source) if self.limit else None
+        self._process(source, video, duration_s=duration_s, encode=LOSSLESS, **options)
+        return video
+
+    def _stills(self, source: Path) -> Path:
+        """Pictures that are no clip, each by itself."""
+        folder = self.work / f"{source.parent.name}-{source.name}"
+        folder.mkdir()
+        for path in islice(_pictures_of(source), self.limit):
+            self._process(path, folder / f"{path.stem}.png")
+        return folder
+
+    def _every(self, source: Path, step: int) -> Path:
+        """One frame in `step` of a video, as a folder of PNG."""
+        folder = self.work / f"{source.stem}-every-{step}"
+        folder.mkdir()
+        for number, picture in enumerate(islice(frames(source), 0, None, step)):
+            (folder / f"{number:05}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+        return folder
+
+    def _row(self, name: str, mode: str, rainy: Path, out: Path, clear: Path, moving: bool) -> None:
+        count = sum(1 for _ in frames(out))
+        before, after = score(rainy, clear, moving, count), score(out, clear, moving, count)
+        truth = warp_error(clear, clear, count) if moving else 1.0
+        warps = [f"{s.warp / truth:.2f}" if s.warp is not None else "" for s in (before, after)]
+        print(
+            f"| {name} | {mode} | {count} | {before.psnr:.2f} | {after.psnr:.2f} | {before.ssim:.4f} | {after.ssim:.4f}"
+            f" | {after.worst8:.1f} | {warps[0]} | {warps[1]} |",
+            flush=True,
+        )
+
+    def _harm(self, name: str, mode: str, source: Path, out: Path) -> None:
+        count = sum(1 for _ in frames(out))
+        kept = score(out, source, False, count)
+        print(f"| {name} | {mode} | {count} | {kept.psnr:.2f} | {kept.ssim:.4f} | {kept.worst8:.1f} |", flush=True)
+
+
+def score(out: Path, clear: Path, moving: bool, count: int) -> Score:
+    """Compare the first `count` frames of two folders or clips, paired by order."""
+    rows = []
+    for restored, truth in islice(zip(frames(out), frames(clear), strict=False), count):
+        one, other = luma(restored), luma(truth)
+        rows.append((psnr(one, other), ssim(one, other), worst_block(one, other)))
+    if len(rows) != count:
+        raise SystemExit(f"{out} and {clear} have {len(rows)} frames in common, not {count}")
+    values = np.array(rows)
+    warp = warp_error(out, clear, count) if moving else None
+    return Score(float(values[:, 0].mean()), float(values[:, 1].mean()), float(values[:, 2].max()), warp)
+
+
+def luma(bgr: Picture) -> Luma:
+    return np.asarray(bgr @ LUMA + 16, np.float64)
+
+
+def psnr(one: Luma, other: Luma) -> float:
+    """In dB, of a peak of 255; 99 where nothing differs."""
+    error = float(np.mean((one - other) ** 2))
+    return 10 * float(np.log10(255**2 / error)) if error else 99.0
+
+
+def ssim(one: Luma, other: Luma) -> float:
+    """Structural similarity, 11x11 Gaussian window of sigma 1.5, the border where it does not fit left out."""
+
+    def blur(x: Luma) -> Luma:
+        return np.asarray(cv2.GaussianBlur(x, (11, 11), 1.5)[5:-5, 5:-5], np.float64)
+
+    mean1, mean2 = blur(one), blur(other)
+    var1, var2 = blur(one * one) - mean1**2, blur(other * other) - mean2**2
+    covariance = blur(one * other) - mean1 * mean2
+    likeness = (2 * mean1 * mean2 + SSIM_C1) * (2 * covariance + SSIM_C2)
+    return float(np.mean(likeness / ((mean1**2 + mean2**2 + SSIM_C1) * (var1 + var2 + SSIM_C2))))
+
+
+def worst_block(one: Luma, other: Luma) -> float:
+    """Largest mean absolute difference over any 8x8 block, in levels: where an erased lane dash or a ghost shows."""
+    height, width = one.shape[0] // 8, one.shape[1] // 8
+    off = np.abs(one - other)[: 8 * height, : 8 * width]
+    return float(off.reshape(height, 8, width, 8).mean((1, 3)).max())
+
+
+def warp_error(clip: Path, clear: Path, count: int) -> float:
+    """Mean squared difference x 1e-3, in 0..1, of each frame and the next one laid onto it by the clear clip's flow."""
+    dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
+    none: Any = None
+    errors = []
+    pairs = zip(pairwise(islice(frames(clip), count)), pairwise(islice(frames(clear), count)), strict=True)
+    for (now, after), (clear_now, clear_after) in pairs:
+        grey, grey_after = (cv2.cvtColor(x, cv2.COLOR_BGR2GRAY) for x in (clear_now, clear_after))
+        there, back = dis.calc(grey, grey_after, none), dis.calc(grey_after, grey, none)
+        x, y = np.meshgrid(np.arange(grey.shape[1], dtype=np.float32), np.arange(grey.shape[0], dtype=np.float32))
+        to_x, to_y = x + there[..., 0], y + there[..., 1]
+        returned = cv2.remap(back, to_x, to_y, cv2.INTER_LINEAR)
+        gap = ((there + returned) ** 2).sum(2)
+        seen = gap < 0.01 * ((there**2).sum(2) + (returned**2).sum(2)) + 0.5
+        laid = cv2.remap(after, to_x, to_y, cv2.INTER_LINEAR).astype(np.float64)
+        errors.append((((laid - now) / 255) ** 2)[seen].mean())
+    return float(np.mean(errors) * 1e3)
+
+
+def frames(path: Path) -> Iterator[Picture]:
+    """The pictures of a folder or of a video, in order."""
+    if path.is_dir():
+        for file in _pictures_of(path):
+            yield np.asarray(cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_COLOR), np.uint8)
+        return
+    with av.open(str(path)) as container:
+        for picture in container.decode(video=0):
+            yield np.asarray(picture.to_ndarray(format="bgr24"), np.uint8)
+
+
+def _pictures_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+
+
+def _planes(path: Path) -> Iterator[Picture]:
+    """The code values of a video as decoded, all planes in one array."""
+    with av.open(str(path)) as container:
+        for picture in container.decode(video=0):
+            yield np.asarray(picture.to_ndarray(), np.uint8)
+
+
+def _rate(path: Path) -> float:
+    with av.open(str(path)) as container:
+        return float(container.streams.video[0].average_rate or 30)
+
+
+def _enlarge(source: Path, target: Path, size_px: tuple[int, int], count: int) -> None:
+    """The first frames of a clip over and over, enlarged, as a camera would have stored them."""
+    endless = chain.from_iterable(frames(path) for path in repeat(source))
+    with av.open(str(target), "w") as container:
+        stream: Any = container.add_stream("libx264", rate=30, options={"crf": "20", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = *size_px, "yuv420p"
+        for picture in islice(endless, count):
+            large: Any = cv2.resize(picture, size_px, interpolation=cv2.INTER_CUBIC)
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(large, format="bgr24")))
+        container.mux(stream.encode(None))
+
+
+def _resident_mb() -> float:
+    """Of this process; Linux only."""
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+if __name__ == "__main__":
+    started_s = time.monotonic()
+    main()
+    print(f"{time.monotonic() - started_s:.0f} s", file=sys.stderr)

@@ -1,0 +1,86 @@
+"""Motion between two frames: found where things move, not believed where they cannot be found again."""
+
+import cv2
+import numpy as np
+import pytest
+from clips import textured
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from vderain.restore.motion import FLOW_SIDE_MAX_PX, Motion, MotionEstimator, Picture, align, flow_luma, motion
+
+SIZE = (96, 128)
+
+
+def moved(dx: int, dy: int) -> tuple[Picture, Picture]:
+    """A textured picture, and the same as a camera sees it whose view went dx, dy further."""
+    wide = textured(7, (SIZE[0] + 40, SIZE[1] + 40))
+    return wide[20:-20, 20:-20].copy(), wide[20 + dy : SIZE[0] + 20 + dy, 20 + dx : SIZE[1] + 20 + dx].copy()
+
+
+def between(centre: Picture, neighbour: Picture) -> Motion:
+    estimator, a, b = MotionEstimator(), flow_luma(centre), flow_luma(neighbour)
+    return motion(a, b, estimator.flow(a, b), estimator.flow(b, a))
+
+
+def inner(picture: np.ndarray, border: int = 16) -> np.ndarray:
+    return picture[border:-border, border:-border].astype(int)
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (4, 0), (-6, 2), (3, -5)])
+def test_a_moved_picture_is_found_again(shift: tuple[int, int]) -> None:
+    centre, neighbour = moved(*shift)
+    field = between(centre, neighbour)
+    flow = inner(field.flow * 8, 8) / 8
+    assert np.abs(flow - np.array(shift) / -2).mean() < 0.25
+    assert inner(field.trust, 8).mean() > 240
+    aligned = align(centre, neighbour, field)
+    assert np.abs(inner(aligned) - inner(centre)).mean() < 2.5
+    if shift != (0, 0):
+        assert np.abs(inner(neighbour) - inner(centre)).mean() > 8
+
+
+def test_an_unmoved_picture_aligns_to_itself() -> None:
+    centre, _ = moved(0, 0)
+    assert np.abs(align(centre, centre, between(centre, centre)).astype(int) - centre).max() <= 1
+
+
+def test_what_a_passing_thing_hides_is_not_believed() -> None:
+    centre, neighbour = moved(2, 0)
+    neighbour[30:70, 50:90] = (250, 245, 235)
+    field = between(centre, neighbour)
+    trust = cv2.resize(field.trust, SIZE[::-1])
+    assert trust[38:62, 58:82].mean() < 30
+    assert trust[10:86, 8:36].mean() > 220
+    aligned = align(centre, neighbour, field)
+    assert np.abs(aligned[38:62, 58:82].astype(int) - centre[38:62, 58:82]).mean() < 12, "the centre stands in"
+
+
+def test_another_picture_altogether_is_not_believed() -> None:
+    assert between(textured(1, SIZE), 255 - textured(2, SIZE)).trust.mean() < 110
+
+
+def test_a_thin_bright_streak_is_taken_out_before_flow_can_follow_it() -> None:
+    centre, _ = moved(0, 0)
+    rainy = centre.copy()
+    rainy[20:70, 40:42] = 255
+    assert np.abs(flow_luma(rainy).astype(int) - flow_luma(centre)).max() < 40
+    assert np.abs(flow_luma(rainy).astype(int) - flow_luma(centre)).mean() < 0.5
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(1, 50), st.integers(1, 50))
+def test_pictures_of_any_size_have_motion(height: int, width: int) -> None:
+    centre, neighbour = textured(3, (height, width)), textured(4, (height, width))
+    field = between(centre, neighbour)
+    assert field.flow.shape == (*field.trust.shape, 2)
+    assert np.isfinite(field.flow).all()
+    assert align(centre, neighbour, field).shape == (height, width, 3)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (2, 3), (480, 640), (1080, 1920), (1081, 1921), (2160, 3840), (10, 8000)])
+def test_flow_is_computed_on_a_bounded_picture(size: tuple[int, int]) -> None:
+    small = flow_luma(np.zeros((*size, 3), np.uint8))
+    assert 1 <= max(small.shape) <= FLOW_SIDE_MAX_PX
+    assert min(small.shape) >= 1
+    assert small.shape[0] <= max(1, size[0] // 2)

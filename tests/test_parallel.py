@@ -1,0 +1,132 @@
+"""Threads behind iterators: order, errors, bounded look-ahead, nothing left running."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vderain.restore.parallel import StageClock, neighbourhoods, ordered_map, prefetch
+
+
+class Source:
+    """Counts what was taken from it."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.taken = count, 0
+
+    def __iter__(self) -> Iterator[int]:
+        for number in range(self.count):
+            self.taken += 1
+            yield number
+
+
+def settled(read: object, expected: int, seconds: float = 5.0) -> bool:
+    """Whether a callable comes to an expected value, and stays."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until and read() != expected:  # type: ignore[operator]
+        time.sleep(0.005)
+    time.sleep(0.05)
+    return read() == expected  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("workers", [1, 2, 5])
+def test_results_come_in_order_however_long_each_takes(workers: int) -> None:
+    def slow_at_first(number: int) -> int:
+        time.sleep(0.002 * (5 - number % 5))
+        return number * number
+
+    assert list(ordered_map(slow_at_first, range(23), workers)) == [n * n for n in range(23)]
+
+
+def test_functions_really_run_side_by_side() -> None:
+    meeting = threading.Barrier(3, timeout=10)
+    assert len(list(ordered_map(lambda _: meeting.wait(), range(6), 3))) == 6
+
+
+def test_an_error_of_the_function_comes_where_its_result_would_have() -> None:
+    mapped = ordered_map(lambda n: 10 // (3 - n), range(9), 2)
+    assert [next(mapped) for _ in range(3)] == [3, 5, 10]
+    with pytest.raises(ZeroDivisionError):
+        next(mapped)
+
+
+def failing_source() -> Iterator[int]:
+    yield 1
+    yield 2
+    raise OSError("gone")
+
+
+def test_an_error_of_the_source_travels_through_the_map() -> None:
+    with pytest.raises(OSError, match="gone"):
+        list(ordered_map(str, failing_source(), 2))
+
+
+def test_an_error_of_the_source_travels_through_the_prefetch_after_what_came_before() -> None:
+    ahead = prefetch(failing_source(), 4)
+    assert [next(ahead), next(ahead)] == [1, 2]
+    with pytest.raises(OSError, match="gone"):
+        next(ahead)
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_map_never_takes_more_than_one_beyond_its_workers(workers: int) -> None:
+    source = Source(100)
+    mapped = ordered_map(str, source, workers)
+    for given_out in range(1, 20):
+        next(mapped)
+        time.sleep(0.002)
+        assert source.taken <= given_out + workers
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_the_prefetch_takes_just_its_count_ahead(count: int) -> None:
+    source = Source(100)
+    ahead = prefetch(source, count)
+    next(ahead)
+    assert settled(lambda: source.taken, 1 + count)
+    next(ahead)
+    assert settled(lambda: source.taken, 2 + count)
+    ahead.close()
+
+
+@pytest.mark.parametrize("count", [0, 1, 7])
+def test_a_prefetch_is_the_same_items(count: int) -> None:
+    assert list(prefetch(range(50), count)) == list(range(50))
+    assert list(prefetch([], count)) == []
+
+
+def test_closing_early_stops_the_threads_and_the_work() -> None:
+    before = threading.active_count()
+    source = Source(10_000)
+    chain = prefetch(ordered_map(str, prefetch(source, 3), 2), 3)
+    assert next(chain) == "0"
+    chain.close()
+    assert settled(threading.active_count, before)
+    taken = source.taken
+    time.sleep(0.05)
+    assert source.taken == taken < 30
+
+
+@given(st.integers(0, 12), st.integers(0, 3))
+def test_every_item_stands_once_in_the_middle_of_its_neighbours(count: int, radius: int) -> None:
+    around = list(neighbourhoods(range(count), radius))
+    whole = [*[None] * radius, *range(count), *[None] * radius]
+    assert around == [tuple(whole[i : i + 2 * radius + 1]) for i in range(count)]
+
+
+def test_the_clock_counts_what_threads_worked_even_where_they_fail() -> None:
+    clock = StageClock()
+
+    def work(number: int) -> int:
+        end = time.thread_time() + 0.01
+        while time.thread_time() < end:
+            pass
+        return 1 // number
+
+    assert list(ordered_map(clock.timed("work", work), [1, 1, 1], 2)) == [1, 1, 1]
+    with pytest.raises(ZeroDivisionError):
+        clock.timed("work", work)(0)
+    assert 0.04 <= clock.seconds["work"] < 0.4

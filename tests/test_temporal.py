@@ -1,0 +1,183 @@
+"""Evidence from neighbours: whose, how often computed, and what the gate makes of it without a network."""
+
+import inspect
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from clips import as_frame, drive, psnr, textured
+
+from vderain.rain.composite import Light, rain_onto
+from vderain.rain.streaks import StreakLayer, streak_opacity
+from vderain.restore import temporal
+from vderain.restore.motion import MotionEstimator
+from vderain.restore.temporal import GATES, RADIUS, Derained, Window, alone, is_cut, look, smooth, unchanged, windows
+
+WINDOW = 2 * RADIUS + 1
+
+
+def seen(pictures: list[np.ndarray], workers: int = 2) -> list[Window]:
+    return list(windows((as_frame(picture, i) for i, picture in enumerate(pictures)), workers))
+
+
+def gated(pictures: list[np.ndarray], mode: str = "only") -> list[Derained]:
+    return list(smooth(map(unchanged, seen(pictures)), GATES[mode], 2))  # type: ignore[arg-type,index]
+
+
+def rained_on(pictures: list[np.ndarray], seed: int = 0) -> list[np.ndarray]:
+    clear = torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 255
+    style = (StreakLayer(8, 26, 1.6, 9, 0.6), StreakLayer(4, 14, 1.0, 14, 0.4))
+    generator = torch.Generator().manual_seed(seed)
+    opacity = streak_opacity(style, *pictures[0].shape[:2], generator, len(pictures))
+    rainy = rain_onto(clear, opacity, Light(ambient=0.4, sky=0.95, occlusion=0.8, veil=0))
+    return list((rainy * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy())
+
+
+def test_the_gate_alone_takes_rain_out_of_a_drive() -> None:
+    dry = drive(9)
+    rainy = rained_on(dry)
+    after = [item.rgb for item in gated(rainy)]
+    gain_db = np.mean([psnr(a, d) - psnr(r, d) for a, d, r in zip(after, dry, rainy, strict=True)])
+    assert gain_db > 3.0
+
+
+def test_the_gate_leaves_a_dry_drive_alone() -> None:
+    dry = drive(9)
+    worst_db = min(psnr(item.rgb, picture) for item, picture in zip(gated(dry), dry, strict=True))
+    assert worst_db >= 50
+
+
+def test_the_gate_leaves_a_still_dry_picture_as_it_is_bit_for_bit() -> None:
+    picture = textured(1, (60, 80))
+    assert all(np.count_nonzero(item.residual) == 0 for item in gated([picture] * 6))
+
+
+def test_the_gate_only_darkens_the_rain_of_a_still_scene() -> None:
+    pictures = [textured(1, (60, 80)) for _ in range(5)]
+    pictures[2] = pictures[2].copy()
+    pictures[2][10:40, 30:32] = 250
+    item = gated(pictures)[2]
+    assert float(item.residual.max()) <= 0
+    assert psnr(item.rgb, textured(1, (60, 80))) > psnr(pictures[2], textured(1, (60, 80))) + 10
+
+
+def test_flow_is_computed_four_times_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[bytes, bytes]] = []
+    flow = MotionEstimator.flow
+
+    def counted(self: MotionEstimator, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        calls.append((source.tobytes(), target.tobytes()))
+        return flow(self, source, target)
+
+    monkeypatch.setattr(MotionEstimator, "flow", counted)
+    frames = 9
+    gated(drive(frames))
+    assert len(calls) == 4 * frames - 6, "the first frame has none before it, the second has one"
+    assert max(Counter(calls).values()) == 1, "no pair twice in one direction"
+
+
+def test_missing_neighbours_are_mirrored_at_both_ends() -> None:
+    sources = [window.sources for window in seen(drive(6))]
+    assert sources == [(2, 1, 1, 2), (3, 0, 2, 3), (0, 1, 3, 4), (1, 2, 4, 5), (2, 3, 5, 2), (3, 4, 4, 3)]
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, [(0, 0, 0, 0)]),
+        (2, [(0, 1, 1, 0), (1, 0, 0, 1)]),
+        (3, [(2, 1, 1, 2), (1, 0, 2, 1), (0, 1, 1, 0)]),
+        (4, [(2, 1, 1, 2), (3, 0, 2, 3), (0, 1, 3, 0), (1, 2, 2, 1)]),
+    ],
+)
+def test_short_clips_take_what_neighbours_they_have(count: int, expected: list[tuple[int, ...]]) -> None:
+    found = seen(drive(count))
+    assert [window.sources for window in found] == expected
+    assert [window.number for window in found] == list(range(count))
+    assert all(window.aligned.shape[0] == WINDOW for window in found)
+
+
+def test_nothing_is_taken_from_the_other_side_of_a_cut() -> None:
+    first, second = drive(5, seed=1), [255 - picture // 4 for picture in drive(4, seed=2)]
+    found = seen(first + second)
+    assert [window.number < 5 for window in found for source in window.sources] == [
+        source < 5 for window in found for source in window.sources
+    ]
+    apart = seen(first) + seen(second)
+    for joined, single in zip(found, apart, strict=True):
+        assert np.array_equal(joined.aligned, single.aligned)
+        assert np.array_equal(joined.trust, single.trust)
+
+
+def test_cuts_are_told_from_motion_and_from_streaks() -> None:
+    dry = drive(4, step=(6, 3))
+    for pictures in (dry, rained_on(dry)):
+        small = [look(as_frame(picture)).small for picture in pictures]
+        assert not any(is_cut(a, b) for a, b in pairwise(small))
+    assert is_cut(look(as_frame(dry[0])).small, look(as_frame(255 - dry[0] // 3)).small)
+    assert is_cut(look(as_frame(dry[0])).small, look(as_frame(dry[0][:60])).small)
+
+
+def test_a_changed_region_is_taken_from_the_centre_and_not_trusted() -> None:
+    pictures = [picture.copy() for picture in drive(5)]
+    for picture in (pictures[1], pictures[3]):
+        picture[40:90, 60:110] = (250, 245, 235)
+    window = seen(pictures)[2]
+    changed = (slice(50, 80), slice(70, 100))
+    assert window.trust[changed].mean() < window.trust[:30].mean() - 80
+    for neighbour in (1, 3):
+        assert np.abs(window.aligned[(neighbour, *changed)].astype(int) - pictures[2][changed]).mean() < 10
+
+
+def test_the_centre_is_in_the_middle_and_neighbours_look_like_it() -> None:
+    pictures = drive(5)
+    window = seen(pictures)[2]
+    assert np.array_equal(window.aligned[RADIUS], pictures[2])
+    inside = (slice(12, -12), slice(12, -12))
+    for place in (0, 1, 3, 4):
+        aligned_db = psnr(window.aligned[place][inside], pictures[2][inside])
+        assert aligned_db > psnr(pictures[place][inside], pictures[2][inside]) + 8
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_windows_do_not_depend_on_how_many_work(workers: int) -> None:
+    pictures = drive(7)
+    for one, other in zip(seen(pictures, workers), seen(pictures, 2), strict=True):
+        assert np.array_equal(one.aligned, other.aligned)
+        assert np.array_equal(one.trust, other.trust)
+
+
+def test_a_frame_alone_is_its_own_neighbour() -> None:
+    picture = textured(1, (20, 30))
+    window = alone(as_frame(picture))
+    assert all(np.array_equal(place, picture) for place in window.aligned)
+    assert window.motions == (None,) * 4
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_rain_falls_down_in_what_is_looked_at(turns: int) -> None:
+    upright = textured(2, (20, 30))
+    stored = np.rot90(upright, -turns)
+    assert np.array_equal(look(as_frame(stored), turns).rgb, upright)
+
+
+def test_evidence_is_lazy_a_window_needs_no_more_than_the_frames_around_it() -> None:
+    taken = 0
+
+    def frames() -> object:
+        nonlocal taken
+        for number, picture in enumerate(drive(40, size=(32, 32))):
+            taken = number + 1
+            yield as_frame(picture, number)
+
+    stream = windows(frames(), 1)  # type: ignore[arg-type]
+    assert inspect.isgenerator(stream)
+    next(stream)
+    assert taken <= 1 + RADIUS + 3 * 2
+    stream.close()
+
+
+def test_the_modes_are_those_the_options_name() -> None:
+    assert set(GATES) == set(temporal.TEMPORAL_MODES)
