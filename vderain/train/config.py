@@ -59,9 +59,16 @@ class Run(_Section):
     """Files and schedule of a run."""
 
     seed: int = 0
-    threads: int = Field(0, ge=0, description="torch threads; 0: all cores")
+    threads: int = Field(0, ge=0, description="torch threads; 0: the cores that the workers leave")
     log_every: int = Field(100, ge=1)
     save_every: int = Field(1000, ge=1)
+
+
+class Card(_Section):
+    """What the header of the weights says about itself."""
+
+    licence: str = "not stated"
+    data: str = "not stated"
 
 
 class Recipe(_Section):
@@ -72,6 +79,7 @@ class Recipe(_Section):
     model: Model = Model()
     optimiser: Optimiser = Optimiser()
     run: Run = Run()
+    card: Card = Card()
 
     @model_validator(mode="after")
     def _crops_fit(self) -> Self:

@@ -3,13 +3,13 @@
 import json
 import logging
 import math
-import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from vderain.errors import CheckpointError, InputError, VderainError
 from vderain.model.checkpoint import save_checkpoint
 from vderain.model.unet import UNet, UNetConfig
+from vderain.restore.device import cores
 from vderain.train.config import Recipe
 from vderain.train.losses import supervised_loss
 from vderain.train.pool import WindowPool
@@ -143,7 +144,10 @@ class Trainer:
     def facts(self, seconds: float) -> dict[str, Any]:
         """What the header of the weights says about how they came to be."""
         return {
-            "recipe": self.recipe.model_dump(mode="json"),
+            "licence": self.recipe.card.licence,
+            "data": self.recipe.card.data,
+            "recipe": self.recipe.model_dump(mode="json", exclude={"card"}),
+            "command": f"vderain train configs/{self.recipe.name}.toml",
             "iterations": self.iteration,
             "hours": round(seconds / 3600, 2),
             "hardware": f"CPU, {torch.get_num_threads()} threads",
@@ -168,7 +172,9 @@ def train(recipe: Recipe, out: Path, resume: bool, report: Callable[[Progress], 
         The file of weights. On Ctrl-C the state is saved before KeyboardInterrupt goes on its way.
     """
     out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(recipe.run.threads or os.cpu_count() or 1)
+    # More threads than cores would wait for each other at every layer; OpenCV's would not survive the workers' fork.
+    torch.set_num_threads(recipe.run.threads or max(1, cores() - recipe.data.workers))
+    cv2.setNumThreads(1)
     trainer = Trainer(recipe, out)
     before_s = trainer.load() if resume else 0.0
     saved, started_s = trainer.iteration, time.monotonic()

@@ -8,12 +8,13 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-import av
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from vderain.errors import InputError
+from vderain.video.colour import to_rgb8
+from vderain.video.reader import VideoReader
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 WINDOW = 5
@@ -62,8 +63,8 @@ def _load_photo(path: Path) -> Picture | None:
 
 
 def _load_clip(path: Path) -> NDArray[np.uint8]:
-    with av.open(str(path)) as container:
-        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+    with VideoReader(path) as reader:
+        return np.stack([to_rgb8(frame) for frame in reader.frames()])
 
 
 def clip_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
