@@ -7,7 +7,17 @@ from clips import textured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vderain.restore.motion import FLOW_SIDE_MAX_PX, Motion, MotionEstimator, Picture, align, flow_luma, motion
+from vderain.restore.motion import (
+    FLOW_SIDE_MAX_PX,
+    PHOTOMETRIC_FULL,
+    PHOTOMETRIC_NONE,
+    Motion,
+    MotionEstimator,
+    Picture,
+    align,
+    flow_luma,
+    motion,
+)
 
 SIZE = (96, 128)
 
@@ -58,6 +68,19 @@ def test_what_a_passing_thing_hides_is_not_believed() -> None:
 
 def test_another_picture_altogether_is_not_believed() -> None:
     assert between(textured(1, SIZE), 255 - textured(2, SIZE)).trust.mean() < 110
+
+
+def test_what_looks_different_where_flow_leads_is_believed_less_and_less() -> None:
+    still = np.zeros((40, 50, 2), np.float32)
+    dark = np.full((40, 50), 20, np.uint8)
+    middle = (PHOTOMETRIC_FULL + PHOTOMETRIC_NONE) / 2
+    trust = [
+        float(motion(dark, np.full_like(dark, 20 + round(levels)), still, still).trust[10:30, 10:40].mean())
+        for levels in (0, PHOTOMETRIC_FULL - 5, middle, PHOTOMETRIC_NONE + 5)
+    ]
+    assert trust[0] == trust[1] == 255
+    assert 90 < trust[2] < 165
+    assert trust[3] == 0
 
 
 def test_a_thin_bright_streak_is_taken_out_before_flow_can_follow_it() -> None:

@@ -60,7 +60,7 @@ def test_a_trust_of_one_is_what_is_assumed_and_less_is_noticed() -> None:
 
 def test_the_median_is_the_median() -> None:
     frames = torch.rand(2, 5, 3, 9, 7)
-    assert torch.equal(median_of_five(frames), frames.median(1).values)
+    assert torch.equal(median_of_five(*frames.unbind(1)), frames.median(1).values)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (8, 8), (9, 17)])

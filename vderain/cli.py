@@ -35,7 +35,6 @@ app = typer.Typer(
 )  # fmt: skip
 out = Console(highlight=False, soft_wrap=True, emoji=False)  # names are printed as they are, even :car:
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
-log = logging.getLogger(__name__)
 
 PLAIN_EVERY_S = 10.0  # between lines of progress where there is no terminal
 EVENT_EVERY_S = 0.5  # between JSON events
@@ -321,8 +320,6 @@ def _tell(result: "Result", as_json: bool, quiet: bool) -> None:
         facts = {name: getattr(result, name) for name in result.__slots__}
         out.print(json.dumps({"event": "done"} | facts, default=str), markup=False)
         return
-    for name in result.dropped:
-        log.warning("not kept: %s", name)
     if quiet:
         return
     damage = f", {_count(result.repeated, 'damaged frame')} bridged" if result.repeated else ""

@@ -111,22 +111,26 @@ class UNet(nn.Module):
         x = pad_to_multiple(window, self.config.stride_px)  # (B, T*3, H', W')
         first = RGB * (self.config.window // 2)
         centre = x[:, first : first + RGB]  # (B, 3, H', W')
-        detail = centre - F.avg_pool2d(centre, DETAIL_PX, 1, DETAIL_PX // 2, count_include_pad=False)
-        seen = [centre - 0.5, DIFFERENCE_GAIN * detail]  # convolutions may run in bf16, whose steps are whole grey
-        if self.config.window == 1:  # levels near white: faint streaks survive only as differences
-            residual = self._head(torch.cat(seen, 1))  # (B, 3, H', W')
+        blurred = F.avg_pool2d(centre, DETAIL_PX, 1, DETAIL_PX // 2, count_include_pad=False)
+        seen = [centre - 0.5, DIFFERENCE_GAIN * (centre - blurred)]  # convolutions may run in bf16, whose steps are
+        if self.config.window == 1:  # whole grey levels near white: faint streaks survive only as differences
+            residual = self._head(seen)  # (B, 3, H', W')
         else:
-            frames = x.view(x.shape[0], self.config.window, RGB, *x.shape[-2:])  # (B, 5, 3, H', W')
-            towards_median = median_of_five(frames) - centre
-            seen += [DIFFERENCE_GAIN * (frames[:, t] - centre) for t in (0, 1, 3, 4)]
+            frames = x.unflatten(1, (self.config.window, RGB)).unbind(1)  # type: ignore[no-untyped-call]
+            towards_median = median_of_five(*frames) - centre
+            seen += [DIFFERENCE_GAIN * (frames[t] - centre) for t in (0, 1, 3, 4)]
             seen += [DIFFERENCE_GAIN * towards_median]
             seen += [x.new_ones(x[:, :1].shape) if trust is None else pad_to_multiple(trust, self.config.stride_px)]
-            gate, detail = torch.split(self._head(torch.cat(seen, 1)), [1, RGB], 1)
+            gate, detail = torch.split(self._head(seen), [1, RGB], 1)
             residual = gate * towards_median + detail  # (B, 3, H', W')
         return residual[..., :height_px, :width_px]
 
-    def _head(self, x: Tensor) -> Tensor:
-        x = F.relu(self.stem(F.pixel_unshuffle(x, self.config.stem)))  # (B, w0, H/s, W/s)
+    def _head(self, seen: list[Tensor]) -> Tensor:
+        device = seen[0].device.type
+        if torch.is_autocast_enabled(device):  # once here instead of before each use at twice the size
+            seen = [part.to(torch.get_autocast_dtype(device)) for part in seen]
+        x = F.pixel_unshuffle(torch.cat(seen, 1), self.config.stem)  # (B, C * s^2, H/s, W/s)
+        x = F.relu(self.stem(x.contiguous(memory_format=torch.channels_last)), inplace=True)  # (B, w0, H/s, W/s)
         skips = []
         for block, down in zip(self.encoder, self.down, strict=True):
             x = block(x)
@@ -148,13 +152,12 @@ class Block(nn.Module):
         self.residual = channels_in == channels_out
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.second(F.relu(self.first(x)))
-        return F.relu(x + y) if self.residual else F.relu(y)
+        y = self.second(F.relu(self.first(x), inplace=True))
+        return F.relu(x + y if self.residual else y, inplace=True)
 
 
-def median_of_five(frames: Tensor) -> Tensor:
-    """Median over dim 1 of (B, 5, ...), by the ten comparisons of a selection network (torch.median sorts)."""
-    a, b, c, d, e = frames.unbind(1)
+def median_of_five(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor) -> Tensor:
+    """Median of five equally shaped tensors, by the comparisons of a selection network (torch.median sorts)."""
     low = torch.maximum(torch.minimum(a, b), torch.minimum(c, d))
     high = torch.minimum(torch.maximum(a, b), torch.maximum(c, d))
     return torch.maximum(torch.minimum(low, high), torch.minimum(torch.maximum(low, high), e))

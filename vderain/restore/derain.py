@@ -113,7 +113,7 @@ class Derainer:
         span = slice(None) if self._generator.config.window > 1 else slice(RADIUS, RADIUS + 1)
         stacked = torch.from_numpy(np.stack([window.aligned[span] for window in batch])).to(self.place.device)
         trust = torch.from_numpy(np.stack([window.trust for window in batch])).to(self.place.device)
-        frames = stacked.permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous(memory_format=torch.channels_last)
+        frames = stacked.permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous()
         return frames.float() / 255, trust.unsqueeze(1).float() / 255
 
     def _whole(self, frames: Tensor, trust: Tensor) -> Tensor:

@@ -76,7 +76,7 @@ class Trainer:
         for group in self.adam.param_groups:
             group["lr"] = learning_rate(self.iteration, self.recipe)
         centre = rainy[:, 3 * CENTRE : 3 * CENTRE + 3]
-        seen = (rainy if self.recipe.model.window > 1 else centre).contiguous(memory_format=torch.channels_last)
+        seen = rainy if self.recipe.model.window > 1 else centre
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
             residual = self.generator(seen, trust)
         restored = centre + residual.float()

@@ -73,7 +73,7 @@ class WindowMaker(Dataset[Window]):
 
     def _scene(self, rng: np.random.Generator) -> tuple[Frames, str]:
         chance = rng.random()
-        if self.scenes.clips and chance < self.data.share_clips:
+        if not self.scenes.photos or (self.scenes.clips and chance < self.data.share_clips):
             return clip_window(self.scenes, self.side_px, rng), "moving"
         if chance < self.data.share_clips + self.data.share_drives:
             return drive_window(self.scenes, self.side_px, rng), "moving"

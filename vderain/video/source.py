@@ -17,6 +17,8 @@ logging.getLogger("libav").setLevel(logging.CRITICAL + 1)
 
 _BOXED_VIDEO = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # how an MP4 or MOV file can begin
 
+_TEXT = frozenset({"tty", "bin", "xbin", "adf", "idf", "cdg"})  # FFmpeg takes plain text for a film of these kinds
+
 
 @contextmanager
 def input_errors(path: Path) -> Iterator[None]:
@@ -41,12 +43,16 @@ def open_input(path: Path) -> InputContainer:
         raise InputError(f"'{path}' is empty.", "Copy it again from where it was recorded.")
     with input_errors(path):
         # surrogateescape carries bytes that are not UTF-8 unchanged from the source's metadata to the output's
-        return av.open(
+        container = av.open(
             str(path.absolute()),
             "r",
             container_options={"protocol_whitelist": "file"},
             metadata_errors="surrogateescape",
         )
+        if container.format.name in _TEXT:
+            container.close()
+            raise ValueError("text")
+        return container
 
 
 def _as_input_error(path: Path, error: Exception) -> InputError:

@@ -1,0 +1,320 @@
+"""Training by a recipe: runs of seconds on pictures made here, that stop, go on, and refuse nonsense."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from click.testing import Result
+from clips import Clip, make, names_in, textured
+from safetensors import safe_open
+from safetensors.torch import load_file
+
+from vderain.errors import InputError, UsageError, VderainError
+from vderain.model.checkpoint import load_checkpoint
+from vderain.train import loop
+from vderain.train.config import Data, Recipe, load_recipe
+from vderain.train.loop import GENERATOR, RESUME, Progress, learning_rate, train
+from vderain.train.losses import supervised_loss
+from vderain.train.pool import WindowPool
+from vderain.train.scenes import load_scenes
+from vderain.train.windows import Window, WindowMaker
+
+Run = Callable[..., Result]
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+SMOKE = CONFIGS / "smoke.toml"
+
+
+@pytest.fixture(scope="module")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with three small photographs and a clip of eight frames."""
+    folder = tmp_path_factory.mktemp("scenes")
+    for number in range(3):
+        cv2.imwrite(str(folder / f"{number}.png"), textured(number, (90, 110)))
+    make(folder / "clip.mp4", Clip(frames=8, size=(96, 80)))
+    return folder
+
+
+@pytest.fixture
+def smoke(scenes: Path) -> Callable[..., Recipe]:
+    """The smoke recipe on those scenes, with overrides."""
+    return lambda *overrides: load_recipe(SMOKE, (f"data.photos='{scenes}'", f"data.clips='{scenes}'", *overrides))
+
+
+def trained(recipe: Recipe, out: Path, resume: bool = False) -> list[Progress]:
+    told: list[Progress] = []
+    train(recipe, out, resume, told.append)
+    return told
+
+
+def states_match(one: Path, other: Path) -> bool:
+    """Whether two runs stand at the same place, bit for bit: weights, their mean, the optimiser."""
+    first, second = load_file(one / RESUME), load_file(other / RESUME)
+    assert len(first) > 30
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_the_smoke_recipe_runs_and_its_weights_are_used_at_once(
+    vderain: Run, scenes: Path, tmp_path: Path, clip: Callable[..., Path]
+) -> None:
+    paths = ("--set", f"data.photos={scenes}", "--set", f"data.clips={scenes}")
+    result = vderain("train", SMOKE, "--out", tmp_path / "run", *paths)
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"{tmp_path / 'run' / GENERATOR}\n"
+    assert len(result.stderr.splitlines()) == 6
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [entry["iteration"] for entry in log] == [1, 2, 3, 4, 5, 6]
+    assert all(math.isfinite(entry["loss"]) and entry["loss"] > 0 for entry in log)
+    assert names_in(tmp_path / "run") == {GENERATOR, RESUME, "log.jsonl"}
+    checkpoint = load_checkpoint(str(tmp_path / "run" / GENERATOR))
+    assert checkpoint.facts["iterations"] == 6
+    assert checkpoint.facts["recipe"]["name"] == "smoke"
+    assert checkpoint.generator.config.widths == (8, 16)
+    assert checkpoint.generator.head.weight.abs().sum() > 0
+    done = vderain("process", clip("in.mp4", frames=3), "--model", tmp_path / "run" / GENERATOR)
+    assert done.exit_code == 0, done.stderr
+
+
+def test_quiet_training_is_silent(vderain: Run, scenes: Path, tmp_path: Path) -> None:
+    flags = ("--set", f"data.photos={scenes}", "--set", "optimiser.iterations=1", "-q")
+    result = vderain("train", SMOKE, "--out", tmp_path / "run", *flags)
+    assert (result.exit_code, result.output) == (0, "")
+
+
+@pytest.mark.parametrize("pool", [4, 5, 64])
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    smoke: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: int
+) -> None:
+    recipe = smoke(f"data.pool={pool}", "optimiser.iterations=8")
+    trained(recipe, tmp_path / "straight")
+    step = loop.Trainer.step
+
+    def stopping(self: loop.Trainer, *batch: torch.Tensor) -> float:
+        if self.iteration == 4:
+            raise KeyboardInterrupt
+        return step(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop.Trainer, "step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe, tmp_path / "halves")
+    assert not states_match(tmp_path / "straight", tmp_path / "halves")
+    told = trained(recipe, tmp_path / "halves", resume=True)
+    assert [progress.iteration for progress in told] == [5, 6, 7, 8]
+    assert states_match(tmp_path / "straight", tmp_path / "halves")
+
+
+def test_a_seed_repeats_a_run_and_another_does_not(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        trained(smoke("optimiser.iterations=2", f"run.seed={seed}"), tmp_path / name)
+    assert states_match(tmp_path / "a", tmp_path / "b")
+    assert not states_match(tmp_path / "a", tmp_path / "c")
+
+
+def test_workers_make_the_same_windows(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+    for workers in (0, 2):
+        trained(smoke("optimiser.iterations=2", f"data.workers={workers}"), tmp_path / str(workers))
+    assert states_match(tmp_path / "0", tmp_path / "2")
+
+
+def test_a_generator_of_one_frame_is_trained_too(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+    told = trained(smoke("optimiser.iterations=2", "model.window=1"), tmp_path / "run")
+    assert all(math.isfinite(progress.loss) for progress in told)
+    assert load_checkpoint(str(tmp_path / "run" / GENERATOR)).generator.config.window == 1
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_resume_goes_on(
+    vderain: Run, scenes: Path, tmp_path: Path, number: signal.Signals
+) -> None:  # fmt: skip
+    out, log = tmp_path / "run", tmp_path / "run" / "log.jsonl"
+    flags = ["--out", str(out), "--set", f"data.photos={scenes}", "--set"]
+    with subprocess.Popen(
+        [sys.executable, ROOT / "cli.py", "train", SMOKE, *flags, "optimiser.iterations=100000"],
+        stderr=subprocess.PIPE, text=True, start_new_session=True,
+    ) as running:  # fmt: skip
+        until_s = time.monotonic() + 60
+        while not log.exists() and time.monotonic() < until_s:
+            time.sleep(0.05)
+        os.kill(running.pid, number)
+        _, errors = running.communicate(timeout=30)
+    assert running.returncode == 130
+    assert errors.splitlines()[-1] == f"vderain: interrupted. The state is in {out}: --resume goes on from there."
+    assert "Traceback" not in errors
+    assert names_in(out) == {GENERATOR, RESUME, "log.jsonl"}
+    with safe_open(out / RESUME, framework="pt") as file:
+        reached = int(file.metadata()["iteration"])
+    result = vderain("train", SMOKE, *flags, f"optimiser.iterations={reached + 1}", "--resume")
+    assert result.exit_code == 0, result.stderr
+    assert result.stderr.startswith(f"{reached + 1}/{reached + 1} ")
+
+
+def test_a_loss_that_is_not_finite_stops_and_spoils_no_state(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+    trained(smoke("optimiser.iterations=2"), tmp_path)
+    before = (tmp_path / RESUME).read_bytes(), (tmp_path / GENERATOR).read_bytes()
+    with pytest.raises(VderainError, match="loss became") as caught:
+        trained(smoke("optimiser.iterations=20", "optimiser.rate=1e30", "run.save_every=1000"), tmp_path, resume=True)
+    assert "optimiser.rate" in caught.value.cure
+    assert before == ((tmp_path / RESUME).read_bytes(), (tmp_path / GENERATOR).read_bytes())
+
+
+@pytest.mark.parametrize(("log_every", "save_every", "saves"), [(1, 2, [2, 4, 5]), (2, 3, [4, 5])])
+def test_the_state_is_saved_now_and_then(
+    smoke: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    log_every: int, save_every: int, saves: list[int],
+) -> None:  # fmt: skip
+    saved: list[int] = []
+    monkeypatch.setattr(loop.Trainer, "save", lambda self, seconds: saved.append(self.iteration))
+    trained(smoke("optimiser.iterations=5", f"run.log_every={log_every}", f"run.save_every={save_every}"), tmp_path)
+    assert saved == saves
+
+
+def test_nothing_to_resume_from_is_said(vderain: Run, scenes: Path, tmp_path: Path) -> None:
+    result = vderain("train", SMOKE, "--out", tmp_path / "run", "--set", f"data.photos={scenes}", "--resume")
+    assert result.exit_code == 3
+    assert "without --resume" in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["another network", "corrupt"])
+def test_a_state_that_does_not_fit_is_said(smoke: Callable[..., Recipe], tmp_path: Path, kind: str) -> None:
+    trained(smoke("optimiser.iterations=1"), tmp_path)
+    if kind == "corrupt":
+        (tmp_path / RESUME).write_bytes((tmp_path / RESUME).read_bytes()[:-500])
+    with pytest.raises(VderainError, match=re.escape(RESUME)) as caught:
+        trained(smoke("optimiser.iterations=2", "model.widths=[8, 24]"), tmp_path, resume=True)
+    assert caught.value.exit_code == 6
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("optimiser.ratte=1", "'rate'"),
+        ("optimizer.rate=1", "'optimiser'"),
+        ("data.photo=x", "'photos'"),
+        ("colour=red", ""),
+        ("optimiser.rate", "'='"),
+        ("optimiser.rate=fast", "optimiser.rate"),
+        ("optimiser.rate=-1", "optimiser.rate"),
+        ("optimiser.batch=0", "optimiser.batch"),
+        ("model.widths=wide", "model.widths"),
+        ("model.window=3", "model.window"),
+        ("name.first=x", "name"),
+        ("optimiser=3", "optimiser"),
+        ("optimiser.crop_px=400", "crop_px"),
+        ("=5", ""),
+    ],
+)
+def test_nonsense_is_refused_by_name(vderain: Run, scenes: Path, tmp_path: Path, override: str, says: str) -> None:
+    flags = ("--out", tmp_path / "run", "--set", f"data.photos={scenes}", "--set", override)
+    result = vderain("train", SMOKE, *flags)
+    assert result.exit_code == 2, result.output
+    assert len(result.stderr.splitlines()) == 1
+    assert says in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("text", ["name = ", "\x00\x01", "[data", 'name = "x"\nname = "y"'])
+def test_a_recipe_that_is_no_toml(vderain: Run, tmp_path: Path, text: str) -> None:
+    (tmp_path / "bad.toml").write_text(text)
+    result = vderain("train", tmp_path / "bad.toml", "--out", tmp_path / "run")
+    assert result.exit_code == 3
+    assert len(result.stderr.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_recipe_that_is_not_there(vderain: Run, tmp_path: Path) -> None:
+    assert vderain("train", tmp_path / "none.toml").exit_code == 3
+    with pytest.raises(InputError, match=r"none\.toml"):
+        load_recipe(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("where", ["data.photos=/nowhere", "data.side_px=4000"])
+def test_no_usable_picture_is_said(smoke: Callable[..., Recipe], tmp_path: Path, where: str) -> None:
+    with pytest.raises(InputError, match="no clear picture"):
+        trained(smoke("data.clips='/nowhere'", where), tmp_path)
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_of_ours_is_valid(path: Path) -> None:
+    recipe = load_recipe(path)
+    assert recipe.name == path.stem
+
+
+def test_overrides_are_laid_over_the_recipe() -> None:
+    recipe = load_recipe(SMOKE, ("optimiser.rate=0.5", "data.photos=some/where", "model.widths=[4, 4]", "name=mine"))
+    assert recipe.optimiser.rate == 0.5
+    assert recipe.data.photos == Path("some/where")
+    assert recipe.model.widths == (4, 4)
+    assert recipe.name == "mine"
+    with pytest.raises(UsageError):
+        load_recipe(SMOKE, ("data.unknown=1",))
+
+
+def test_the_rate_warms_up_holds_and_decays(smoke: Callable[..., Recipe]) -> None:
+    recipe = smoke("optimiser.iterations=10", "optimiser.warmup=4", "optimiser.decay=5", "optimiser.rate=1")
+    rates = [learning_rate(i, recipe) for i in range(10)]
+    assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
+
+
+def test_window_number_n_is_the_same_whoever_makes_it(scenes: Path) -> None:
+    data = Data(side_px=48, border_px=8)
+    material = load_scenes(scenes, scenes, 64)
+    one, other = WindowMaker(material, data, 3), WindowMaker(material, data, 3)
+    _ = [one[i] for i in range(4)]
+    for index in (9, 4):
+        a, b = one[index], other[index]
+        assert torch.equal(a.rainy, b.rainy)
+        assert torch.equal(a.trust, b.trust)
+        assert torch.equal(a.clear, b.clear)
+    assert not torch.equal(one[9].clear, one[4].clear)
+
+
+def test_dry_windows_are_asked_to_stay_and_rainy_ones_are_rainy(scenes: Path) -> None:
+    material = load_scenes(scenes, scenes, 64)
+    for share_dry in (0.0, 1.0):
+        maker = WindowMaker(material, Data(side_px=48, border_px=8, share_dry=share_dry), 0)
+        for window in (maker[i] for i in range(6)):
+            assert window.rainy.shape == (5, 3, 48, 48)
+            assert window.trust.shape == (1, 48, 48)
+            assert window.rainy.dtype == window.trust.dtype == window.clear.dtype == torch.uint8
+            assert bool(window.dry) == bool(share_dry)
+            assert torch.equal(window.rainy[2], window.clear) == bool(share_dry)
+
+
+def numbered(number: int) -> Window:
+    values = torch.full((5, 3, 8, 8), number, dtype=torch.uint8)
+    return Window(values, values[0, :1], values[0], torch.tensor(False))
+
+
+def test_the_pool_keeps_the_latest_and_crops_are_of_one_window() -> None:
+    pool = WindowPool(3)
+    for number in range(10):
+        pool.add(numbered(number))
+    assert len(pool) == 3
+    rainy, trust, clear, dry = pool.batch(40, 4, torch.Generator().manual_seed(0))
+    assert rainy.shape == (40, 15, 4, 4)
+    assert trust.shape == (40, 1, 4, 4)
+    assert clear.shape == (40, 3, 4, 4)
+    assert dry.shape == (40,)
+    assert {round(float(value) * 255) for value in clear.unique()} == {7, 8, 9}
+    assert torch.equal(rainy[:, 6:9], clear)
+
+
+def test_the_loss_is_nothing_for_the_truth_and_dearer_where_nothing_may_change() -> None:
+    clear = torch.rand(2, 3, 32, 32)
+    off = clear + 0.05
+    rainy, dry = (supervised_loss(off, clear, torch.tensor([d, d]), 0.25, 3.0) for d in (False, True))
+    assert float(supervised_loss(clear, clear, torch.tensor([True, False]), 0.25, 3.0)) == pytest.approx(0, abs=1e-6)
+    assert float(dry) > 1.5 * float(rainy) > 0
