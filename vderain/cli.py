@@ -88,6 +88,10 @@ def process_command(
     start: Annotated[float | None, typer.Option(help="Begin here, in seconds.")] = None,
     duration: Annotated[float | None, typer.Option(help="Process this many seconds.")] = None,
     rate: Annotated[str | None, typer.Option(help="Frames per second of a folder of pictures. Default 30.")] = None,
+    guard: Annotated[
+        bool | None,
+        typer.Option("--guard/--no-guard", help="Leave dry scenes untouched. Default: on.", show_default=False),
+    ] = None,
     compare: Annotated[str | None, typer.Option(help="Before and after in one picture: side or split.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at a damaged frame instead of bridging it.")] = False,
@@ -105,7 +109,7 @@ def process_command(
             encode=encode, compare=compare, overwrite=overwrite, strict=strict,  # type: ignore[arg-type]
             **_given(
                 model=model, strength=strength, temporal=temporal, device=device, precision=precision,
-                batch_size=batch_size, start_s=start, duration_s=duration, rate=_fraction(rate),
+                batch_size=batch_size, start_s=start, duration_s=duration, rate=_fraction(rate), guard=guard,
             ),
         )  # fmt: skip
         target = output or default_target(source)
@@ -324,6 +328,7 @@ def _tell(result: "Result", as_json: bool, quiet: bool) -> None:
         return
     damage = f", {_count(result.repeated, 'damaged frame')} bridged" if result.repeated else ""
     damage += f", {_count(result.missing, 'frame')} missing at the end" if result.missing else ""
+    damage += f", {_count(result.dry, 'dry frame')} left as they were" if result.dry else ""
     rate = result.frames / max(1e-6, result.seconds)
     model = f"{result.model} on {result.device}" if result.model else "no network"
     out.print(

@@ -17,8 +17,19 @@ from vderain.model.checkpoint import DEFAULT_MODEL, load_checkpoint
 from vderain.restore.compare import COMPARISONS, Comparison, compare
 from vderain.restore.derain import Derainer
 from vderain.restore.device import choose_place, cores
+from vderain.restore.guard import guard
 from vderain.restore.parallel import StageClock, ordered_map, prefetch
-from vderain.restore.temporal import GATES, TEMPORAL_MODES, Derained, Temporal, alone, smooth, unchanged, windows
+from vderain.restore.temporal import (
+    GATES,
+    RADIUS,
+    TEMPORAL_MODES,
+    Derained,
+    Temporal,
+    alone,
+    smooth,
+    unchanged,
+    windows,
+)
 from vderain.video.colour import add_residual
 from vderain.video.encoders import EncodeOptions
 from vderain.video.frame import Frame
@@ -43,6 +54,7 @@ class Options:
         encode: codec and quality of a video.
         start_s, duration_s: the part to process, in seconds; None is the beginning, or the rest.
         rate: frames a second of a folder of pictures.
+        guard: leave frames of dry scenes as they are, to the bit; see `restore.guard`.
         compare: ``side`` or ``split`` shows before and after in one picture.
         overwrite: replace an output that exists.
         strict: stop at damage in the input instead of bridging it.
@@ -58,6 +70,7 @@ class Options:
     start_s: float | None = None
     duration_s: float | None = None
     rate: Fraction = Fraction(30)
+    guard: bool = True
     compare: Comparison | None = None
     overwrite: bool = False
     strict: bool = False
@@ -103,6 +116,7 @@ class Result:
         source, target: files or folders.
         frames: written.
         repeated: frames that stood in for damaged ones.
+        dry: frames that were left as they are because it does not rain in them.
         missing: frames beyond the end of a truncated file, which nothing stands in for.
         damage: what was broken, in words.
         kept, dropped: other streams that were copied, and what the container could not hold.
@@ -117,6 +131,7 @@ class Result:
     frames: int
     repeated: int
     missing: int
+    dry: int
     damage: tuple[str, ...]
     kept: tuple[str, ...]
     dropped: tuple[str, ...]
@@ -177,7 +192,7 @@ def process(
     stages_s = clock.seconds
     stages_s["video"] = max(0.0, time.process_time() - cpu_s - sum(stages_s.values()))
     return Result(
-        source, target, frames, damage.frames if damage else 0, damage.missing if damage else 0,
+        source, target, frames, damage.frames if damage else 0, damage.missing if damage else 0, restorer.dry,
         tuple(damage.events) if damage else (),
         tuple(getattr(writer, "kept", ())), tuple(getattr(writer, "dropped", ())), restorer.model, restorer.device,
         time.monotonic() - started_s, stages_s,
@@ -189,7 +204,7 @@ class _Restorer:
 
     def __init__(self, options: Options, clock: StageClock) -> None:
         self.options, self.clock = options, clock
-        self.model, self.device, self._derain = None, "-", None
+        self.model, self.device, self.dry, self._derain = None, "-", 0, None
         if options.temporal == "only" or options.strength == 0:
             return
         checkpoint = load_checkpoint(options.model)
@@ -202,14 +217,20 @@ class _Restorer:
         if options.strength == 0:
             return map(partial(self._finish, turns=turns), ((frame, frame) for frame in frames))
         workers = cores()
-        if options.temporal == "off" or single:
+        still = options.temporal == "off" or single
+        if still:
             seen = ordered_map(timed("align", partial(alone, turns=turns)), frames, workers)
         else:
             seen = windows(frames, workers, turns, timed)
         derained = self._derain(seen, timed) if self._derain else map(unchanged, seen)
+        if self._derain and options.guard:
+            derained = guard(derained, workers, 0 if still else RADIUS, self._note, timed)
         gate = GATES[options.temporal]
         smoothed = smooth(derained, gate, workers, timed) if gate else derained
         return ordered_map(timed("add", partial(self._add, turns=turns)), smoothed, workers)
+
+    def _note(self, presence: float) -> None:
+        self.dry += presence == 0
 
     def _add(self, derained: Derained, turns: int) -> Frame:
         frame = derained.window.sight.frame

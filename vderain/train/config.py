@@ -29,7 +29,7 @@ class Data(_Section):
     share_stills: float = Field(
         0.15, ge=0, le=1, description="photographs with small errors of alignment; rest: one frame repeated"
     )
-    share_dry: float = Field(0.30, ge=0, le=1, description="windows without rain: nothing may change")
+    share_dry: float = Field(0.16, ge=0, le=1, description="windows without rain: nothing may change")
 
 
 class Model(_Section):
@@ -43,16 +43,16 @@ class Model(_Section):
 class Optimiser(_Section):
     """How the weights move."""
 
-    iterations: int = Field(40_000, ge=1)
+    iterations: int = Field(16_800, ge=1)
     warmup: int = Field(300, ge=0)
-    decay: int = Field(12_000, ge=0, description="iterations of linear decay to zero at the end")
+    decay: int = Field(8_500, ge=0, description="iterations of linear decay to zero at the end")
     batch: int = Field(12, ge=1)
     crop_px: int = Field(112, ge=16)
     rate: float = Field(1e-3, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
     bf16: bool = True
-    block_weight: float = Field(0.5, ge=0, description="penalty on the worst 8x8 blocks")
-    dry_weight: float = Field(3.0, ge=0, description="how much more a changed dry window costs")
+    block_weight: float = Field(0.15, ge=0, description="penalty on the worst 8x8 blocks")
+    dry_weight: float = Field(1.0, ge=0, description="how much more a changed dry window costs")
 
 
 class Run(_Section):

@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from vderain.errors import CheckpointError, InputError, VderainError
+from vderain.errors import CheckpointError, InputError, OutputError, VderainError
 from vderain.model.checkpoint import save_checkpoint
 from vderain.model.unet import UNet, UNetConfig
 from vderain.restore.device import cores
@@ -170,7 +170,12 @@ def train(recipe: Recipe, out: Path, resume: bool, report: Callable[[Progress], 
 
     Returns:
         The file of weights. On Ctrl-C the state is saved before KeyboardInterrupt goes on its way.
+
+    Raises:
+        OutputError: `out` holds a run, and `resume` was not asked for.
     """
+    if not resume and (out / RESUME).exists():
+        raise OutputError(f"there is a run in {out} already.", "Add --resume to go on, or choose another --out.")
     out.mkdir(parents=True, exist_ok=True)
     # More threads than cores would wait for each other at every layer; OpenCV's would not survive the workers' fork.
     torch.set_num_threads(recipe.run.threads or max(1, cores() - recipe.data.workers))

@@ -71,7 +71,7 @@ def clip_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> NDArr
     """Five frames of a clip, one to eight apart: (5, side, side, 3)."""
     clip = scenes.clips[rng.integers(len(scenes.clips))]
     stride = int(
-        min(rng.choice([1, 2, 3, 4, 6, 8], p=[0.3, 0.2, 0.15, 0.15, 0.1, 0.1]), (len(clip) - 1) // (WINDOW - 1))
+        min(rng.choice([1, 2, 3, 4, 6, 8], p=[0.4, 0.2, 0.12, 0.12, 0.08, 0.08]), (len(clip) - 1) // (WINDOW - 1))
     )
     start = rng.integers(len(clip) - stride * (WINDOW - 1))
     frames = clip[start : start + stride * (WINDOW - 1) + 1 : stride]

@@ -1,0 +1,77 @@
+"""Dry scenes are left alone, rainy ones are not."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import as_frame, drive
+
+from vderain.process import Options, process
+from vderain.restore.guard import darkening, guard, rain_presence
+from vderain.restore.temporal import Derained, windows
+from vderain.video.reader import VideoReader
+
+
+def streaked(share_of_picture: float, levels: float = 40, size: tuple[int, int] = (96, 128)) -> np.ndarray:
+    """A residual that darkens thin columns in the left part of a picture."""
+    residual = np.zeros((*size, 3), np.float32)
+    residual[:, : round(size[1] * share_of_picture) : 8] = -levels / 255
+    return residual
+
+
+def guarded(residuals: list[np.ndarray], cut_at: int | None = None) -> list[Derained]:
+    pictures = drive(len(residuals), size=residuals[0].shape[:2])
+    if cut_at is not None:
+        pictures[cut_at:] = [255 - picture for picture in pictures[cut_at:]]
+    seen = windows((as_frame(picture, i) for i, picture in enumerate(pictures)), 2)
+    return list(guard(map(Derained, seen, residuals), 2))
+
+
+def test_what_is_taken_in_a_corner_only_is_not_rain() -> None:
+    assert rain_presence([darkening(streaked(0.25))] * 5) > 0  # dense enough to be a shower in the light of a lamp
+    assert rain_presence([darkening(streaked(0.25, levels=3))] * 5) == 0
+
+
+def test_faint_rain_everywhere_is_rain() -> None:
+    assert rain_presence([darkening(streaked(1.0, levels=3))] * 5) == 1
+
+
+def test_nothing_taken_is_dry_and_brightening_is_no_rain() -> None:
+    nothing = np.zeros((48, 64, 3), np.float32)
+    assert rain_presence([darkening(nothing)]) == 0
+    assert rain_presence([darkening(nothing + 0.2)]) == 0
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 53)])
+def test_any_size_is_judged(size: tuple[int, int]) -> None:
+    assert darkening(np.full((*size, 3), -0.1, np.float32)).shape == (6, 8)
+    assert rain_presence([darkening(np.full((*size, 3), -0.1, np.float32))]) == 1
+
+
+def test_dry_frames_are_left_to_the_bit_and_rainy_ones_whole() -> None:
+    dry, rainy = streaked(0.1, levels=3), streaked(1.0)
+    assert all(not item.residual.any() for item in guarded([dry] * 7))
+    assert all(np.array_equal(item.residual, rainy) for item in guarded([rainy] * 7))
+
+
+def test_a_rainy_scene_does_not_make_the_next_one_wet() -> None:
+    dry, rainy = streaked(0.1, levels=3), streaked(1.0)
+    out = guarded([rainy] * 6 + [dry] * 6, cut_at=6)
+    assert [bool(item.residual.any()) for item in out] == [True] * 6 + [False] * 6
+
+
+def test_a_dry_clip_comes_out_bit_identical_and_is_counted(clip: Callable[..., Path], tmp_path: Path) -> None:
+    source, target = clip(frames=8), tmp_path / "out.mkv"
+    from vderain.video.encoders import EncodeOptions
+
+    result = process(source, target, Options(encode=EncodeOptions(codec="ffv1")))
+    assert result.dry == 8
+    with VideoReader(source) as before, VideoReader(target) as after:
+        for a, b in zip(before.frames(), after.frames(), strict=True):
+            assert all(np.array_equal(x, y) for x, y in zip(a.planes, b.planes, strict=True))
+
+
+def test_without_the_guard_the_network_has_its_way(clip: Callable[..., Path], tiny: Path, tmp_path: Path) -> None:
+    source = clip(frames=4)
+    assert process(source, tmp_path / "a.mp4", Options(model=str(tiny), guard=False)).dry == 0

@@ -1,0 +1,71 @@
+"""Whether it rains at all: what the network would take out of a few frames enters, and leaves only if it is rain.
+
+Rain falls everywhere. What a network mistakes for it (a fence that flow lost, a lane mark, a sunlit post) is in a few
+places; so a scene in which most of the picture would be left alone is dry, and stays as it is, to the bit.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vderain.restore.parallel import Timed, neighbourhoods, ordered_map, untimed
+from vderain.restore.temporal import RADIUS, Derained
+
+TILES = (8, 6)  # across and down, over which the darkening is compared
+IGNORED_LEVELS = 1.0  # a darkening below this is no streak
+# Mean darkening of the median tile, in levels of 255. Over clear driving clips, up to eight frames apart, it stays
+# below .018; under the faintest drizzle we render (opacity .0007 on average) it is .06.
+DRY_LEVELS, RAINY_LEVELS = 0.02, 0.05
+# Of the mean tile: rain may be seen in the light of a lamp alone. Clear clips stay below .2.
+DRY_MEAN_LEVELS, RAINY_MEAN_LEVELS = 0.3, 0.6
+
+
+def darkening(residual: NDArray[np.float32]) -> NDArray[np.float32]:
+    """How much light is taken from each part of a frame.
+
+    Args:
+        residual: (H, W, 3) in 0..1 units.
+
+    Returns:
+        (6, 8) in levels of 255.
+    """
+    taken = np.maximum(residual.mean(axis=2) * np.float32(-255) - np.float32(IGNORED_LEVELS), 0)
+    return np.asarray(cv2.resize(taken, TILES, interpolation=cv2.INTER_AREA), dtype=np.float32)
+
+
+def rain_presence(darkenings: list[NDArray[np.float32]]) -> float:
+    """From 0, dry, to 1, rainy, by the darkening of neighbouring frames of one scene."""
+    tiles = np.mean(darkenings, axis=0)
+    everywhere = (float(np.median(tiles)) - DRY_LEVELS) / (RAINY_LEVELS - DRY_LEVELS)
+    somewhere = (float(np.mean(tiles)) - DRY_MEAN_LEVELS) / (RAINY_MEAN_LEVELS - DRY_MEAN_LEVELS)
+    return float(np.clip(max(everywhere, somewhere), 0, 1))
+
+
+def guard(
+    derained: Iterable[Derained],
+    workers: int,
+    radius: int = RADIUS,
+    note: Callable[[float], None] = lambda presence: None,
+    timed: Timed = untimed,
+) -> Iterator[Derained]:
+    """Scales what is added to each frame by the presence of rain around it.
+
+    Args:
+        derained: what the network would do.
+        workers: threads.
+        radius: frames before and after that are looked at too; 0 for pictures that are no clip.
+        note: is told each frame's presence, in order.
+        timed: counts the time.
+    """
+    measured = ordered_map(timed("guard", lambda item: (item, darkening(item.residual))), derained, workers)
+    for around in neighbourhoods(measured, radius):
+        middle = around[radius]
+        assert middle is not None
+        item = middle[0]
+        scene = {item.window.number, *item.window.sources}
+        presence = rain_presence([tiles for other, tiles in filter(None, around) if other.window.number in scene])
+        note(presence)
+        yield item if presence == 1 else replace(item, residual=item.residual * np.float32(presence))
