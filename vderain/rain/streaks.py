@@ -63,7 +63,20 @@ def draw_style(generator: torch.Generator, heaviness: float | None = None) -> St
                 opacity=uniform(0.12, 0.75, generator) * (0.65 + 0.35 * heavy),
             )
         )
+    if uniform(0, 1, generator) < 0.45:
+        layers.append(_out_of_focus(wind_deg, generator))
     return tuple(layers)
+
+
+def _out_of_focus(wind_deg: float, generator: torch.Generator) -> StreakLayer:
+    """Drops a metre from the lens: broad, long and faint."""
+    return StreakLayer(
+        angle_deg=wind_deg + uniform(-4, 4, generator),
+        length_px=log_uniform(40, 160, generator),
+        width_px=log_uniform(3, 9, generator),
+        density=log_uniform(0.15, 1.5, generator),
+        opacity=log_uniform(0.05, 0.35, generator),
+    )
 
 
 def streak_opacity(style: Style, height_px: int, width_px: int, generator: torch.Generator, frames: int = 1) -> Tensor:
