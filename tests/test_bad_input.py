@@ -123,6 +123,26 @@ def test_a_missing_file(refused: Callable[..., str], tmp_path: Path, name: str) 
     assert f"there is no file {tmp_path / name}" in refused(INPUT, tmp_path / name)
 
 
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_is_refused_rather_than_waited_for(refused: Callable[..., str], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "in.mp4")
+    assert "pipe" in refused(INPUT, tmp_path / "in.mp4", "-o", tmp_path / "out.mp4")
+
+
+def test_a_name_too_long_for_the_system(refused: Callable[..., str], clip: Make, tmp_path: Path) -> None:
+    assert "cannot be read" in refused(INPUT, tmp_path / ("a" * 300))
+    assert "cannot be written" in refused(OUTPUT, clip(frames=2), "-o", tmp_path / ("a" * 300 + ".mp4"))
+
+
+def test_names_in_messages_keep_their_capitals(
+    refused: Callable[..., str], clip: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = clip(frames=2)
+    Path("Out.mp4").touch()
+    assert "vderain: Out.mp4 exists" in refused(OUTPUT, source, "-o", "Out.mp4")
+
+
 def test_pictures_of_two_sizes(refused: Callable[..., str], tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for number in range(3):

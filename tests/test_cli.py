@@ -141,6 +141,13 @@ def test_codec(clip: Make, processed: Callable[..., Path], codec: str, found: st
     assert found in codec_of(processed(source, "--codec", codec))
 
 
+@pytest.mark.parametrize("frames", [1, 2, 3])
+def test_few_frames_of_hevc(clip: Make, processed: Callable[..., Path], frames: int) -> None:
+    source = clip("in.mkv", frames=frames, size=(96, 64), **MILLISECONDS)
+    for attempt in range(3):  # what memory x265 met was a matter of luck
+        processed(source, "--codec", "hevc", "--strength", 0, name=f"out{attempt}.mkv")
+
+
 def test_crf_and_preset_reach_the_encoder(clip: Make, processed: Callable[..., Path]) -> None:
     source = clip("in.mp4", frames=4)
     coarse = processed(source, "--crf", 41, "--preset", "ultrafast", name="coarse.mp4")
@@ -372,6 +379,10 @@ def test_info_of_a_file(vderain: Run, clip: Make) -> None:
     assert [(s["kind"], s["kept"], s["processed"]) for s in facts["streams"][:2]] == [
         ("video", True, True), ("audio", True, False),
     ]  # fmt: skip
+
+
+def test_info_judges_by_an_output_of_the_same_kind(vderain: Run, clip: Make) -> None:
+    assert json.loads(vderain("info", clip("in.ts", frames=5), "--json").stdout)["output_format"] == "mpegts"
 
 
 @pytest.mark.parametrize("kind", ["missing", "text"])

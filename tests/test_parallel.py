@@ -1,5 +1,6 @@
 """Threads behind iterators: order, errors, bounded look-ahead, nothing left running."""
 
+import signal
 import threading
 import time
 from collections.abc import Iterator
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vderain.restore.parallel import StageClock, neighbourhoods, ordered_map, prefetch
+from vderain.restore.parallel import StageClock, neighbourhoods, ordered_map, prefetch, unless
 
 
 class Source:
@@ -108,6 +109,22 @@ def test_closing_early_stops_the_threads_and_the_work() -> None:
     taken = source.taken
     time.sleep(0.05)
     assert source.taken == taken < 30
+
+
+def test_closing_early_does_not_wait_for_a_long_way_to_the_next_result() -> None:
+    stop, begun = threading.Event(), Source(1000)
+
+    def slow(item: object) -> object:
+        time.sleep(0.02)
+        return item
+
+    around = neighbourhoods(ordered_map(slow, unless(stop, prefetch(begun, 2)), 2), 40)  # 40 results before its first
+    chain = prefetch(ordered_map(slow, around, 2), 4, stop)
+    main = threading.get_ident()
+    threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        next(chain)
+    assert begun.taken < 40
 
 
 @given(st.integers(0, 12), st.integers(0, 3))

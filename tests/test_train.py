@@ -79,6 +79,7 @@ def test_the_smoke_recipe_runs_and_its_weights_are_used_at_once(
     checkpoint = load_checkpoint(str(tmp_path / "run" / GENERATOR))
     assert checkpoint.facts["iterations"] == 6
     assert checkpoint.facts["recipe"]["name"] == "smoke"
+    assert str(scenes) not in json.dumps(checkpoint.facts)
     assert checkpoint.generator.config.widths == (8, 16)
     assert checkpoint.generator.head.weight.abs().sum() > 0
     done = vderain("process", clip("in.mp4", frames=3), "--model", tmp_path / "run" / GENERATOR)
@@ -210,6 +211,7 @@ def test_a_state_that_does_not_fit_is_said(smoke: Callable[..., Recipe], tmp_pat
         ("optimiser.batch=0", "optimiser.batch"),
         ("model.widths=wide", "model.widths"),
         ("model.window=3", "model.window"),
+        ("model.stem=0", "stem"),
         ("name.first=x", "name"),
         ("optimiser=3", "optimiser"),
         ("optimiser.crop_px=400", "crop_px"),

@@ -7,6 +7,7 @@ commands, so that --help is instant.
 import io
 import json
 import logging
+import re
 import signal
 import sys
 import time
@@ -38,6 +39,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 PLAIN_EVERY_S = 10.0  # between lines of progress where there is no terminal
 EVENT_EVERY_S = 0.5  # between JSON events
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+SENTENCE = re.compile(r"(A|The|There|No) ")  # how messages begin, as against the names of files
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
 Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what is decided along the way.")]
@@ -101,7 +104,7 @@ def process_command(
 ) -> None:
     """Take the rain out of INPUT; everything else of the file stays."""
     with _reporting(quiet, verbose):
-        from vderain.process import Options, default_target, process
+        from vderain.process import Options, process
         from vderain.video.encoders import EncodeOptions
 
         encode = EncodeOptions(**_given(codec=codec, crf=crf, preset=preset, encoder_opts=_pairs(encoder_opt)))
@@ -112,9 +115,8 @@ def process_command(
                 batch_size=batch_size, start_s=start, duration_s=duration, rate=_fraction(rate), guard=guard,
             ),
         )  # fmt: skip
-        target = output or default_target(source)
         with _shown(source.name, quiet, as_json) as report:
-            result = process(source, target, options, report)
+            result = process(source, output, options, report)
         _tell(result, as_json, quiet)
 
 
@@ -195,7 +197,7 @@ def _fraction(rate: str | None) -> Fraction | None:
 def _reporting(quiet: bool, verbose: bool) -> Iterator[None]:
     """Errors become one line and an exit code; log records lines on stderr."""
     _configure_logging(quiet, verbose)
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in STOPPING:
         if signal.getsignal(number) != signal.SIG_IGN:  # as nohup and shells' background jobs have it
             signal.signal(number, _interrupt)
     try:
@@ -215,8 +217,8 @@ def _reporting(quiet: bool, verbose: bool) -> Iterator[None]:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
-    """Ctrl-C and a polite kill end alike: cleaned up, which a second one must not disturb."""
-    for each in (signal.SIGINT, signal.SIGTERM):
+    """Ctrl-C, a polite kill and a closed terminal end alike: cleaned up, which a second one must not disturb."""
+    for each in STOPPING:
         signal.signal(each, signal.SIG_IGN)
     raise KeyboardInterrupt
 
@@ -226,7 +228,7 @@ def _fail(error: VderainError, verbose: bool, cause: BaseException | None = None
         trace = cause or error.__cause__
         if trace is not None:
             err.print("".join(traceback.format_exception(trace)), markup=False, style="dim")
-    what = error.what[:1].lower() + error.what[1:] if error.what[:2].istitle() else error.what
+    what = error.what[:1].lower() + error.what[1:] if SENTENCE.match(error.what) else error.what
     err.print(f"vderain: {what} {error.cure}".rstrip(), markup=False)
     raise typer.Exit(error.exit_code) from None
 
@@ -367,14 +369,10 @@ def _facts_of_installation() -> dict[str, Any]:
 def _facts_of_file(file: Path) -> dict[str, Any]:
     from dataclasses import asdict
 
-    from vderain.errors import InputError
     from vderain.video.describe import describe
+    from vderain.video.streams import CONTAINERS, DEFAULT_SUFFIX
 
-    if not file.exists():
-        raise InputError(f"there is no file {file}.", "Check the path.")
-    return asdict(
-        describe(file, file.suffix if file.suffix.lower() in (".mp4", ".mov", ".mkv", ".m4v", ".webm") else ".mp4")
-    )
+    return asdict(describe(file, file.suffix if file.suffix.lower() in CONTAINERS else DEFAULT_SUFFIX))
 
 
 def _print_file(facts: dict[str, Any]) -> None:

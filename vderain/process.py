@@ -3,11 +3,12 @@
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
+from threading import Event
 
 import cv2
 import numpy as np
@@ -18,7 +19,7 @@ from vderain.restore.compare import COMPARISONS, Comparison, compare
 from vderain.restore.derain import Derainer
 from vderain.restore.device import choose_place, cores
 from vderain.restore.guard import guard
-from vderain.restore.parallel import StageClock, ordered_map, prefetch
+from vderain.restore.parallel import StageClock, ordered_map, prefetch, unless
 from vderain.restore.temporal import (
     GATES,
     RADIUS,
@@ -164,25 +165,25 @@ def process(
         VderainError: whatever goes wrong; nothing is left under the target's name then.
     """
     options = options or Options()
-    target = target or default_target(source)
-    _check(source, target, options)
+    target = _checked(source, target, options)
     started_s, cpu_s = time.monotonic(), time.process_time()
     reader: VideoReader | PictureReader
     writer: VideoWriter | PictureWriter
     cv2.setNumThreads(1)  # frames are worked on side by side
     clock = StageClock()
     restorer = _Restorer(options, clock)
+    stop = Event()
     with ExitStack() as stack:
         reader = _open(source, options)
         stack.enter_context(reader)
+        single = isinstance(reader, PictureReader) and reader.count == 1
+        decoded = unless(stop, prefetch(reader.frames(), AHEAD))
+        restored = prefetch(restorer(decoded, _turns(reader), single), AHEAD, stop)
+        stack.enter_context(closing(restored))  # left after the writer, so that an unfinished file is gone at once
         writer = _create(target, reader, options)
         stack.enter_context(writer)
-        turns = _turns(reader)
         total_s, first_s, frames = _duration_s(reader), None, 0
-        restored = restorer(
-            prefetch(reader.frames(), AHEAD), turns, single=isinstance(reader, PictureReader) and reader.count == 1
-        )
-        for frame in prefetch(restored, AHEAD):
+        for frame in restored:
             writer.write(frame)
             frames += 1
             now_s = float((frame.pts + frame.duration) * frame.time_base)
@@ -242,13 +243,23 @@ class _Restorer:
         return compare(before, after, self.options.compare, turns) if self.options.compare else after
 
 
-def _check(source: Path, target: Path, options: Options) -> None:
-    if not source.exists():
-        raise InputError(f"there is no file {source}.", "Check the path.")
-    if target.exists() and source.samefile(target):
+def _checked(source: Path, target: Path | None, options: Options) -> Path:
+    """The target, once both names are known to be usable."""
+    try:
+        if not source.exists():
+            raise InputError(f"there is no file {source}.", "Check the path.")
+    except OSError as error:  # a name too long, a folder that may not be looked into
+        raise InputError(f"{source} cannot be read ({error.strerror}).", "Check the path.") from error
+    target = target or default_target(source)
+    try:
+        there = target.exists()
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written ({error.strerror}).", "Choose another name with -o.") from error
+    if there and source.samefile(target):
         raise UsageError(f"the output {target} is the input itself.", "Choose another name with -o.")
-    if target.exists() and not target.is_dir() and not options.overwrite:
+    if there and not target.is_dir() and not options.overwrite:
         raise OutputError(f"{target} exists already.", "Add --overwrite to replace it, or choose another name with -o.")
+    return target
 
 
 def _open(source: Path, options: Options) -> VideoReader | PictureReader:

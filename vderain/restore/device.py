@@ -32,13 +32,13 @@ def choose_place(device: str = "auto", precision: str = "auto") -> Place:
         DeviceError: the device asked for is not there or is none we know.
     """
     name, _, index = device.partition(":")
-    if name not in DEVICES or (index and not index.isdecimal()):
+    if name not in DEVICES or (index and (name == "auto" or not index.isdecimal())):
         raise DeviceError(f"there is no device {device!r}.", f"Choose one of {', '.join(DEVICES)}.")
     if precision not in PRECISIONS:
         raise DeviceError(f"there is no precision {precision!r}.", f"Choose one of {', '.join(PRECISIONS)}.")
     if name == "auto":
         name = next((n for n in ("cuda", "mps") if _present(n)), "cpu")
-    elif not _present(name, int(index) if index.isdigit() else 0):
+    elif not _present(name, int(index or 0)):
         raise DeviceError(
             f"this machine has no {device} that PyTorch {torch.__version__} can use.", "Use --device auto."
         )

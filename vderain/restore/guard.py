@@ -68,4 +68,5 @@ def guard(
         scene = {item.window.number, *item.window.sources}
         presence = rain_presence([tiles for other, tiles in filter(None, around) if other.window.number in scene])
         note(presence)
-        yield item if presence == 1 else replace(item, residual=item.residual * np.float32(presence))
+        scaled = item.residual if presence == 1 else item.residual * np.float32(presence)
+        yield replace(item, residual=scaled, presence=presence)

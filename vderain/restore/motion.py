@@ -6,6 +6,7 @@ neighbour is false evidence, so every field carries its trust.
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import cv2
@@ -124,15 +125,8 @@ def _sample(picture: NDArray[Any], where: NDArray[np.float32], border: int, outs
     return np.asarray(cv2.remap(picture, where, no_second_map, cv2.INTER_LINEAR, None, border, outside))  # type: ignore[call-overload]
 
 
-_grids: dict[tuple[int, int], NDArray[np.float32]] = {}
-
-
-def _grid(shape: tuple[int, ...]) -> NDArray[np.float32]:
+@lru_cache(maxsize=8)
+def _grid(shape: tuple[int, int]) -> NDArray[np.float32]:
     """(h, w, 2) of x, y coordinates; kept, since every frame of a clip asks for the same two sizes."""
-    key = (shape[0], shape[1])
-    if key not in _grids:
-        if len(_grids) > 8:
-            _grids.clear()
-        x, y = np.meshgrid(np.arange(key[1], dtype=np.float32), np.arange(key[0], dtype=np.float32))
-        _grids[key] = np.dstack([x, y])
-    return _grids[key]
+    x, y = np.meshgrid(np.arange(shape[1], dtype=np.float32), np.arange(shape[0], dtype=np.float32))
+    return np.dstack([x, y])

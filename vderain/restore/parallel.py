@@ -6,9 +6,9 @@ its time at the barriers between layers as soon as anything else runs, and decod
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from threading import Lock
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from threading import Event, Lock
 from typing import Protocol, TypeVar
 
 T = TypeVar("T")
@@ -66,8 +66,16 @@ def ordered_map(function: Callable[[T], U], items: Iterable[T], workers: int) ->
                 future.cancel()
 
 
-def prefetch(items: Iterable[T], count: int) -> Iterator[T]:
-    """The same items, taken by a thread of their own up to `count` ahead of whoever asks."""
+def unless(stop: Event, items: Iterable[T]) -> Iterator[T]:
+    """The same items until `stop` is set: then `CancelledError`, so that nobody works on for a result nobody wants."""
+    for item in items:
+        if stop.is_set():
+            raise CancelledError
+        yield item
+
+
+def prefetch(items: Iterable[T], count: int, stop: Event | None = None) -> Generator[T, None, None]:
+    """The same items, taken by a thread of their own up to `count` ahead of whoever asks; sets `stop` at the end."""
     source = iter(items)
     end = object()
     waiting: deque[Future[T | object]] = deque()
@@ -79,6 +87,8 @@ def prefetch(items: Iterable[T], count: int) -> Iterator[T]:
                 waiting.append(pool.submit(next, source, end))
                 yield item  # type: ignore[misc]
         finally:
+            if stop is not None:
+                stop.set()  # before waiting for the thread, which may be waiting for many others
             for future in waiting:
                 future.cancel()
 

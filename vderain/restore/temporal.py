@@ -4,7 +4,7 @@ Flow is computed once for each pair of frames and serves both directions, the ne
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -248,10 +248,12 @@ class Derained:
     Attributes:
         window: what was looked at.
         residual: (H, W, 3) in 0..1 units.
+        presence: of rain, from 0, dry, to 1, as the guard judged it: whatever is added later is scaled by it.
     """
 
     window: Window
     residual: NDArray[np.float32]
+    presence: float = 1.0
 
     @property
     def rgb(self) -> Picture:
@@ -274,6 +276,8 @@ def _gated(around: tuple[tuple[Derained, Picture] | None, ...], gate: Gate) -> D
     middle = around[RADIUS]
     assert middle is not None
     item, rgb = middle
+    if item.presence == 0:
+        return item
     pictures = {entry[0].window.number: entry[1] for entry in around if entry}
     window = item.window
     before2, before1, after1, after2 = (
@@ -281,7 +285,7 @@ def _gated(around: tuple[tuple[Derained, Picture] | None, ...], gate: Gate) -> D
         for source, field in zip(window.sources, window.motions, strict=True)
     )
     added = gated_median(np.stack([before2, before1, rgb, after1, after2]), gate)
-    return Derained(window, item.residual + added)
+    return replace(item, residual=item.residual + added * np.float32(item.presence))
 
 
 GATES: dict[Temporal, Gate | None] = {"off": None, "light": None, "strong": Gate(), "only": Gate()}

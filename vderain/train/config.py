@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from vderain.errors import InputError, UsageError
+from vderain.model.unet import UNetConfig
 
 
 class _Section(BaseModel):
@@ -39,13 +40,18 @@ class Model(_Section):
     widths: tuple[int, ...] = (32, 64, 128, 256)
     stem: int = 2
 
+    @model_validator(mode="after")
+    def _can_be_built(self) -> Self:
+        UNetConfig(self.window, self.widths, self.stem)  # says itself what it cannot be
+        return self
+
 
 class Optimiser(_Section):
     """How the weights move."""
 
-    iterations: int = Field(16_800, ge=1)
+    iterations: int = Field(15_000, ge=1)
     warmup: int = Field(300, ge=0)
-    decay: int = Field(8_500, ge=0, description="iterations of linear decay to zero at the end")
+    decay: int = Field(6_500, ge=0, description="iterations of linear decay to zero at the end")
     batch: int = Field(12, ge=1)
     crop_px: int = Field(112, ge=16)
     rate: float = Field(1e-3, gt=0)

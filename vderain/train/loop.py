@@ -142,11 +142,11 @@ class Trainer:
         return float(metadata["seconds"])
 
     def facts(self, seconds: float) -> dict[str, Any]:
-        """What the header of the weights says about how they came to be."""
+        """What the header of the weights says about how they came to be; nothing of folders on this machine."""
         return {
             "licence": self.recipe.card.licence,
             "data": self.recipe.card.data,
-            "recipe": self.recipe.model_dump(mode="json", exclude={"card"}),
+            "recipe": self.recipe.model_dump(mode="json", exclude={"card": True, "data": {"photos", "clips"}}),
             "command": f"vderain train configs/{self.recipe.name}.toml",
             "iterations": self.iteration,
             "hours": round(seconds / 3600, 2),

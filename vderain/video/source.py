@@ -33,15 +33,17 @@ def open_input(path: Path) -> InputContainer:
     """Opens a file for reading; nothing but local files is ever touched, whatever a playlist inside it says.
 
     Raises:
-        InputError: the file is missing, empty, a directory, unreadable or not a video file.
+        InputError: the file is missing, empty, a directory or a pipe, unreadable or not a video file.
     """
-    if not path.exists():
-        raise InputError(f"'{path}' does not exist.", "Check the path and the spelling.")
-    if path.is_dir():
-        raise InputError(f"'{path}' is a directory.", "Give a video file.")
-    if path.is_file() and path.stat().st_size == 0:
-        raise InputError(f"'{path}' is empty.", "Copy it again from where it was recorded.")
     with input_errors(path):
+        if not path.exists():
+            raise InputError(f"'{path}' does not exist.", "Check the path and the spelling.")
+        if path.is_dir():
+            raise InputError(f"'{path}' is a directory.", "Give a video file.")
+        if not path.is_file():  # it would be opened several times, and the second time wait for ever
+            raise InputError(f"'{path}' is a pipe or a device.", "Save the video to a file first.")
+        if path.stat().st_size == 0:
+            raise InputError(f"'{path}' is empty.", "Copy it again from where it was recorded.")
         # surrogateescape carries bytes that are not UTF-8 unchanged from the source's metadata to the output's
         container = av.open(
             str(path.absolute()),

@@ -209,7 +209,11 @@ class VideoWriter:
         assert self._output is not None and self._copier is not None
         if not self._count:
             raise OutputError(f"No frame was written to '{self.target}'.", "Check the input.")
-        self._mux(self._stream.encode(None))
+        packets = self._stream.encode(None)
+        if self._count <= 2 and self._stream.codec_context.name == "libx265":
+            for packet in packets:  # x265 reads its dts from unwritten memory where it saw too few frames to reorder
+                packet.dts = packet.pts
+        self._mux(packets)
         self._copier.copy_until(self._output, None)
         self._output.close()
         self._verify(self._copier)
