@@ -14,6 +14,7 @@ from torch import Tensor
 
 from vderain.errors import DeviceError
 from vderain.model.unet import UNet, UNetConfig
+from vderain.restore import device
 from vderain.restore.derain import TILE_MIN_PX, Derainer
 from vderain.restore.device import Place, choose_place
 from vderain.restore.temporal import Window, alone, windows
@@ -77,7 +78,7 @@ def test_results_belong_to_their_windows_in_order() -> None:
     around = seen(9)
     found = list(Derainer(tiny_generator(5), CPU, 4)(around))
     assert [item.window.number for item in found] == list(range(9))
-    assert all(item.window is window for item, window in zip(found, around, strict=True))
+    assert all(item.window.sight is window.sight for item, window in zip(found, around, strict=True))
 
 
 def test_no_windows_no_results() -> None:
@@ -201,3 +202,17 @@ def test_the_place_asked_for_is_the_one_chosen() -> None:
     assert str(choose_place("cpu", "fp32")) == "cpu, fp32"
     assert str(choose_place("cpu", "bf16")) == "cpu, bf16"
     assert choose_place() == choose_place()
+
+
+def test_frames_side_by_side_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device, "cores", lambda: 16)
+    monkeypatch.setattr(device, "_free_bytes", lambda: 4 << 30)
+    full_hd, uhd = device.side_by_side(1920 * 1080), device.side_by_side(3840 * 2160)
+    assert 1 <= uhd < full_hd < 16
+    monkeypatch.setattr(device, "_free_bytes", lambda: None)
+    assert device.side_by_side(3840 * 2160) == 16
+
+
+def test_free_memory_is_known_here_and_plausible() -> None:
+    free_bytes = device._free_bytes()
+    assert free_bytes is None or free_bytes > 1 << 20

@@ -17,7 +17,7 @@ from vderain.errors import InputError, OutputError, UsageError
 from vderain.model.checkpoint import DEFAULT_MODEL, load_checkpoint
 from vderain.restore.compare import COMPARISONS, Comparison, compare
 from vderain.restore.derain import Derainer
-from vderain.restore.device import choose_place, cores
+from vderain.restore.device import choose_place, cores, side_by_side
 from vderain.restore.guard import guard
 from vderain.restore.parallel import StageClock, ordered_map, prefetch, unless
 from vderain.restore.temporal import (
@@ -36,6 +36,7 @@ from vderain.video.encoders import EncodeOptions
 from vderain.video.frame import Frame
 from vderain.video.pictures import PictureReader, PictureWriter, is_pictures
 from vderain.video.reader import VideoReader
+from vderain.video.streams import CONTAINERS, DEFAULT_SUFFIX
 from vderain.video.writer import VideoWriter
 
 AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
@@ -143,10 +144,13 @@ class Result:
 
 
 def default_target(source: Path) -> Path:
-    """``name.derained.ext`` beside the source; ``name.derained`` for a folder."""
+    """``name.derained.ext`` beside the source, .mp4 for files that we cannot write; ``name.derained`` for a folder."""
     if source.name in ("", ".."):  # the folder one is in, or the one above
         source = source.resolve()
-    return source.with_name(f"{source.stem}.derained{source.suffix}" if source.is_file() else f"{source.name}.derained")
+    if not source.is_file():
+        return source.with_name(f"{source.name}.derained")
+    writable = is_pictures(source) or source.suffix.lower() in CONTAINERS
+    return source.with_name(f"{source.stem}.derained{source.suffix if writable else DEFAULT_SUFFIX}")
 
 
 def process(
@@ -178,7 +182,7 @@ def process(
         stack.enter_context(reader)
         single = isinstance(reader, PictureReader) and reader.count == 1
         decoded = unless(stop, prefetch(reader.frames(), AHEAD))
-        restored = prefetch(restorer(decoded, _turns(reader), single), AHEAD, stop)
+        restored = prefetch(restorer(decoded, _turns(reader), single, _pixels(reader)), AHEAD, stop)
         stack.enter_context(closing(restored))  # left after the writer, so that an unfinished file is gone at once
         writer = _create(target, reader, options)
         stack.enter_context(writer)
@@ -213,11 +217,11 @@ class _Restorer:
         self.model, self.device = checkpoint.name, str(place)
         self._derain = Derainer(checkpoint.generator, place, options.batch_size)
 
-    def __call__(self, frames: Iterator[Frame], turns: int, single: bool) -> Iterator[Frame]:
+    def __call__(self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int) -> Iterator[Frame]:
         options, timed = self.options, self.clock.timed
         if options.strength == 0:
             return map(partial(self._finish, turns=turns), ((frame, frame) for frame in frames))
-        workers = cores()
+        workers = min(side_by_side(frame_px), options.batch_size or cores())
         still = options.temporal == "off" or single
         if still:
             seen = ordered_map(timed("align", partial(alone, turns=turns)), frames, workers)
@@ -275,6 +279,11 @@ def _create(target: Path, reader: VideoReader | PictureReader, options: Options)
     if options.compare == "side":  # beside each other as shown: a clip on its side grows upwards as stored
         width_px, height_px = (width_px, 2 * height_px) if _turns(reader) % 2 else (2 * width_px, height_px)
     return VideoWriter(target, reader, options.encode, (width_px, height_px))
+
+
+def _pixels(reader: VideoReader | PictureReader) -> int:
+    size = reader if isinstance(reader, PictureReader) else reader.info
+    return size.width_px * size.height_px
 
 
 def _turns(reader: VideoReader | PictureReader) -> int:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vderain.errors import DeviceError
 from vderain.model.unet import UNet
-from vderain.restore.device import Place, cores
+from vderain.restore.device import Place, side_by_side
 from vderain.restore.parallel import Timed, ordered_map, untimed
 from vderain.restore.temporal import RADIUS, Derained, Window
 
@@ -53,7 +53,7 @@ class Derainer:
         else:
             run = timed("network", self._residuals)
             for batch in _batches(_chain(first, iterator), count):
-                yield from map(Derained, batch, run(batch))
+                yield from map(Derained, [window.spent() for window in batch], run(batch))
 
     def _fitting(self, window: Window) -> int:
         """Frames at once that memory surely holds."""
@@ -63,13 +63,13 @@ class Derainer:
         if self.place.device.type == "cuda":
             free_bytes, _ = torch.cuda.mem_get_info(self.place.device)
             return int(max(1, min(16, 0.6 * free_bytes // frame_bytes)))
-        return cores() if self.place.device.type == "cpu" else 1
+        return side_by_side(height_px * width_px) if self.place.device.type == "cpu" else 1
 
     def _alone(self, window: Window) -> Derained:
         if not hasattr(self._threads, "ready"):
             torch.set_num_threads(1)  # of this thread: frames are side by side, see `parallel`
             self._threads.ready = True
-        return Derained(window, self._residuals([window])[0])
+        return Derained(window.spent(), self._residuals([window])[0])
 
     def _residuals(self, batch: list[Window]) -> list[Residual]:
         """One pass; on lack of memory two of half the batch, and for a single frame in tiles.

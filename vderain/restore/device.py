@@ -1,7 +1,9 @@
 """Where the network runs and in which precision: chosen once, said once; asking for what is not there is an error."""
 
 import os
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -49,6 +51,38 @@ def choose_place(device: str = "auto", precision: str = "auto") -> Place:
 def cores() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+HELD_BYTES_PX = 42  # of a frame between two stages: five aligned pictures, flow, trust, planes, residual
+NETWORK_BYTES_PX = 200  # of a frame inside the network
+STAGES = 4  # each holds one frame more than it has workers
+
+
+def side_by_side(frame_px: int) -> int:
+    """Frames to work on at once on a CPU: one a core, or as many as half of the free memory holds.
+
+    Args:
+        frame_px: pixels of a frame.
+    """
+    free_bytes = _free_bytes()
+    if free_bytes is None:
+        return cores()
+    affordable = (free_bytes / 2 / max(1, frame_px) - STAGES * HELD_BYTES_PX) / (
+        STAGES * HELD_BYTES_PX + NETWORK_BYTES_PX
+    )
+    return max(1, min(cores(), int(affordable)))
+
+
+def _free_bytes() -> int | None:
+    """Memory that can still be had, by the kernel and by the control group; None where neither says."""
+    found = []
+    with suppress(OSError, ValueError, IndexError):
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+        found += [int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    with suppress(OSError, ValueError):  # "max" where there is no limit
+        group = Path("/sys/fs/cgroup")
+        found.append(int((group / "memory.max").read_text()) - int((group / "memory.current").read_text()))
+    return min(found, default=None)
 
 
 def _present(name: str, index: int = 0) -> bool:

@@ -78,6 +78,11 @@ class Window:
     aligned: NDArray[np.uint8]
     trust: NDArray[np.uint8]
 
+    def spent(self) -> "Window":
+        """Without the aligned pictures: what is left to know once the network has seen them."""
+        nothing = np.empty(0, np.uint8)
+        return replace(self, aligned=nothing, trust=nothing)
+
 
 def look(frame: Frame, turns: int = 0) -> Sight:
     """A frame as RGB, turned upright: rain falls down, and so the network learned it.
@@ -263,7 +268,7 @@ class Derained:
 
 def unchanged(window: Window) -> Derained:
     """What `--temporal only` hands to the gate: frames as they are."""
-    return Derained(window, np.zeros(window.sight.rgb.shape, np.float32))
+    return Derained(window.spent(), np.zeros(window.sight.rgb.shape, np.float32))
 
 
 def smooth(derained: Iterable[Derained], gate: Gate, workers: int, timed: Timed = untimed) -> Iterator[Derained]:
