@@ -305,7 +305,7 @@ def test_without_a_network_none_is_loaded(clip: Make, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("source", "expected"),
     [
-        ("film.mp4", "film.derained.mp4"), ("a.b.MOV", "a.b.derained.MOV"), ("noext", "noext.derained"),
+        ("film.mp4", "film.derained.mp4"), ("a.b.MOV", "a.b.derained.MOV"), ("noext", "noext.derained.mp4"),
         ("shots", "shots.derained"), ("shots.v2", "shots.v2.derained"),
     ],
 )  # fmt: skip

@@ -385,5 +385,7 @@ def _print_file(facts: dict[str, Any]) -> None:
             f"  #{stream['index']} {stream['kind']}: {stream['codec']}, {stream['detail']}{language}: {fate}",
             markup=False,
         )
+    for name in facts["hidden"]:
+        out.print(f"  {name}: NOT KEPT", markup=False)
     if facts["chapters"]:
         out.print(f"  {facts['chapters']} chapters: copied", markup=False)

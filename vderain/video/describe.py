@@ -7,6 +7,7 @@ from typing import Any
 
 import av
 
+from vderain.video.boxes import hidden_boxes
 from vderain.video.source import codec_name, main_video, open_input, stream_kind
 from vderain.video.streams import DEFAULT_SUFFIX, can_hold, is_chapter_track, output_format
 
@@ -47,6 +48,7 @@ class FileDescription:
         chapters: number of chapters.
         metadata: title, creation time and so on.
         streams: all streams in file order.
+        hidden: what is in the file beside its streams and will not be kept.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class FileDescription:
     chapters: int
     metadata: dict[str, str]
     streams: tuple[StreamDescription, ...]
+    hidden: tuple[str, ...]
 
 
 def describe(path: str | os.PathLike[str], suffix: str = DEFAULT_SUFFIX) -> FileDescription:
@@ -79,6 +82,7 @@ def describe(path: str | os.PathLike[str], suffix: str = DEFAULT_SUFFIX) -> File
         return FileDescription(
             source, container.format.name, muxer, duration_s, source.stat().st_size,
             len(container.chapters()), dict(container.metadata), streams,
+            tuple(hidden_boxes(source)),
         )  # fmt: skip
 
 

@@ -14,6 +14,7 @@ import av
 from av.container import OutputContainer
 
 from vderain.errors import OutputError
+from vderain.video.boxes import hidden_boxes
 from vderain.video.encoders import EncodeOptions, add_encoder
 from vderain.video.frame import Frame
 from vderain.video.planes import layout_of_planes, nearest_layout, picture_of, with_neutral_chroma
@@ -126,6 +127,7 @@ class VideoWriter:
             info = replace(info, width_px=self._size_px[0], height_px=self._size_px[1])
         self._copier = StreamCopier(self._reader.path, info.stream_index)
         self.kept, self.dropped = self._copier.kept, self._copier.dropped
+        self.dropped += hidden_boxes(self._reader.path)
         for stream in self._copier.streams():
             if stream.index == info.stream_index:
                 self._stream = add_encoder(self._output, self._options, info, self._time_base())
