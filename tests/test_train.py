@@ -316,7 +316,13 @@ def test_the_pool_keeps_the_latest_and_crops_are_of_one_window() -> None:
 
 def test_the_loss_is_nothing_for_the_truth_and_dearer_where_nothing_may_change() -> None:
     clear = torch.rand(2, 3, 32, 32)
-    off = clear + 0.05
-    rainy, dry = (supervised_loss(off, clear, torch.tensor([d, d]), 0.25, 3.0) for d in (False, True))
-    assert float(supervised_loss(clear, clear, torch.tensor([True, False]), 0.25, 3.0)) == pytest.approx(0, abs=1e-6)
-    assert float(dry) > 1.5 * float(rainy) > 0
+    weights = {"untouched_weight": 2.0, "block_weight": 0.25, "dry_weight": 3.0}
+    truth = supervised_loss(clear, clear + 0.1, clear, torch.tensor([True, False]), **weights)
+    assert float(truth) == pytest.approx(0, abs=1e-6)
+    rained_on, untouched = (
+        float(supervised_loss(clear + 0.05, before, clear, torch.tensor([False, False]), **weights))
+        for before in (clear + 0.1, clear)
+    )
+    dry = float(supervised_loss(clear + 0.05, clear, clear, torch.tensor([True, True]), **weights))
+    assert untouched == pytest.approx(2 * rained_on, rel=1e-3)
+    assert dry > 3 * untouched > 0

@@ -63,7 +63,7 @@ def draw_style(generator: torch.Generator, heaviness: float | None = None) -> St
                 opacity=uniform(0.12, 0.75, generator) * (0.65 + 0.35 * heavy),
             )
         )
-    if uniform(0, 1, generator) < 0.45:
+    if uniform(0, 1, generator) < 0.15:
         layers.append(_out_of_focus(wind_deg, generator))
     return tuple(layers)
 
@@ -75,7 +75,7 @@ def _out_of_focus(wind_deg: float, generator: torch.Generator) -> StreakLayer:
         length_px=log_uniform(40, 160, generator),
         width_px=log_uniform(3, 9, generator),
         density=log_uniform(0.15, 1.5, generator),
-        opacity=log_uniform(0.05, 0.35, generator),
+        opacity=log_uniform(0.08, 0.35, generator),
     )
 
 

@@ -30,7 +30,7 @@ class Data(_Section):
     share_stills: float = Field(
         0.15, ge=0, le=1, description="photographs with small errors of alignment; rest: one frame repeated"
     )
-    share_dry: float = Field(0.16, ge=0, le=1, description="windows without rain: nothing may change")
+    share_dry: float = Field(0.20, ge=0, le=1, description="windows without rain: nothing may change")
 
 
 class Model(_Section):
@@ -49,7 +49,7 @@ class Model(_Section):
 class Optimiser(_Section):
     """How the weights move."""
 
-    iterations: int = Field(15_000, ge=1)
+    iterations: int = Field(16_400, ge=1)
     warmup: int = Field(300, ge=0)
     decay: int = Field(6_500, ge=0, description="iterations of linear decay to zero at the end")
     batch: int = Field(12, ge=1)
@@ -58,6 +58,7 @@ class Optimiser(_Section):
     ema: float = Field(0.999, ge=0, lt=1)
     bf16: bool = True
     block_weight: float = Field(0.15, ge=0, description="penalty on the worst 8x8 blocks")
+    untouched_weight: float = Field(2.0, ge=1, description="how much more a change costs where no rain is")
     dry_weight: float = Field(1.0, ge=0, description="how much more a changed dry window costs")
 
 

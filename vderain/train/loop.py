@@ -80,7 +80,11 @@ class Trainer:
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
             residual = self.generator(seen, trust)
         restored = centre + residual.float()
-        loss = supervised_loss(restored, clear, dry, settings.block_weight, settings.dry_weight)
+        loss = supervised_loss(
+            restored, centre, clear, dry,
+            untouched_weight=settings.untouched_weight, block_weight=settings.block_weight,
+            dry_weight=settings.dry_weight,
+        )  # fmt: skip
         if not math.isfinite(value := loss.item()):
             raise VderainError(f"the loss became {value} at iteration {self.iteration}.", "Lower optimiser.rate.")
         self.adam.zero_grad(set_to_none=True)

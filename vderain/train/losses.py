@@ -6,12 +6,13 @@ from torch.nn import functional as F
 
 CHARBONNIER_EPS = 1e-3  # a quarter of a grey level: below it errors count as squares
 BLOCK_PX = 8
+UNTOUCHED = 1.5 / 255  # a difference that compression makes without rain
 BLOCK_SCALE = 4 / 255  # a block that is off by this much costs as much as a mean error of the same size
 
 
-def charbonnier(difference: Tensor) -> Tensor:
+def charbonnier(difference: Tensor, weight: Tensor | float = 1.0) -> Tensor:
     """Mean absolute error with a smooth foot (Charbonnier et al., ICIP 1994), per example: (B, C, H, W) to (B,)."""
-    return ((difference**2 + CHARBONNIER_EPS**2).sqrt() - CHARBONNIER_EPS).mean((1, 2, 3))
+    return (weight * ((difference**2 + CHARBONNIER_EPS**2).sqrt() - CHARBONNIER_EPS)).mean((1, 2, 3))
 
 
 def block_harm(difference: Tensor) -> Tensor:
@@ -24,16 +25,22 @@ def block_harm(difference: Tensor) -> Tensor:
     return (blocks**2).mean((1, 2, 3)) / BLOCK_SCALE
 
 
-def supervised_loss(restored: Tensor, clear: Tensor, dry: Tensor, block_weight: float, dry_weight: float) -> Tensor:
+def supervised_loss(
+    restored: Tensor, rainy: Tensor, clear: Tensor, dry: Tensor,
+    *, untouched_weight: float, block_weight: float, dry_weight: float,
+) -> Tensor:  # fmt: skip
     """The loss of the first stage.
 
     Args:
         restored: (B, 3, H, W) in 0..1.
+        rainy: the same, what the centre was.
         clear: the same, the truth.
         dry: (B,) bool, examples in which nothing may change.
+        untouched_weight: of pixels on which no rain fell beside those on which some did.
         block_weight: of `block_harm` beside `charbonnier`, in dry examples.
         dry_weight: of dry examples beside rainy ones.
     """
     difference = restored.float() - clear
-    wet = charbonnier(difference)
-    return torch.where(dry, dry_weight * (wet + block_weight * block_harm(difference)), wet).mean()
+    untouched = ((rainy - clear).abs().amax(1, keepdim=True) < UNTOUCHED).float()  # (B, 1, H, W)
+    loss = charbonnier(difference, 1 + (untouched_weight - 1) * untouched)
+    return torch.where(dry, dry_weight * (loss + block_weight * block_harm(difference)), loss).mean()
