@@ -98,17 +98,19 @@ class Bench:
         """Clear pictures, which should stay as they are."""
         print("\n| clear in | mode | frames | PSNR | SSIM | worst8 |")
         print("|---|---|--:|--:|--:|--:|")
-        clips = [("own sample, dry", SAMPLES / "driving_dry.mp4")]
+        modes: tuple[str, ...] = ("light", "strong", "only")
+        clips = [("own sample, dry", SAMPLES / "driving_dry.mp4", modes)]
         if self.data:
             street = self.data / "clear_clips/street.mp4"
             clips = [
-                ("NTURain a1, clear", self.data / "ntu_a1/clear"),
-                ("street.mp4", street),
-                ("street.mp4, every 4th frame", self._every(street, 4)),
+                ("NTURain a1, clear", self.data / "ntu_a1/clear", modes),
+                ("street.mp4", street, modes[:1]),
+                ("street.mp4, every 4th frame", self._every(street, 4), modes),
+                ("street.mp4, every 8th frame", self._every(street, 8), modes),
                 *clips,
             ]
-        for name, source in clips:
-            for mode in ("light", "strong", "only"):
+        for name, source, tried in clips:
+            for mode in tried:
                 self._harm(name, mode, source, self._clip(source, temporal=mode))
         if self.data:
             source = self.data / "driving/clear"
