@@ -19,7 +19,7 @@ from clips import Clip, make, names_in, textured
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from vderain.errors import InputError, UsageError, VderainError
+from vderain.errors import CheckpointError, InputError, UsageError, VderainError
 from vderain.model.checkpoint import load_checkpoint
 from vderain.train import loop
 from vderain.train.config import Data, Recipe, load_recipe
@@ -326,3 +326,19 @@ def test_the_loss_is_nothing_for_the_truth_and_dearer_where_nothing_may_change()
     dry = float(supervised_loss(clear + 0.05, clear, clear, torch.tensor([True, True]), **weights))
     assert untouched == pytest.approx(2 * rained_on, rel=1e-3)
     assert dry > 3 * untouched > 0
+
+
+def test_training_can_start_from_weights(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+    first = smoke()
+    trained(first, tmp_path / "first")
+    weights = tmp_path / "first" / "generator.safetensors"
+    going_on = smoke(f'model.start="{weights}"', "optimiser.iterations=1", "optimiser.rate=1e-12")
+    trained(going_on, tmp_path / "second")
+    before = load_checkpoint(str(weights)).generator.state_dict()
+    after = load_checkpoint(str(tmp_path / "second" / "generator.safetensors")).generator.state_dict()
+    assert all(torch.allclose(before[name], after[name], atol=1e-3) for name in before)
+
+
+def test_weights_of_another_network_are_no_start(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="another network"):
+        trained(smoke('model.start="base"'), tmp_path / "run")

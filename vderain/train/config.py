@@ -36,6 +36,7 @@ class Data(_Section):
 class Model(_Section):
     """The generator."""
 
+    start: str | None = Field(None, description="released model or file of weights to start from; None: from nothing")
     window: Literal[1, 5] = 5
     widths: tuple[int, ...] = (32, 64, 128, 256)
     stem: int = 2

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from vderain.errors import CheckpointError, InputError, OutputError, VderainError
-from vderain.model.checkpoint import save_checkpoint
+from vderain.model.checkpoint import load_checkpoint, save_checkpoint
 from vderain.model.unet import UNet, UNetConfig
 from vderain.restore.device import cores
 from vderain.train.config import Recipe
@@ -62,6 +62,8 @@ class Trainer:
         torch.manual_seed(recipe.run.seed)
         config = UNetConfig(recipe.model.window, recipe.model.widths, recipe.model.stem)
         self.generator = UNet(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if recipe.model.start is not None:
+            self.generator.load_state_dict(_start(recipe.model.start, config))
         self.mean = UNet(config)
         self.mean.load_state_dict(self.generator.state_dict())
         self.adam = torch.optim.Adam(self.generator.parameters(), lr=recipe.optimiser.rate, betas=(0.9, 0.99))
@@ -157,6 +159,19 @@ class Trainer:
             "hardware": f"CPU, {torch.get_num_threads()} threads",
             "torch": torch.__version__,
         }
+
+
+def _start(model: str, config: UNetConfig) -> dict[str, Tensor]:
+    """Weights of a trained generator, to go on from.
+
+    Raises:
+        CheckpointError: there is no such model, or its network is another.
+    """
+    generator = load_checkpoint(model).generator
+    if generator.config != config:
+        cure = f"Set model.window, model.widths and model.stem to those of {generator.config}."
+        raise CheckpointError(f"{model} is another network than the recipe's.", cure)
+    return generator.state_dict()
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
