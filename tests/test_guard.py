@@ -9,7 +9,8 @@ from clips import as_frame, drive
 
 from vderain.process import Options, process
 from vderain.restore.guard import darkening, guard, rain_presence
-from vderain.restore.temporal import GATES, Derained, smooth, windows
+from vderain.restore.steady import steady
+from vderain.restore.temporal import Derained, windows
 from vderain.video.reader import VideoReader
 
 
@@ -25,7 +26,7 @@ def guarded(residuals: list[np.ndarray], cut_at: int | None = None) -> list[Dera
     if cut_at is not None:
         pictures[cut_at:] = [255 - picture for picture in pictures[cut_at:]]
     seen = windows((as_frame(picture, i) for i, picture in enumerate(pictures)), 2)
-    return list(guard(map(Derained, seen, residuals), 2))
+    return list(guard(map(Derained, seen, residuals)))
 
 
 def test_what_is_taken_in_a_corner_only_is_not_rain() -> None:
@@ -55,16 +56,12 @@ def test_dry_frames_are_left_to_the_bit_and_rainy_ones_whole() -> None:
     assert all(np.array_equal(item.residual, rainy) for item in guarded([rainy] * 7))
 
 
-def test_the_gate_leaves_alone_what_the_guard_took_for_dry() -> None:
-    rainy = [picture.copy() for picture in drive(7, size=(96, 128))]
-    for number, picture in enumerate(rainy):
-        picture[:, number + 5 :: 16] = 255
-    seen = list(windows((as_frame(picture, i) for i, picture in enumerate(rainy)), 2))
-    nothing = [np.zeros_like(picture, np.float32) for picture in rainy]
-    gate = GATES["strong"]
-    assert gate is not None
-    assert any(item.residual.any() for item in smooth(map(Derained, seen, nothing), gate, 2))
-    assert not any(item.residual.any() for item in smooth(guard(map(Derained, seen, nothing), 2), gate, 2))
+@pytest.mark.parametrize("again", [False, True])
+def test_nothing_is_steadied_where_the_guard_found_no_rain(again: bool) -> None:
+    pictures = drive(7, size=(96, 128))
+    seen = list(windows((as_frame(picture, i) for i, picture in enumerate(pictures)), 2))
+    removed = [streaked(0.1, levels=3)] * 7
+    assert not any(item.residual.any() for item in steady(guard(map(Derained, seen, removed)), again, 2))
 
 
 def test_a_rainy_scene_does_not_make_the_next_one_wet() -> None:

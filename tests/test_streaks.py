@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vderain.rain.composite import Light, draw_light, rain_onto
+from vderain.rain.composite import Light, draw_light, rain_onto, veiled
 from vderain.rain.streaks import StreakLayer, draw_style, streak_opacity
 
 LAYER = StreakLayer(angle_deg=0, length_px=30, width_px=1.5, density=3, opacity=0.6)
@@ -92,8 +92,7 @@ def test_rain_never_darkens_what_is_darker_than_a_drop(seed: int) -> None:
 
 def test_a_veil_draws_everything_towards_the_sky() -> None:
     clear = torch.rand(1, 3, 40, 40)
-    veiled = rain_onto(clear, torch.zeros(1, 40, 40), Light(0.5, 0.8, 0.5, veil=0.25))
-    assert torch.allclose(veiled, clear + 0.25 * (0.8 - clear))
+    assert torch.allclose(veiled(clear, Light(0.5, 0.8, 0.5, veil=0.25)), clear + 0.25 * (0.8 - clear))
 
 
 def test_full_occlusion_and_opacity_show_only_the_drop() -> None:

@@ -11,9 +11,9 @@ from clips import as_frame, drive, psnr, textured
 
 from vderain.rain.composite import Light, rain_onto
 from vderain.rain.streaks import StreakLayer, streak_opacity
-from vderain.restore import temporal
+from vderain.restore.gate import Gate, by_gate
 from vderain.restore.motion import MotionEstimator
-from vderain.restore.temporal import GATES, RADIUS, Derained, Window, alone, is_cut, look, smooth, unchanged, windows
+from vderain.restore.temporal import RADIUS, Derained, Window, alone, is_cut, look, windows
 
 WINDOW = 2 * RADIUS + 1
 
@@ -22,8 +22,8 @@ def seen(pictures: list[np.ndarray], workers: int = 2) -> list[Window]:
     return list(windows((as_frame(picture, i) for i, picture in enumerate(pictures)), workers))
 
 
-def gated(pictures: list[np.ndarray], mode: str = "only") -> list[Derained]:
-    return list(smooth(map(unchanged, seen(pictures)), GATES[mode], 2))  # type: ignore[arg-type,index]
+def gated(pictures: list[np.ndarray]) -> list[Derained]:
+    return [by_gate(window, Gate()) for window in seen(pictures)]
 
 
 def rained_on(pictures: list[np.ndarray], seed: int = 0) -> list[np.ndarray]:
@@ -177,7 +177,3 @@ def test_evidence_is_lazy_a_window_needs_no_more_than_the_frames_around_it() -> 
     next(stream)
     assert taken <= 1 + RADIUS + 3 * 2
     stream.close()
-
-
-def test_the_modes_are_those_the_options_name() -> None:
-    assert set(GATES) == set(temporal.TEMPORAL_MODES)

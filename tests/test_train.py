@@ -24,7 +24,7 @@ from vderain.model.checkpoint import load_checkpoint
 from vderain.train import loop
 from vderain.train.config import Data, Recipe, load_recipe
 from vderain.train.loop import GENERATOR, RESUME, Progress, learning_rate, train
-from vderain.train.losses import supervised_loss
+from vderain.train.losses import charbonnier, supervised_loss
 from vderain.train.pool import WindowPool
 from vderain.train.scenes import load_scenes
 from vderain.train.windows import Window, WindowMaker
@@ -287,12 +287,14 @@ def test_dry_windows_are_asked_to_stay_and_rainy_ones_are_rainy(scenes: Path) ->
     material = load_scenes(scenes, scenes, 64)
     for share_dry in (0.0, 1.0):
         maker = WindowMaker(material, Data(side_px=48, border_px=8, share_dry=share_dry), 0)
-        for window in (maker[i] for i in range(6)):
+        windows = [maker[i] for i in range(6)]
+        for window in windows:
             assert window.rainy.shape == (5, 3, 48, 48)
             assert window.trust.shape == (1, 48, 48)
             assert window.rainy.dtype == window.trust.dtype == window.clear.dtype == torch.uint8
             assert bool(window.dry) == bool(share_dry)
-            assert torch.equal(window.rainy[2], window.clear) == bool(share_dry)
+        unchanged = [torch.equal(window.rainy[2], window.clear) for window in windows]
+        assert all(unchanged) if share_dry else sum(unchanged) <= 2, "drizzle may miss so small a window"
 
 
 def numbered(number: int) -> Window:
@@ -316,16 +318,28 @@ def test_the_pool_keeps_the_latest_and_crops_are_of_one_window() -> None:
 
 def test_the_loss_is_nothing_for_the_truth_and_dearer_where_nothing_may_change() -> None:
     clear = torch.rand(2, 3, 32, 32)
-    weights = {"untouched_weight": 2.0, "block_weight": 0.25, "dry_weight": 3.0}
+    weights = {"foot": 0.001, "untouched_weight": 2.0, "block_weight": 0.25, "dry_weight": 3.0}
     truth = supervised_loss(clear, clear + 0.1, clear, torch.tensor([True, False]), **weights)
     assert float(truth) == pytest.approx(0, abs=1e-6)
+    wet, dry = (
+        float(supervised_loss(clear + 0.05, clear, clear, torch.tensor([both, both]), **weights))
+        for both in (False, True)
+    )
+    assert dry == pytest.approx(3 * wet, rel=1e-3)
+    weights["block_weight"] = 0
     rained_on, untouched = (
         float(supervised_loss(clear + 0.05, before, clear, torch.tensor([False, False]), **weights))
         for before in (clear + 0.1, clear)
     )
-    dry = float(supervised_loss(clear + 0.05, clear, clear, torch.tensor([True, True]), **weights))
     assert untouched == pytest.approx(2 * rained_on, rel=1e-3)
-    assert dry > 3 * untouched > 0
+
+
+def test_an_error_below_the_foot_counts_as_a_square() -> None:
+    zero = torch.zeros(1, 3, 8, 8)
+    small, twice = (float(charbonnier(zero + error, 0.1)) for error in (0.004, 0.008))
+    large, more = (float(charbonnier(zero + error, 0.1)) for error in (4.0, 8.0))
+    assert twice == pytest.approx(4 * small, rel=0.01)
+    assert more == pytest.approx(2 * large, rel=0.05)
 
 
 def test_training_can_start_from_weights(smoke: Callable[..., Recipe], tmp_path: Path) -> None:

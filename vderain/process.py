@@ -18,19 +18,11 @@ from vderain.model.checkpoint import DEFAULT_MODEL, load_checkpoint
 from vderain.restore.compare import COMPARISONS, Comparison, compare
 from vderain.restore.derain import Derainer
 from vderain.restore.device import choose_place, cores, side_by_side
+from vderain.restore.gate import Gate, by_gate
 from vderain.restore.guard import guard
-from vderain.restore.parallel import StageClock, ordered_map, prefetch, unless
-from vderain.restore.temporal import (
-    GATES,
-    RADIUS,
-    TEMPORAL_MODES,
-    Derained,
-    Temporal,
-    alone,
-    smooth,
-    unchanged,
-    windows,
-)
+from vderain.restore.parallel import StageClock, ordered_map, prefetch, share_one_arena, unless
+from vderain.restore.steady import steady
+from vderain.restore.temporal import RADIUS, TEMPORAL_MODES, Derained, Temporal, alone, windows
 from vderain.video.colour import add_residual
 from vderain.video.encoders import EncodeOptions
 from vderain.video.frame import Frame
@@ -49,8 +41,9 @@ class Options:
     Attributes:
         model: name of a released generator, or a file of weights.
         strength: factor on everything that is added to a frame; 0 leaves every code value as it is.
-        temporal: ``off`` looks at each frame alone, ``light`` lets the network see aligned neighbours, ``strong`` also
-            takes what the neighbours show is rain out of its result, ``only`` does that without a network.
+        temporal: ``off`` looks at each frame alone; ``light`` lets the network see aligned neighbours and steadies its
+            result along the same motion; ``strong`` looks for motion again in that result, which rain no longer
+            hides, and steadies along that; ``only`` takes for rain what the neighbours show, without a network.
         device, precision: see `restore.device`.
         batch_size: frames at once; None fits it to memory.
         encode: codec and quality of a video.
@@ -174,6 +167,7 @@ def process(
     reader: VideoReader | PictureReader
     writer: VideoWriter | PictureWriter
     cv2.setNumThreads(1)  # frames are worked on side by side
+    share_one_arena()
     clock = StageClock()
     restorer = _Restorer(options, clock)
     stop = Event()
@@ -226,20 +220,22 @@ class _Restorer:
         if still:
             seen = ordered_map(timed("align", partial(alone, turns=turns)), frames, workers)
         else:
-            seen = windows(frames, workers, turns, timed)
-        derained = self._derain(seen, timed) if self._derain else map(unchanged, seen)
-        if self._derain and options.guard:
-            derained = guard(derained, workers, 0 if still else RADIUS, self._note, timed)
-        gate = GATES[options.temporal]
-        smoothed = smooth(derained, gate, workers, timed) if gate else derained
-        return ordered_map(timed("add", partial(self._add, turns=turns)), smoothed, workers)
+            seen = windows(frames, workers, turns, timed, keep_motions=options.temporal == "light")
+        if self._derain is None:
+            derained = ordered_map(timed("gate", partial(by_gate, gate=Gate())), seen, workers)
+        else:
+            derained = self._derain(seen, timed)
+            if options.guard:
+                derained = guard(derained, 0 if still else RADIUS, self._note, timed)
+            derained = derained if still else steady(derained, options.temporal == "strong", workers, timed)
+        return ordered_map(timed("add", partial(self._add, turns=turns)), derained, workers)
 
     def _note(self, presence: float) -> None:
         self.dry += presence == 0
 
     def _add(self, derained: Derained, turns: int) -> Frame:
         frame = derained.window.sight.frame
-        residual = np.rot90(derained.residual, -turns) * np.float32(self.options.strength)
+        residual = np.rot90(derained.residual, -turns).astype(np.float32) * np.float32(self.options.strength)
         return self._finish((frame, add_residual(frame, residual)), turns)
 
     def _finish(self, pair: tuple[Frame, Frame], turns: int) -> Frame:

@@ -100,37 +100,42 @@ class UNet(nn.Module):
         """Residual to add to the centre frame.
 
         Args:
-            window: (B, window * 3, H, W) RGB in 0..1, frames in time order; neighbours aligned to the centre. Any H, W.
-            trust: (B, 1, H, W) in 0..1, how far the alignment is to be believed, mean over the neighbours; 1
-                everywhere where not given. Not looked at with a window of 1.
+            window: (B, window * 3, H, W) RGB, frames in time order; neighbours aligned to the centre. Any H, W. Floats
+                in 0..1, or uint8 of 255: the same picture in a quarter of the memory.
+            trust: (B, 1, H, W) in the same units, how far the alignment is to be believed, mean over the neighbours;
+                fully where not given. Not looked at with a window of 1.
 
         Returns:
-            (B, 3, H, W), in the same units.
+            (B, 3, H, W), in 0..1 units.
         """
         height_px, width_px = window.shape[-2:]
         x = pad_to_multiple(window, self.config.stride_px)  # (B, T*3, H', W')
         first = RGB * (self.config.window // 2)
         centre = x[:, first : first + RGB]  # (B, 3, H', W')
-        blurred = F.avg_pool2d(centre, DETAIL_PX, 1, DETAIL_PX // 2, count_include_pad=False)
-        seen = [centre - 0.5, DIFFERENCE_GAIN * (centre - blurred)]  # convolutions may run in bf16, whose steps are
-        if self.config.window == 1:  # whole grey levels near white: faint streaks survive only as differences
-            residual = self._head(seen)  # (B, 3, H', W')
+        dtype = _convolution_dtype(window)  # each part becomes it at once: together they would be large in float32
+        seen = [_folded(part, self.config.stem).to(dtype) for part in _appearance(centre)]
+        if self.config.window == 1:  # (B, 3*s^2, H'/s, W'/s) each
+            residual = self._head(seen).float()
         else:
-            frames = x.unflatten(1, (self.config.window, RGB)).unbind(1)  # type: ignore[no-untyped-call]
-            towards_median = median_of_five(*frames) - centre
-            seen += [DIFFERENCE_GAIN * (frames[t] - centre) for t in (0, 1, 3, 4)]
-            seen += [DIFFERENCE_GAIN * towards_median]
-            seen += [x.new_ones(x[:, :1].shape) if trust is None else pad_to_multiple(trust, self.config.stride_px)]
-            gate, detail = torch.split(self._head(seen), [1, RGB], 1)
-            residual = gate * towards_median + detail  # (B, 3, H', W')
-        return residual[..., :height_px, :width_px]
+            frames = [_folded(frame, self.config.stem) for frame in torch.split(x, RGB, 1)]
+            before2, before1, centre, after1, after2 = frames
+            median = median_of_five(*frames)
+            neighbours = (before2, before1, after1, after2, median)
+            seen += [_difference(frame, centre, dtype) for frame in neighbours]
+            cells = self.config.stem**2
+            if trust is None:
+                seen += [torch.ones_like(seen[0][:, :cells])]
+            else:
+                seen += [_unit(_folded(pad_to_multiple(trust, self.config.stride_px), self.config.stem)).to(dtype)]
+            gate, detail = torch.split(self._head(seen).float(), [cells, RGB * cells], 1)
+            towards_median = (_unit(median) - _unit(centre)).unflatten(1, (RGB, cells))  # type: ignore[no-untyped-call]  # (B, 3, s^2, H'/s, W'/s)
+            residual = (gate.unsqueeze(1) * towards_median).flatten(1, 2) + detail  # (B, 3*s^2, H'/s, W'/s)
+        return F.pixel_shuffle(residual, self.config.stem)[..., :height_px, :width_px]
 
     def _head(self, seen: list[Tensor]) -> Tensor:
-        device = seen[0].device.type
-        if torch.is_autocast_enabled(device):  # once here instead of before each use at twice the size
-            seen = [part.to(torch.get_autocast_dtype(device)) for part in seen]
-        x = F.pixel_unshuffle(torch.cat(seen, 1), self.config.stem)  # (B, C * s^2, H/s, W/s)
-        x = F.relu(self.stem(x.contiguous(memory_format=torch.channels_last)), inplace=True)  # (B, w0, H/s, W/s)
+        x = torch.cat(seen, 1).contiguous(memory_format=torch.channels_last)  # (B, C * s^2, H/s, W/s)
+        seen.clear()  # the largest tensors of the pass, and nobody looks at them again
+        x = F.relu(self.stem(x), inplace=True)  # (B, w0, H/s, W/s)
         skips = []
         for block, down in zip(self.encoder, self.down, strict=True):
             x = block(x)
@@ -139,7 +144,54 @@ class UNet(nn.Module):
         x = self.bottom(x)
         for up, block in zip(reversed(self.up), reversed(self.decoder), strict=True):
             x = block(torch.cat([up(x), skips.pop()], 1))
-        return F.pixel_shuffle(self.head(x), self.config.stem)
+        head: Tensor = self.head(x)
+        return head
+
+
+def _convolution_dtype(x: Tensor) -> torch.dtype:
+    device = x.device.type
+    if torch.is_autocast_enabled(device):
+        return torch.get_autocast_dtype(device)
+    return torch.float32 if x.dtype == torch.uint8 else x.dtype
+
+
+def _unit(x: Tensor) -> Tensor:
+    """In 0..1, from floats that are, or from uint8."""
+    return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def _folded(x: Tensor, stem: int) -> Tensor:
+    """(B, C, H, W) to (B, C * s^2, H/s, W/s), laid out as the convolutions want it."""
+    return F.pixel_unshuffle(x, stem).contiguous(memory_format=torch.channels_last)
+
+
+def _appearance(centre: Tensor) -> tuple[Tensor, Tensor]:
+    """The centre, and its detail enlarged.
+
+    Convolutions may run in bf16, whose steps are whole grey levels near white: faint streaks survive as differences.
+    """
+    picture = _unit(centre)
+    return picture - 0.5, DIFFERENCE_GAIN * (picture - _blurred(_blurred(picture, -1), -2))
+
+
+def _blurred(x: Tensor, dim: int) -> Tensor:
+    """Mean of `DETAIL_PX` values along a side, of those inside at its ends; F.avg_pool2d is four times slower."""
+    reach = DETAIL_PX // 2
+    size = x.shape[dim]
+    padded = F.pad(x, (reach, reach) if dim == -1 else (0, 0, reach, reach))
+    total = padded.narrow(dim, 0, size) + padded.narrow(dim, 1, size)
+    for start in range(2, DETAIL_PX):
+        total += padded.narrow(dim, start, size)
+    place = torch.arange(size, device=x.device)
+    counted = (place + reach).clamp(max=size - 1) - (place - reach).clamp(min=0) + 1
+    return total / (counted if dim == -1 else counted.unsqueeze(-1))
+
+
+def _difference(frame: Tensor, centre: Tensor, dtype: torch.dtype) -> Tensor:
+    """Enlarged, and rounded only then; whole levels up to 255 are exact in bf16."""
+    if frame.dtype == torch.uint8:
+        return (frame.to(torch.int16) - centre).to(dtype) * (DIFFERENCE_GAIN / 255)
+    return (DIFFERENCE_GAIN * (frame - centre)).to(dtype)
 
 
 class Block(nn.Module):

@@ -31,11 +31,11 @@ class Light:
 def draw_light(generator: torch.Generator) -> Light:
     """A clip's light. Half of the clips have no veil."""
     veil = max(0.0, uniform(-0.15, 0.15, generator))
-    return Light(uniform(0.2, 0.8, generator), uniform(0.65, 1.0, generator), uniform(0.3, 1.0, generator), veil)
+    return Light(uniform(0.2, 0.8, generator), uniform(0.65, 1.0, generator), uniform(0.0, 1.0, generator), veil)
 
 
 def rain_onto(clear: Tensor, opacity: Tensor, light: Light) -> Tensor:
-    """Lay rain over clear frames: I = (1 - occlusion * a) J + a E, then the veil.
+    """Lay rain over clear frames: I = (1 - occlusion * a) J + a E.
 
     Args:
         clear: (T, 3, H, W) in 0..1.
@@ -50,5 +50,12 @@ def rain_onto(clear: Tensor, opacity: Tensor, light: Light) -> Tensor:
     blurred = F.interpolate(F.adaptive_avg_pool2d(clear, coarse), (height_px, width_px), mode="bilinear")
     drop = light.ambient * blurred.mean(1, keepdim=True) + (1 - light.ambient) * light.sky  # (T, 1, H, W) achromatic
     a = opacity.unsqueeze(1)  # (T, 1, H, W)
-    rainy = (1 - light.occlusion * a) * clear + a * drop
-    return torch.lerp(rainy, torch.full_like(rainy, light.sky), light.veil).clamp(0, 1)
+    return ((1 - light.occlusion * a) * clear + a * drop).clamp(0, 1)
+
+
+def veiled(clear: Tensor, light: Light) -> Tensor:
+    """The veil of rain too far away to be seen as streaks: any shape in 0..1, the same shape.
+
+    It looks as mist does, so a generator that is to leave mist alone must find it in the truth as well.
+    """
+    return torch.lerp(clear, torch.full_like(clear, light.sky), light.veil)

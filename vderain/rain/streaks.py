@@ -48,7 +48,7 @@ def draw_style(generator: torch.Generator, heaviness: float | None = None) -> St
         generator: the source of chance.
         heaviness: 0 (a few faint streaks) to 1 (crossing curtains); drawn where not given.
     """
-    heavy = uniform(0, 1, generator) ** 1.5 if heaviness is None else heaviness
+    heavy = uniform(0, 1, generator) ** 1.25 if heaviness is None else heaviness
     wind_deg = float(torch.randn((), generator=generator)) * 14
     layers = []
     for depth in range(1 + int(uniform(1, 3.99, generator))):
@@ -59,7 +59,7 @@ def draw_style(generator: torch.Generator, heaviness: float | None = None) -> St
                 angle_deg=wind_deg + uniform(-6, 6, generator) * (1 + heavy),
                 length_px=length_px,
                 width_px=min(log_uniform(0.6, 3.2, generator) * (0.5 + near), length_px / 7),
-                density=log_uniform(0.5, 8, generator) * (0.4 + 7 * heavy**3) * 30 / (15 + length_px),
+                density=log_uniform(0.5, 8, generator) * (0.4 + 25 * heavy**4) * 30 / (15 + length_px),
                 opacity=uniform(0.12, 0.75, generator) * (0.65 + 0.35 * heavy),
             )
         )

@@ -8,22 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from vderain.errors import DeviceError
 from vderain.model.unet import UNet
 from vderain.restore.device import Place, side_by_side
 from vderain.restore.parallel import Timed, ordered_map, untimed
-from vderain.restore.temporal import RADIUS, Derained, Window
+from vderain.restore.temporal import RADIUS, Derained, Residual, Window
 
 log = logging.getLogger(__name__)
 
 TILE_PX = 1024  # first side tried when a whole picture does not fit
 TILE_MIN_PX = 128  # a device that cannot hold this holds nothing
 BYTES_PER_CHANNEL_PX = 24  # measured peak of a forward pass: about six fp32 maps of the finest width alive at once
-
-Residual = NDArray[np.float32]  # (H, W, 3), in 0..1 units
 
 
 class Derainer:
@@ -106,15 +103,14 @@ class Derainer:
         with torch.inference_mode(), torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.place.bf16):
             frames, trust = self._tensors(batch)
             residual = self._whole(frames, trust) if self.tile_px is None else self._tiled(frames, trust, self.tile_px)
-        return [np.moveaxis(picture, 0, -1) for picture in residual.float().cpu().numpy()]
+        return [np.moveaxis(picture, 0, -1) for picture in residual.half().cpu().numpy()]
 
     def _tensors(self, batch: list[Window]) -> tuple[Tensor, Tensor]:
-        """(B, T*3, H, W) and (B, 1, H, W), both in 0..1."""
+        """(B, T*3, H, W) and (B, 1, H, W), both uint8."""
         span = slice(None) if self._generator.config.window > 1 else slice(RADIUS, RADIUS + 1)
         stacked = torch.from_numpy(np.stack([window.aligned[span] for window in batch])).to(self.place.device)
         trust = torch.from_numpy(np.stack([window.trust for window in batch])).to(self.place.device)
-        frames = stacked.permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous()
-        return frames.float() / 255, trust.unsqueeze(1).float() / 255
+        return stacked.permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous(), trust.unsqueeze(1)
 
     def _whole(self, frames: Tensor, trust: Tensor) -> Tensor:
         residual: Tensor = self._generator(frames, trust)
@@ -126,7 +122,7 @@ class Derainer:
         reach_px = -(-config.reach_px // config.stride_px) * config.stride_px
         step_px = -(-tile_px // config.stride_px) * config.stride_px
         height_px, width_px = frames.shape[-2:]
-        out = frames.new_empty(frames.shape[0], 3, height_px, width_px)
+        out = frames.new_empty((frames.shape[0], 3, height_px, width_px), dtype=torch.float32)
         for top in range(0, height_px, step_px):
             for left in range(0, width_px, step_px):
                 y0, x0 = max(0, top - reach_px), max(0, left - reach_px)

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.restore.parallel import Timed, neighbourhoods, ordered_map, untimed
-from vderain.restore.temporal import RADIUS, Derained
+from vderain.restore.parallel import Timed, neighbourhoods, untimed
+from vderain.restore.temporal import RADIUS, Derained, Residual
 
 TILES = (8, 6)  # across and down, over which the darkening is compared
 IGNORED_LEVELS = 1.0  # a darkening below this is no streak
@@ -23,7 +23,7 @@ DRY_LEVELS, RAINY_LEVELS = 0.02, 0.05
 DRY_MEAN_LEVELS, RAINY_MEAN_LEVELS = 0.3, 0.6
 
 
-def darkening(residual: NDArray[np.float32]) -> NDArray[np.float32]:
+def darkening(residual: Residual) -> NDArray[np.float32]:
     """How much light is taken from each part of a frame.
 
     Args:
@@ -32,7 +32,7 @@ def darkening(residual: NDArray[np.float32]) -> NDArray[np.float32]:
     Returns:
         (6, 8) in levels of 255.
     """
-    taken = np.maximum(residual.mean(axis=2) * np.float32(-255) - np.float32(IGNORED_LEVELS), 0)
+    taken = np.maximum(residual.mean(axis=2, dtype=np.float32) * np.float32(-255) - np.float32(IGNORED_LEVELS), 0)
     return np.asarray(cv2.resize(taken, TILES, interpolation=cv2.INTER_AREA), dtype=np.float32)
 
 
@@ -46,7 +46,6 @@ def rain_presence(darkenings: list[NDArray[np.float32]]) -> float:
 
 def guard(
     derained: Iterable[Derained],
-    workers: int,
     radius: int = RADIUS,
     note: Callable[[float], None] = lambda presence: None,
     timed: Timed = untimed,
@@ -55,12 +54,15 @@ def guard(
 
     Args:
         derained: what the network would do.
-        workers: threads.
         radius: frames before and after that are looked at too; 0 for pictures that are no clip.
         note: is told each frame's presence, in order.
         timed: counts the time.
     """
-    measured = ordered_map(timed("guard", lambda item: (item, darkening(item.residual))), derained, workers)
+
+    def judged(item: Derained) -> tuple[Derained, NDArray[np.float32]]:
+        return item, darkening(item.residual)
+
+    measured = map(timed("guard", judged), derained)
     for around in neighbourhoods(measured, radius):
         middle = around[radius]
         assert middle is not None
@@ -68,5 +70,5 @@ def guard(
         scene = {item.window.number, *item.window.sources}
         presence = rain_presence([tiles for other, tiles in filter(None, around) if other.window.number in scene])
         note(presence)
-        scaled = item.residual if presence == 1 else item.residual * np.float32(presence)
+        scaled = item.residual if presence == 1 else item.residual * np.float16(presence)
         yield replace(item, residual=scaled, presence=presence)

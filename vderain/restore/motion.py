@@ -112,10 +112,11 @@ def align(centre: Picture, neighbour: Picture, field: Motion) -> Picture:
     height_px, width_px = centre.shape[:2]
     h, w = field.trust.shape
     scale = np.array([width_px / w, height_px / h], np.float32)
-    where = cv2.resize(field.flow, (width_px, height_px), interpolation=cv2.INTER_LINEAR) * scale
-    where = (where + _grid((height_px, width_px))).astype(np.float32)
+    flow = cv2.resize(field.flow * scale, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
+    where = np.add(flow, _grid((height_px, width_px)), dtype=np.float32)
     warped = _sample(neighbour, where, cv2.BORDER_REPLICATE)
-    trust = cv2.resize(field.trust, (width_px, height_px), interpolation=cv2.INTER_LINEAR).astype(np.float32) / 255
+    small = field.trust.astype(np.float32) * np.float32(1 / 255)
+    trust = cv2.resize(small, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
     return np.asarray(cv2.blendLinear(warped, centre, trust, 1 - trust), dtype=np.uint8)
 
 

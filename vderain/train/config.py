@@ -25,12 +25,12 @@ class Data(_Section):
     workers: int = Field(1, ge=0)
     pool: int = Field(256, ge=1, description="windows kept to cut crops from")
     fresh: int = Field(4, ge=1, description="windows that replace the oldest in the pool at each step")
-    share_clips: float = Field(0.42, ge=0, le=1, description="windows of real motion, from clips")
-    share_drives: float = Field(0.26, ge=0, le=1, description="photographs that a camera drives through")
+    share_clips: float = Field(0.41, ge=0, le=1, description="windows of real motion, from clips")
+    share_drives: float = Field(0.18, ge=0, le=1, description="photographs that a camera drives through")
     share_stills: float = Field(
-        0.15, ge=0, le=1, description="photographs with small errors of alignment; rest: one frame repeated"
+        0.10, ge=0, le=1, description="photographs with small errors of alignment; rest: one frame repeated"
     )
-    share_dry: float = Field(0.20, ge=0, le=1, description="windows without rain: nothing may change")
+    share_dry: float = Field(0.15, ge=0, le=1, description="windows without rain: nothing may change")
 
 
 class Model(_Section):
@@ -58,8 +58,9 @@ class Optimiser(_Section):
     rate: float = Field(1e-3, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
     bf16: bool = True
+    foot: float = Field(0.016, gt=0, description="errors below it count as squares, those above as they are")
     block_weight: float = Field(0.15, ge=0, description="penalty on the worst 8x8 blocks")
-    untouched_weight: float = Field(2.0, ge=1, description="how much more a change costs where no rain is")
+    untouched_weight: float = Field(1.0, ge=1, description="how much more a change costs where no rain is")
     dry_weight: float = Field(1.0, ge=0, description="how much more a changed dry window costs")
 
 

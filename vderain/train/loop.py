@@ -84,7 +84,7 @@ class Trainer:
         restored = centre + residual.float()
         loss = supervised_loss(
             restored, centre, clear, dry,
-            untouched_weight=settings.untouched_weight, block_weight=settings.block_weight,
+            foot=settings.foot, untouched_weight=settings.untouched_weight, block_weight=settings.block_weight,
             dry_weight=settings.dry_weight,
         )  # fmt: skip
         if not math.isfinite(value := loss.item()):

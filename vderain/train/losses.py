@@ -4,15 +4,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-CHARBONNIER_EPS = 1e-3  # a quarter of a grey level: below it errors count as squares
 BLOCK_PX = 8
 UNTOUCHED = 1.5 / 255  # a difference that compression makes without rain
 BLOCK_SCALE = 4 / 255  # a block that is off by this much costs as much as a mean error of the same size
 
 
-def charbonnier(difference: Tensor, weight: Tensor | float = 1.0) -> Tensor:
-    """Mean absolute error with a smooth foot (Charbonnier et al., ICIP 1994), per example: (B, C, H, W) to (B,)."""
-    return (weight * ((difference**2 + CHARBONNIER_EPS**2).sqrt() - CHARBONNIER_EPS)).mean((1, 2, 3))
+def charbonnier(difference: Tensor, foot: float, weight: Tensor | float = 1.0) -> Tensor:
+    """Mean absolute error with a smooth foot (Charbonnier et al., ICIP 1994), per example: (B, C, H, W) to (B,).
+
+    Below `foot` (in 0..1) errors count as squares. A foot of less than a grey level asks for the median of what the
+    truth may be, and faint rain over a doubtful background is then left where it is; one of a few levels asks for the
+    mean, as PSNR does, and keeps what is far off from ruling all.
+    """
+    return (weight * ((difference**2 + foot**2).sqrt() - foot)).mean((1, 2, 3))
 
 
 def block_harm(difference: Tensor) -> Tensor:
@@ -27,7 +31,7 @@ def block_harm(difference: Tensor) -> Tensor:
 
 def supervised_loss(
     restored: Tensor, rainy: Tensor, clear: Tensor, dry: Tensor,
-    *, untouched_weight: float, block_weight: float, dry_weight: float,
+    *, foot: float, untouched_weight: float, block_weight: float, dry_weight: float,
 ) -> Tensor:  # fmt: skip
     """The loss of the first stage.
 
@@ -36,11 +40,12 @@ def supervised_loss(
         rainy: the same, what the centre was.
         clear: the same, the truth.
         dry: (B,) bool, examples in which nothing may change.
+        foot: of `charbonnier`.
         untouched_weight: of pixels on which no rain fell beside those on which some did.
-        block_weight: of `block_harm` beside `charbonnier`, in dry examples.
+        block_weight: of `block_harm` beside `charbonnier`.
         dry_weight: of dry examples beside rainy ones.
     """
     difference = restored.float() - clear
     untouched = ((rainy - clear).abs().amax(1, keepdim=True) < UNTOUCHED).float()  # (B, 1, H, W)
-    loss = charbonnier(difference, 1 + (untouched_weight - 1) * untouched)
-    return torch.where(dry, dry_weight * (loss + block_weight * block_harm(difference)), loss).mean()
+    loss = charbonnier(difference, foot, 1 + (untouched_weight - 1) * untouched) + block_weight * block_harm(difference)
+    return (loss * torch.where(dry, dry_weight, 1.0)).mean()

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vderain.rain.composite import draw_light, rain_onto
+from vderain.rain.composite import draw_light, rain_onto, veiled
 from vderain.rain.streaks import draw_style, streak_opacity
 from vderain.restore.motion import MotionEstimator, align, flow_luma, motion
 from vderain.train.config import Data
@@ -60,7 +60,7 @@ class WindowMaker(Dataset[Window]):
         clear = _tone(clear, rng)
         clear = _noise(clear, rng, same=kind == "repeat")
         dry = bool(rng.random() < self.data.share_dry)
-        rainy = clear if dry else self._rain(clear, index, rng, same=kind == "repeat")
+        rainy, clear = (clear, clear) if dry else self._rain(clear, index, rng, same=kind == "repeat")
         rainy, target = _compress(rainy, clear[CENTRE], rng)
         rainy, trust = self._aligned(rainy, kind, rng)
         inner = slice(self.data.border_px, self.data.border_px + self.data.side_px)
@@ -82,17 +82,18 @@ class WindowMaker(Dataset[Window]):
         frames = np.stack([_shifted(photo, rng) if still and t != CENTRE else photo for t in range(WINDOW)])
         return frames, "still" if still else "repeat"
 
-    def _rain(self, clear: Frames, index: int, rng: np.random.Generator, same: bool) -> Frames:
+    def _rain(self, clear: Frames, index: int, rng: np.random.Generator, same: bool) -> tuple[Frames, Frames]:
+        """Rainy frames, and clear ones below the same veil."""
         sheet = _sheet(self.seed, index // SHEET_LIFE, int(rng.integers(SHEETS)))
         if rng.random() < 0.5:
             sheet = sheet[:, ::-1]
         opacity = np.stack([_random_cut(sheet, self.side_px, rng) for _ in range(1 if same else WINDOW)])
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         light = draw_light(generator)
-        frames = torch.from_numpy(clear[: len(opacity)] if same else clear).permute(0, 3, 1, 2).float() / 255
+        frames = torch.from_numpy(clear[: len(opacity)]).permute(0, 3, 1, 2).float() / 255
+        frames = veiled(frames, light)
         rainy = rain_onto(frames, torch.from_numpy(opacity).float() / 255, light)
-        rainy8 = (rainy * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
-        return np.repeat(rainy8, WINDOW, 0) if same else rainy8
+        return _frames8(rainy, same), _frames8(frames, same)
 
     def _aligned(self, frames: Frames, kind: str, rng: np.random.Generator) -> tuple[Frames, NDArray[np.uint8]]:
         if kind != "moving":
@@ -112,6 +113,11 @@ class WindowMaker(Dataset[Window]):
             trust += field.trust / np.float32(4)
         full = cv2.resize(trust, centre.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         return np.stack(aligned), full.astype(np.uint8)
+
+
+def _frames8(frames: Tensor, same: bool) -> Frames:
+    frames8 = (frames * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
+    return np.repeat(frames8, WINDOW, 0) if same else frames8
 
 
 @lru_cache(maxsize=2 * SHEETS)

@@ -1,0 +1,73 @@
+"""What was taken out is steadied by the frames around it; what was not, is not."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from clips import as_frame, drive, psnr
+
+from vderain.restore.motion import MotionEstimator
+from vderain.restore.steady import steady
+from vderain.restore.temporal import Derained, windows
+
+COLUMNS = slice(60, 64)
+
+
+def blotched(count: int = 7) -> tuple[list[np.ndarray], list[Derained]]:
+    """A drive, and what a network would hand on that took a streak out of the fourth frame and darkened it too much."""
+    pictures = drive(count)
+    seen = list(windows((as_frame(picture, i) for i, picture in enumerate(pictures)), 2))
+    residuals = [np.zeros(picture.shape, np.float16) for picture in pictures]
+    residuals[3][20:70, COLUMNS] = -30 / 255
+    return pictures, list(map(Derained, seen, residuals))
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_what_one_frame_got_wrong_its_neighbours_mend(again: bool) -> None:
+    pictures, derained = blotched()
+    out = list(steady(derained, again, 2))
+    assert psnr(out[3].rgb, pictures[3]) > psnr(derained[3].rgb, pictures[3]) + 8
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_where_nothing_was_taken_out_nothing_is_changed(again: bool) -> None:
+    _, derained = blotched()
+    for number, item in enumerate(steady(derained, again, 2)):
+        changed = item.residual != 0
+        if number == 3:
+            changed[19:71, COLUMNS.start - 1 : COLUMNS.stop + 1] = False
+        assert not changed.any()
+
+
+@pytest.mark.parametrize("again", [False, True])
+def test_the_ends_of_a_scene_stay_as_the_network_left_them(again: bool) -> None:
+    pictures = drive(4, seed=1) + [255 - picture // 4 for picture in drive(4, seed=2)]
+    seen = windows((as_frame(picture, i) for i, picture in enumerate(pictures)), 2)
+    derained = [Derained(w, np.full(p.shape, -9 / 255, np.float16)) for w, p in zip(seen, pictures, strict=True)]
+    derained[4].residual[:] = 0
+    out = list(steady(derained, again, 2))
+    assert [np.array_equal(out[i].residual, derained[i].residual) for i in (0, 3, 4, 7)] == [True] * 4
+
+
+def test_frames_come_out_in_order_and_none_is_lost() -> None:
+    _, derained = blotched()
+    for again in (False, True):
+        assert [item.window.number for item in steady(derained, again, 3)] == list(range(7))
+        assert list(steady([], again, 2)) == []
+        assert [item.window.number for item in steady(derained[:1], again, 2)] == [0]
+
+
+@pytest.mark.parametrize(("again", "flows"), [(False, 0), (True, 2 * 6)])
+def test_motion_is_looked_for_again_only_when_asked(again: bool, flows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, derained = blotched()
+    calls: list[tuple[bytes, bytes]] = []
+    flow = MotionEstimator.flow
+
+    def counted(self: MotionEstimator, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+        calls.append((source.tobytes(), target.tobytes()))
+        return flow(self, source, target)
+
+    monkeypatch.setattr(MotionEstimator, "flow", counted)
+    list(steady(derained, again, 2))
+    assert len(calls) == flows
+    assert max(Counter(calls).values(), default=1) == 1, "no pair twice in one direction"

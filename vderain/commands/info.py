@@ -1,0 +1,75 @@
+"""`vderain info`: what this installation can do, or what a file holds and what will be kept of it."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vderain import __version__
+from vderain.commands.screen import Verbose, out, reporting
+
+
+def info_command(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A video to describe.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Describe this installation, or FILE: its streams and what processing will keep of them."""
+    with reporting(False, verbose):
+        facts = _facts_of_file(file) if file else _facts_of_installation()
+        if as_json:
+            out.print(json.dumps(facts, default=str), markup=False)
+        elif file:
+            _print_file(facts)
+        else:
+            for name, value in facts.items():
+                out.print(f"{name:>12}  {', '.join(value) if isinstance(value, list) else value}", markup=False)
+
+
+def _facts_of_installation() -> dict[str, Any]:
+    import av
+    import torch
+
+    from vderain.model.checkpoint import released_models
+    from vderain.restore.device import choose_place, cores
+    from vderain.video.encoders import working_encoders
+
+    names = ["cpu"] + [
+        n for n, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())) if there
+    ]
+    return {
+        "vderain": __version__,
+        "devices": names,
+        "chosen": str(choose_place()),
+        "threads": str(cores()),
+        "models": released_models(),
+        "encoders": [encoder.codec for encoder in working_encoders()],
+        "torch": torch.__version__,
+        "ffmpeg": av.ffmpeg_version_info,
+    }
+
+
+def _facts_of_file(file: Path) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from vderain.video.describe import describe
+    from vderain.video.streams import CONTAINERS, DEFAULT_SUFFIX
+
+    return asdict(describe(file, file.suffix if file.suffix.lower() in CONTAINERS else DEFAULT_SUFFIX))
+
+
+def _print_file(facts: dict[str, Any]) -> None:
+    length = f"{facts['duration_s']:.2f} s" if facts["duration_s"] is not None else "unknown length"
+    out.print(f"{facts['path']}: {facts['container']}, {length}, {facts['size_bytes'] / 1e6:.1f} MB", markup=False)
+    for stream in facts["streams"]:
+        fate = "derained" if stream["processed"] else "copied" if stream["kept"] else "NOT KEPT"
+        language = f" ({stream['language']})" if stream["language"] else ""
+        out.print(
+            f"  #{stream['index']} {stream['kind']}: {stream['codec']}, {stream['detail']}{language}: {fate}",
+            markup=False,
+        )
+    for name in facts["hidden"]:
+        out.print(f"  {name}: NOT KEPT", markup=False)
+    if facts["chapters"]:
+        out.print(f"  {facts['chapters']} chapters: copied", markup=False)
