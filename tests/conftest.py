@@ -15,7 +15,9 @@ from vderain.cli import app
 from vderain.model.checkpoint import save_checkpoint
 from vderain.model.unet import UNet, UNetConfig
 
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it, and so would our children
+signal.signal(
+    signal.SIGINT, signal.default_int_handler
+)  # ignored in a shell's background, and then by our children too
 
 
 @pytest.fixture(autouse=True)

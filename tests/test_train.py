@@ -21,12 +21,13 @@ from safetensors.torch import load_file
 
 from vderain.errors import CheckpointError, InputError, UsageError, VderainError
 from vderain.model.checkpoint import load_checkpoint
-from vderain.train import loop
 from vderain.train.config import Data, Recipe, load_recipe
-from vderain.train.loop import GENERATOR, RESUME, Progress, learning_rate, train
+from vderain.train.loop import Progress, train
 from vderain.train.losses import charbonnier, supervised_loss
 from vderain.train.pool import WindowPool
 from vderain.train.scenes import load_scenes
+from vderain.train.supervised import Supervised
+from vderain.train.trainer import GENERATOR, OFFENDING, RESUME, Losses, learning_rate
 from vderain.train.windows import Window, WindowMaker
 
 Run = Callable[..., Result]
@@ -98,15 +99,15 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 ) -> None:
     recipe = smoke(f"data.pool={pool}", "optimiser.iterations=8")
     trained(recipe, tmp_path / "straight")
-    step = loop.Trainer.step
+    step = Supervised.step
 
-    def stopping(self: loop.Trainer, *batch: torch.Tensor) -> float:
+    def stopping(self: Supervised, *batch: torch.Tensor) -> Losses:
         if self.iteration == 4:
             raise KeyboardInterrupt
         return step(self, *batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop.Trainer, "step", stopping)
+        patch.setattr(Supervised, "step", stopping)
         with pytest.raises(KeyboardInterrupt):
             trained(recipe, tmp_path / "halves")
     assert not states_match(tmp_path / "straight", tmp_path / "halves")
@@ -167,6 +168,8 @@ def test_a_loss_that_is_not_finite_stops_and_spoils_no_state(smoke: Callable[...
     with pytest.raises(VderainError, match="loss became") as caught:
         trained(smoke("optimiser.iterations=20", "optimiser.rate=1e30", "run.save_every=1000"), tmp_path, resume=True)
     assert "optimiser.rate" in caught.value.cure
+    rainy, trust, clear, dry = (load_file(tmp_path / OFFENDING)[str(place)] for place in range(4))
+    assert (rainy.shape, trust.shape, clear.shape, dry.shape) == ((2, 15, 32, 32), (2, 1, 32, 32), (2, 3, 32, 32), (2,))
     assert before == ((tmp_path / RESUME).read_bytes(), (tmp_path / GENERATOR).read_bytes())
 
 
@@ -176,7 +179,7 @@ def test_the_state_is_saved_now_and_then(
     log_every: int, save_every: int, saves: list[int],
 ) -> None:  # fmt: skip
     saved: list[int] = []
-    monkeypatch.setattr(loop.Trainer, "save", lambda self, seconds: saved.append(self.iteration))
+    monkeypatch.setattr(Supervised, "save", lambda self, seconds: saved.append(self.iteration))
     trained(smoke("optimiser.iterations=5", f"run.log_every={log_every}", f"run.save_every={save_every}"), tmp_path)
     assert saved == saves
 

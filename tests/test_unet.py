@@ -27,7 +27,13 @@ def test_any_size_enters_and_leaves(height: int, width: int, window: int) -> Non
 
 
 @pytest.mark.parametrize(
-    "config", [UNetConfig(1, (8, 16)), UNetConfig(5, (4, 8, 8), stem=1), UNetConfig(1, (4, 4), stem=4)]
+    "config",
+    [
+        UNetConfig(1, (8, 16)),
+        UNetConfig(5, (4, 8, 8), stem=1),
+        UNetConfig(1, (4, 4), stem=4),
+        UNetConfig(1, (4, 8), paths=(1, 3)),
+    ],
 )
 def test_nothing_beyond_the_reach_is_seen(config: UNetConfig) -> None:
     torch.manual_seed(3)

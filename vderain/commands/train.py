@@ -31,8 +31,9 @@ def train_command(
 
         def report(p: "Progress") -> None:
             if not quiet:
+                parts = "".join(f"  {name} {value:.4f}" for name, value in p.parts.items())
                 err.print(
-                    f"{p.iteration}/{p.iterations}  loss {p.loss:.5f}  rate {p.rate:.2e}  "
+                    f"{p.iteration}/{p.iterations}  loss {p.loss:.5f}{parts}  rate {p.rate:.2e}  "
                     f"{p.crops_per_s:.0f} crops/s  waiting for data {p.waiting:.0%}"
                 )
 

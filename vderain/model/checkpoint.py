@@ -80,7 +80,8 @@ def _read(path: Path) -> Checkpoint:
         if metadata.get("format") != FORMAT:
             raise ValueError("its header does not name our format")
         architecture = json.loads(metadata["architecture"])
-        architecture["widths"] = tuple(int(width) for width in architecture["widths"])
+        for name in {"widths", "paths"} & architecture.keys():
+            architecture[name] = tuple(int(value) for value in architecture[name])
         config = UNetConfig(**architecture)
         with torch.device("meta"):
             shapes = {name: tuple(value.shape) for name, value in UNet(config).state_dict().items()}

@@ -28,17 +28,24 @@ class UNetConfig:
         window: frames it looks at, 1 or 5; the centre one is restored.
         widths: channels at each level, from the finest; one level halves the picture's sides once more.
         stem: factor of the pixel-unshuffle in front: the finest level works at 1/stem of the picture's sides.
+        paths: dilations of the encoder's parallel paths; more than one make it a multi-path U-Net, in which each level
+            looks at several scales at once.
+        residual: whether the last layer says what to add (and starts at zero), or what the picture shall be.
     """
 
     window: int = 5
     widths: tuple[int, ...] = (32, 64, 128, 256)
     stem: int = 2
+    paths: tuple[int, ...] = (1,)
+    residual: bool = True
 
     def __post_init__(self) -> None:
         if self.window not in (1, 5):
             raise ValueError(f"window is {self.window}; a generator looks at 1 or 5 frames")
         if not self.widths or min(self.widths) < 1 or self.stem < 1:
             raise ValueError(f"widths {self.widths} and stem {self.stem} must be positive")
+        if not self.paths or min(self.paths) < 1:
+            raise ValueError(f"paths {self.paths} must be dilations of at least 1")
         if len(self.widths) > LEVELS_MAX:
             raise ValueError(f"{len(self.widths)} levels are more than {LEVELS_MAX}")
 
@@ -51,7 +58,8 @@ class UNetConfig:
     def reach_px(self) -> int:
         """How far from a pixel the network looks, at most: what a tile must see around itself."""
         cells = [self.stem * 2**level for level in range(len(self.widths))]
-        blocks = sum(4 * cell for cell in cells[:-1]) + 2 * cells[-1]  # two 3x3 convolutions down, two up; two below
+        down, up = 2 * max(self.paths), 2  # two 3x3 convolutions each, those of the encoder dilated
+        blocks = sum((down + up) * cell for cell in cells[:-1]) + 2 * cells[-1]
         return int(2 * self.stem + blocks + cells[-1] + DETAIL_PX // 2)  # stem and head; a cell is seen whole
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,7 +82,8 @@ class UNet(nn.Module):
         channels_in = (RGB * (1 + config.window + temporal) + temporal) * config.stem**2
         channels_out = (RGB + temporal) * config.stem**2
         self.stem = nn.Conv2d(channels_in, widths[0], 3, padding=1)
-        self.encoder = nn.ModuleList(Block(w, w) for w in widths[:-1])
+        paths = config.paths
+        self.encoder = nn.ModuleList(Block(w, w) if paths == (1,) else MultiPath(w, paths) for w in widths[:-1])
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in pairwise(widths))
         self.bottom = Block(widths[-1], widths[-1])
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths))
@@ -94,7 +103,8 @@ class UNet(nn.Module):
                 if name.endswith("second"):
                     with torch.no_grad():
                         layer.weight.mul_(0.2)
-        nn.init.zeros_(self.head.weight)
+        if self.config.residual:
+            nn.init.zeros_(self.head.weight)
 
     def forward(self, window: Tensor, trust: Tensor | None = None) -> Tensor:
         """Residual to add to the centre frame.
@@ -130,6 +140,8 @@ class UNet(nn.Module):
             gate, detail = torch.split(self._head(seen).float(), [cells, RGB * cells], 1)
             towards_median = (_unit(median) - _unit(centre)).unflatten(1, (RGB, cells))  # type: ignore[no-untyped-call]  # (B, 3, s^2, H'/s, W'/s)
             residual = (gate.unsqueeze(1) * towards_median).flatten(1, 2) + detail  # (B, 3*s^2, H'/s, W'/s)
+        if not self.config.residual:  # what the last layer says is the picture, and the caller adds it to the centre
+            residual = torch.sigmoid(residual) - _unit(_folded(x[:, first : first + RGB], self.config.stem))
         return F.pixel_shuffle(residual, self.config.stem)[..., :height_px, :width_px]
 
     def _head(self, seen: list[Tensor]) -> Tensor:
@@ -194,13 +206,25 @@ def _difference(frame: Tensor, centre: Tensor, dtype: torch.dtype) -> Tensor:
     return (DIFFERENCE_GAIN * (frame - centre)).to(dtype)
 
 
+class MultiPath(nn.Module):
+    """Blocks side by side, each looking further around than the one before, and a 1x1 convolution that merges them."""
+
+    def __init__(self, channels: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+        self.paths = nn.ModuleList(Block(channels, channels, dilation) for dilation in dilations)
+        self.merge = nn.Conv2d(channels * len(dilations), channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.relu(self.merge(torch.cat([path(x) for path in self.paths], 1)), inplace=True)
+
+
 class Block(nn.Module):
     """Two 3x3 convolutions with a short cut where the widths allow one."""
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, dilation: int = 1) -> None:
         super().__init__()
-        self.first = nn.Conv2d(channels_in, channels_out, 3, padding=1)
-        self.second = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.first = nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation)
+        self.second = nn.Conv2d(channels_out, channels_out, 3, padding=dilation, dilation=dilation)
         self.residual = channels_in == channels_out
 
     def forward(self, x: Tensor) -> Tensor:

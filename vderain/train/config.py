@@ -20,6 +20,7 @@ class Data(_Section):
 
     photos: Path | None = None
     clips: Path | None = None
+    rain: Path | None = Field(None, description="rainy pictures, unpaired: for CycleGAN only")
     side_px: int = Field(176, ge=32, description="side of a prepared window")
     border_px: int = Field(24, ge=0, description="thrown away around it: flow has no context there")
     workers: int = Field(1, ge=0)
@@ -40,10 +41,12 @@ class Model(_Section):
     window: Literal[1, 5] = 5
     widths: tuple[int, ...] = (32, 64, 128, 256)
     stem: int = 2
+    paths: tuple[int, ...] = Field((1,), description="dilations of the encoder's parallel paths")
+    residual: bool = Field(True, description="the generator says what to add; false: what the picture shall be")
 
     @model_validator(mode="after")
     def _can_be_built(self) -> Self:
-        UNetConfig(self.window, self.widths, self.stem)  # says itself what it cannot be
+        UNetConfig(self.window, self.widths, self.stem, self.paths, self.residual)  # says itself what it cannot be
         return self
 
 
@@ -62,6 +65,20 @@ class Optimiser(_Section):
     block_weight: float = Field(0.15, ge=0, description="penalty on the worst 8x8 blocks")
     untouched_weight: float = Field(1.0, ge=1, description="how much more a change costs where no rain is")
     dry_weight: float = Field(1.0, ge=0, description="how much more a changed dry window costs")
+
+
+class CycleGAN(_Section):
+    """Unpaired training: losses and discriminators. The defaults are those of the paper."""
+
+    cycle: float = Field(
+        10.0, ge=0, description="weight of coming back: rain to clear to rain, and the other way round"
+    )
+    identity: float = Field(0.5, ge=0, description="weight, times `cycle`, of leaving alone what is clear already")
+    rendered: float = Field(0.0, ge=0, description="weight of a supervised loss on rain rendered onto the clear crops")
+    pool: int = Field(50, ge=0, description="earlier pictures that the discriminators are shown half of the time")
+    layers: int = Field(3, ge=1, le=6, description="strided layers of a discriminator; 3: patches of 70x70")
+    width: int = Field(64, ge=1, description="channels of its first layer")
+    spectral: bool = Field(False, description="spectral norm instead of instance norm in the discriminators")
 
 
 class Run(_Section):
@@ -87,13 +104,20 @@ class Recipe(_Section):
     data: Data = Data()
     model: Model = Model()
     optimiser: Optimiser = Optimiser()
+    cyclegan: CycleGAN | None = None
     run: Run = Run()
     card: Card = Card()
 
     @model_validator(mode="after")
     def _crops_fit(self) -> Self:
-        if self.optimiser.crop_px > self.data.side_px:
+        if self.cyclegan is None and self.optimiser.crop_px > self.data.side_px:
             raise ValueError("optimiser.crop_px is larger than data.side_px")
+        return self
+
+    @model_validator(mode="after")
+    def _cycles_are_of_pictures(self) -> Self:
+        if self.cyclegan is not None and self.model.window > 1:
+            raise ValueError("cyclegan looks at single pictures: set model.window to 1")
         return self
 
 

@@ -1,4 +1,4 @@
-"""What a generator is paid for: taking the rain out, and, more dearly, leaving everything else alone."""
+"""What a generator is paid for, taking rain out and leaving everything else alone, and a discriminator for its eye."""
 
 import torch
 from torch import Tensor
@@ -17,6 +17,11 @@ def charbonnier(difference: Tensor, foot: float, weight: Tensor | float = 1.0) -
     mean, as PSNR does, and keeps what is far off from ruling all.
     """
     return (weight * ((difference**2 + foot**2).sqrt() - foot)).mean((1, 2, 3))
+
+
+def least_squares(verdicts: Tensor, real: bool) -> Tensor:
+    """How far a discriminator's verdicts are from what they are wanted to be (LSGAN: Mao et al., ICCV 2017)."""
+    return (verdicts.float() - float(real)).square().mean()
 
 
 def block_harm(difference: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ def load_scenes(photos: Path | None, clips: Path | None, side_px: int) -> Scenes
     Raises:
         InputError: nothing usable was found.
     """
-    pictures = [_load_photo(path) for path in _files(photos, SUFFIXES_PHOTO)]
+    pictures = [load_photo(path) for path in _files(photos, SUFFIXES_PHOTO)]
     films = [_load_clip(path) for path in _files(clips, SUFFIXES_CLIP)]
     scenes = Scenes(
         [p for p in pictures if p is not None and min(p.shape[:2]) >= side_px],
@@ -57,7 +57,8 @@ def _files(folder: Path | None, suffixes: set[str]) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes) if folder else []
 
 
-def _load_photo(path: Path) -> Picture | None:
+def load_photo(path: Path) -> Picture | None:
+    """(H, W, 3) RGB of any bit depth, colour model or transparency, or None for what is no picture."""
     data = np.fromfile(path, np.uint8)
     bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
     return None if bgr is None else np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
