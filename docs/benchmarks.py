@@ -18,16 +18,20 @@ from typing import Any
 import av
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vderain.model.checkpoint import DEFAULT_MODEL
 from vderain.process import Options, Progress, Result, process
+from vderain.rain.composite import Light, rain_onto
+from vderain.rain.streaks import draw_style, streak_opacity
 from vderain.video.encoders import EncodeOptions
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
 LUMA = np.array([24.966, 128.553, 65.481]) / 255  # B, G, R to the Y of Matlab's rgb2ycbcr
 SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # Wang et al., IEEE TIP 2004
+RAIN_SEED = 5
 LOSSLESS = EncodeOptions(codec="ffv1")
 SHOWN = ("temporal", "strength")  # on stderr, while it goes on
 SECTIONS = ("rain", "clear", "exact", "resources")
@@ -86,9 +90,13 @@ class Bench:
         if self.data:
             clips.insert(0, ("NTURain a1", self.data / "ntu_a1/rain", self.data / "ntu_a1/clear"))
         for name, rainy, clear in clips:
-            for mode in ("light", "strong", "only", "off"):
+            for mode in ("strong", "light", "only", "off"):
                 self._row(name, mode, rainy, self._clip(rainy, temporal=mode), clear, moving=True)
         if self.data:
+            for step in (1, 4):
+                rainy, clear = self._rained_on(self.data / "clear_clips/street.mp4", step)
+                name = f"street.mp4, rain by us, every {step}th frame" if step > 1 else "street.mp4, rain by us"
+                self._row(name, "strong", rainy, self._clip(rainy, temporal="strong"), clear, moving=True)
             stills = (("Rain100L", "rain100l", "rain100l"), ("Rain100H", "rain100h", "rain100l"))
             for name, rainy_in, clear_in in (*stills, ("driving, rendered weather", "driving", "driving")):
                 rainy, clear = self.data / rainy_in / "rain", self.data / clear_in / "clear"
@@ -98,7 +106,7 @@ class Bench:
         """Clear pictures, which should stay as they are."""
         print("\n| clear in | mode | frames | PSNR | SSIM | worst8 |")
         print("|---|---|--:|--:|--:|--:|")
-        modes: tuple[str, ...] = ("light", "strong", "only")
+        modes: tuple[str, ...] = ("strong", "light", "only")
         clips = [("own sample, dry", SAMPLES / "driving_dry.mp4", modes)]
         if self.data:
             street = self.data / "clear_clips/street.mp4"
@@ -184,6 +192,21 @@ class Bench:
         for number, picture in enumerate(islice(frames(source), 0, None, step)):
             (folder / f"{number:05}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
         return folder
+
+    def _rained_on(self, source: Path, step: int) -> tuple[Path, Path]:
+        """Forty frames of a clear clip, one in `step`, with a shower of ours and without, as folders of PNG."""
+        chance = torch.Generator().manual_seed(RAIN_SEED)
+        style, light = draw_style(chance, heaviness=0.55), Light(ambient=0.4, sky=0.9, occlusion=0.8, veil=0)
+        folders = self.work / f"rainy-{step}", self.work / f"clear-{step}"
+        for folder in folders:
+            folder.mkdir()
+        for number, clear in enumerate(islice(frames(source), 300, 300 + 40 * step, step)):
+            opacity = streak_opacity(style, *clear.shape[:2], chance)
+            picture = torch.from_numpy(clear.astype(np.float32) / 255).permute(2, 0, 1)[None]
+            rainy = rain_onto(picture, opacity, light)[0].permute(1, 2, 0).numpy()
+            for folder, shown in zip(folders, ((rainy * 255).round().astype(np.uint8), clear), strict=True):
+                (folder / f"{number:05}.png").write_bytes(cv2.imencode(".png", shown)[1].tobytes())
+        return folders
 
     def _row(self, name: str, mode: str, rainy: Path, out: Path, clear: Path, moving: bool) -> None:
         count = sum(1 for _ in frames(out))

@@ -7,8 +7,10 @@ from typing import Annotated
 import typer
 
 from vderain import __version__
+from vderain.commands.evaluate import evaluate_command
 from vderain.commands.info import info_command
 from vderain.commands.process import process_command
+from vderain.commands.render import render_command
 from vderain.commands.screen import out
 from vderain.commands.train import train_command
 
@@ -20,6 +22,8 @@ app = typer.Typer(
 app.command("process")(process_command)
 app.command("info")(info_command)
 app.command("train")(train_command)
+app.command("render")(render_command)
+app.command("evaluate")(evaluate_command)
 
 
 def main() -> None:

@@ -13,7 +13,7 @@ from threading import Event
 import cv2
 import numpy as np
 
-from vderain.errors import InputError, OutputError, UsageError
+from vderain.errors import UsageError
 from vderain.model.checkpoint import DEFAULT_MODEL, load_checkpoint
 from vderain.restore.compare import COMPARISONS, Comparison, compare
 from vderain.restore.derain import Derainer
@@ -23,6 +23,16 @@ from vderain.restore.guard import guard
 from vderain.restore.parallel import StageClock, ordered_map, prefetch, share_one_arena, unless
 from vderain.restore.steady import steady
 from vderain.restore.temporal import RADIUS, TEMPORAL_MODES, Derained, Temporal, alone, windows
+from vderain.video.clip import (
+    Progress,
+    Reader,
+    Writer,
+    check_name,
+    check_source,
+    duration_s,
+    open_clip,
+    quarter_turns,
+)
 from vderain.video.colour import add_residual
 from vderain.video.encoders import EncodeOptions
 from vderain.video.frame import Frame
@@ -30,6 +40,8 @@ from vderain.video.pictures import PictureReader, PictureWriter, is_pictures
 from vderain.video.reader import VideoReader
 from vderain.video.streams import CONTAINERS, DEFAULT_SUFFIX
 from vderain.video.writer import VideoWriter
+
+__all__ = ["Options", "Progress", "Result", "default_target", "process"]
 
 AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
 
@@ -57,7 +69,7 @@ class Options:
 
     model: str = DEFAULT_MODEL
     strength: float = 1.0
-    temporal: Temporal = "light"
+    temporal: Temporal = "strong"
     device: str = "auto"
     precision: str = "auto"
     batch_size: int | None = None
@@ -87,20 +99,6 @@ class Options:
             raise UsageError(f"crf {self.encode.crf:g} is out of range.", "Give 0 to 51, for av1 and vp9 up to 63.")
         if self.rate <= 0:
             raise UsageError("a rate must be above 0.", "Give frames per second, such as 30 or 30000/1001.")
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How far a file is.
-
-    Attributes:
-        frames: written so far.
-        done_s, total_s: position in the part that is processed; total is None where the source does not say.
-    """
-
-    frames: int
-    done_s: float
-    total_s: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,10 +160,12 @@ def process(
         VderainError: whatever goes wrong; nothing is left under the target's name then.
     """
     options = options or Options()
-    target = _checked(source, target, options)
+    check_source(source)
+    target = target or default_target(source)
+    check_name(target, source, options.overwrite)
     started_s, cpu_s = time.monotonic(), time.process_time()
-    reader: VideoReader | PictureReader
-    writer: VideoWriter | PictureWriter
+    reader: Reader
+    writer: Writer
     cv2.setNumThreads(1)  # frames are worked on side by side
     share_one_arena()
     clock = StageClock()
@@ -176,11 +176,11 @@ def process(
         stack.enter_context(reader)
         single = isinstance(reader, PictureReader) and reader.count == 1
         decoded = unless(stop, prefetch(reader.frames(), AHEAD))
-        restored = prefetch(restorer(decoded, _turns(reader), single, _pixels(reader)), AHEAD, stop)
+        restored = prefetch(restorer(decoded, quarter_turns(reader), single, _pixels(reader)), AHEAD, stop)
         stack.enter_context(closing(restored))  # left after the writer, so that an unfinished file is gone at once
         writer = _create(target, reader, options)
         stack.enter_context(writer)
-        total_s, first_s, frames = _duration_s(reader), None, 0
+        total_s, first_s, frames = duration_s(reader), None, 0
         for frame in restored:
             writer.write(frame)
             frames += 1
@@ -243,51 +243,19 @@ class _Restorer:
         return compare(before, after, self.options.compare, turns) if self.options.compare else after
 
 
-def _checked(source: Path, target: Path | None, options: Options) -> Path:
-    """The target, once both names are known to be usable."""
-    try:
-        if not source.exists():
-            raise InputError(f"there is no file {source}.", "Check the path.")
-    except OSError as error:  # a name too long, a folder that may not be looked into
-        raise InputError(f"{source} cannot be read ({error.strerror}).", "Check the path.") from error
-    target = target or default_target(source)
-    try:
-        there = target.exists()
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written ({error.strerror}).", "Choose another name with -o.") from error
-    if there and source.samefile(target):
-        raise UsageError(f"the output {target} is the input itself.", "Choose another name with -o.")
-    if there and not target.is_dir() and not options.overwrite:
-        raise OutputError(f"{target} exists already.", "Add --overwrite to replace it, or choose another name with -o.")
-    return target
+def _open(source: Path, options: Options) -> Reader:
+    return open_clip(source, options.strict, options.start_s, options.duration_s, options.rate)
 
 
-def _open(source: Path, options: Options) -> VideoReader | PictureReader:
-    if is_pictures(source):
-        return PictureReader(source, options.rate, options.start_s, options.duration_s)
-    return VideoReader(source, options.strict, options.start_s, options.duration_s)
-
-
-def _create(target: Path, reader: VideoReader | PictureReader, options: Options) -> VideoWriter | PictureWriter:
+def _create(target: Path, reader: Reader, options: Options) -> Writer:
     if isinstance(reader, PictureReader):
         return PictureWriter(target, reader)
     width_px, height_px = reader.info.width_px, reader.info.height_px
     if options.compare == "side":  # beside each other as shown: a clip on its side grows upwards as stored
-        width_px, height_px = (width_px, 2 * height_px) if _turns(reader) % 2 else (2 * width_px, height_px)
+        width_px, height_px = (width_px, 2 * height_px) if quarter_turns(reader) % 2 else (2 * width_px, height_px)
     return VideoWriter(target, reader, options.encode, (width_px, height_px))
 
 
-def _pixels(reader: VideoReader | PictureReader) -> int:
+def _pixels(reader: Reader) -> int:
     size = reader if isinstance(reader, PictureReader) else reader.info
     return size.width_px * size.height_px
-
-
-def _turns(reader: VideoReader | PictureReader) -> int:
-    """Quarter turns counter-clockwise that a player makes before showing a video; pictures come upright."""
-    return reader.info.rotation_deg // 90 % 4 if isinstance(reader, VideoReader) else 0
-
-
-def _duration_s(reader: VideoReader | PictureReader) -> float | None:
-    if isinstance(reader, PictureReader):
-        return float(reader.count / reader.rate)
-    return reader.info.duration_s

@@ -26,7 +26,7 @@ def process_command(
     ] = None,
     strength: Annotated[float | None, typer.Option(help="How much of the rain to take, 0 to 2. Default 1.")] = None,
     temporal: Annotated[
-        str | None, typer.Option(help="off, light, strong or only (no network). Default light.")
+        str | None, typer.Option(help="off, light, strong or only (no network). Default strong.")
     ] = None,
     device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default auto.")] = None,
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16. Default auto.")] = None,

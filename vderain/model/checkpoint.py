@@ -82,7 +82,7 @@ def _read(path: Path) -> Checkpoint:
         architecture = json.loads(metadata["architecture"])
         for name in {"widths", "paths"} & architecture.keys():
             architecture[name] = tuple(int(value) for value in architecture[name])
-        config = UNetConfig(**architecture)
+        config = UNetConfig(**{"slope": 0.0} | architecture)  # files of before it was written
         with torch.device("meta"):
             shapes = {name: tuple(value.shape) for name, value in UNet(config).state_dict().items()}
         if sum(math.prod(shape) for shape in shapes.values()) > PARAMETERS_MAX:

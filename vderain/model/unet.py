@@ -30,6 +30,7 @@ class UNetConfig:
         stem: factor of the pixel-unshuffle in front: the finest level works at 1/stem of the picture's sides.
         paths: dilations of the encoder's parallel paths; more than one make it a multi-path U-Net, in which each level
             looks at several scales at once.
+        slope: of the ReLUs below zero. With a slope of 0 whole levels have been seen to die in training.
         residual: whether the last layer says what to add (and starts at zero), or what the picture shall be.
     """
 
@@ -37,6 +38,7 @@ class UNetConfig:
     widths: tuple[int, ...] = (32, 64, 128, 256)
     stem: int = 2
     paths: tuple[int, ...] = (1,)
+    slope: float = 0.1
     residual: bool = True
 
     def __post_init__(self) -> None:
@@ -82,12 +84,14 @@ class UNet(nn.Module):
         channels_in = (RGB * (1 + config.window + temporal) + temporal) * config.stem**2
         channels_out = (RGB + temporal) * config.stem**2
         self.stem = nn.Conv2d(channels_in, widths[0], 3, padding=1)
-        paths = config.paths
-        self.encoder = nn.ModuleList(Block(w, w) if paths == (1,) else MultiPath(w, paths) for w in widths[:-1])
+        paths, slope = config.paths, config.slope
+        self.encoder = nn.ModuleList(
+            Block(w, w, slope) if paths == (1,) else MultiPath(w, paths, slope) for w in widths[:-1]
+        )
         self.down = nn.ModuleList(nn.Conv2d(a, b, 2, 2) for a, b in pairwise(widths))
-        self.bottom = Block(widths[-1], widths[-1])
+        self.bottom = Block(widths[-1], widths[-1], slope)
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths))
-        self.decoder = nn.ModuleList(Block(2 * w, w) for w in widths[:-1])
+        self.decoder = nn.ModuleList(Block(2 * w, w, slope) for w in widths[:-1])
         self.head = nn.Conv2d(widths[0], channels_out, 3, padding=1)
         self._initialise()
 
@@ -147,7 +151,7 @@ class UNet(nn.Module):
     def _head(self, seen: list[Tensor]) -> Tensor:
         x = torch.cat(seen, 1).contiguous(memory_format=torch.channels_last)  # (B, C * s^2, H/s, W/s)
         seen.clear()  # the largest tensors of the pass, and nobody looks at them again
-        x = F.relu(self.stem(x), inplace=True)  # (B, w0, H/s, W/s)
+        x = F.leaky_relu(self.stem(x), self.config.slope, inplace=True)  # (B, w0, H/s, W/s)
         skips = []
         for block, down in zip(self.encoder, self.down, strict=True):
             x = block(x)
@@ -209,27 +213,28 @@ def _difference(frame: Tensor, centre: Tensor, dtype: torch.dtype) -> Tensor:
 class MultiPath(nn.Module):
     """Blocks side by side, each looking further around than the one before, and a 1x1 convolution that merges them."""
 
-    def __init__(self, channels: int, dilations: tuple[int, ...]) -> None:
+    def __init__(self, channels: int, dilations: tuple[int, ...], slope: float) -> None:
         super().__init__()
-        self.paths = nn.ModuleList(Block(channels, channels, dilation) for dilation in dilations)
+        self.paths = nn.ModuleList(Block(channels, channels, slope, dilation) for dilation in dilations)
         self.merge = nn.Conv2d(channels * len(dilations), channels, 1)
+        self.slope = slope
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.merge(torch.cat([path(x) for path in self.paths], 1)), inplace=True)
+        return F.leaky_relu(self.merge(torch.cat([path(x) for path in self.paths], 1)), self.slope, inplace=True)
 
 
 class Block(nn.Module):
     """Two 3x3 convolutions with a short cut where the widths allow one."""
 
-    def __init__(self, channels_in: int, channels_out: int, dilation: int = 1) -> None:
+    def __init__(self, channels_in: int, channels_out: int, slope: float, dilation: int = 1) -> None:
         super().__init__()
         self.first = nn.Conv2d(channels_in, channels_out, 3, padding=dilation, dilation=dilation)
         self.second = nn.Conv2d(channels_out, channels_out, 3, padding=dilation, dilation=dilation)
-        self.residual = channels_in == channels_out
+        self.slope, self.residual = slope, channels_in == channels_out
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.second(F.relu(self.first(x), inplace=True))
-        return F.relu(x + y if self.residual else y, inplace=True)
+        y = self.second(F.leaky_relu(self.first(x), self.slope, inplace=True))
+        return F.leaky_relu(x + y if self.residual else y, self.slope, inplace=True)
 
 
 def median_of_five(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor) -> Tensor:

@@ -34,7 +34,7 @@ Style = tuple[StreakLayer, ...]
 
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:
-    return low + (high - low) * float(torch.rand((), generator=generator))
+    return low + (high - low) * float(torch.rand((), generator=generator, device=generator.device))
 
 
 def log_uniform(low: float, high: float, generator: torch.Generator) -> float:

@@ -26,7 +26,7 @@ class Data(_Section):
     workers: int = Field(1, ge=0)
     pool: int = Field(256, ge=1, description="windows kept to cut crops from")
     fresh: int = Field(4, ge=1, description="windows that replace the oldest in the pool at each step")
-    share_clips: float = Field(0.41, ge=0, le=1, description="windows of real motion, from clips")
+    share_clips: float = Field(0.50, ge=0, le=1, description="windows of real motion, from clips")
     share_drives: float = Field(0.18, ge=0, le=1, description="photographs that a camera drives through")
     share_stills: float = Field(
         0.10, ge=0, le=1, description="photographs with small errors of alignment; rest: one frame repeated"
@@ -38,27 +38,31 @@ class Model(_Section):
     """The generator."""
 
     start: str | None = Field(None, description="released model or file of weights to start from; None: from nothing")
+    renew: tuple[str, ...] = Field((), description="layers that begin anew nevertheless, by the start of their names")
     window: Literal[1, 5] = 5
     widths: tuple[int, ...] = (32, 64, 128, 256)
     stem: int = 2
     paths: tuple[int, ...] = Field((1,), description="dilations of the encoder's parallel paths")
+    slope: float = Field(0.1, ge=0, lt=1, description="of the ReLUs below zero")
     residual: bool = Field(True, description="the generator says what to add; false: what the picture shall be")
 
     @model_validator(mode="after")
     def _can_be_built(self) -> Self:
-        UNetConfig(self.window, self.widths, self.stem, self.paths, self.residual)  # says itself what it cannot be
+        UNetConfig(
+            self.window, self.widths, self.stem, self.paths, self.slope, self.residual
+        )  # says itself what it cannot be
         return self
 
 
 class Optimiser(_Section):
     """How the weights move."""
 
-    iterations: int = Field(16_400, ge=1)
+    iterations: int = Field(40_000, ge=1)
     warmup: int = Field(300, ge=0)
-    decay: int = Field(6_500, ge=0, description="iterations of linear decay to zero at the end")
+    decay: int = Field(15_000, ge=0, description="iterations of linear decay to zero at the end")
     batch: int = Field(12, ge=1)
     crop_px: int = Field(112, ge=16)
-    rate: float = Field(1e-3, gt=0)
+    rate: float = Field(8e-4, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
     bf16: bool = True
     foot: float = Field(0.016, gt=0, description="errors below it count as squares, those above as they are")

@@ -60,6 +60,7 @@ def train(recipe: Recipe, out: Path, resume: bool, report: Callable[[Progress], 
     # More threads than cores would wait for each other at every layer; OpenCV's would not survive the workers' fork.
     torch.set_num_threads(recipe.run.threads or max(1, cores() - recipe.data.workers))
     cv2.setNumThreads(1)
+    torch.set_flush_denormal(True)  # moments of a weight at rest decay to denormals, which cost several times as much
     trainer: Trainer = (Supervised if recipe.cyclegan is None else CycleGAN)(recipe, out)
     before_s = trainer.load() if resume else 0.0
     saved, started_s = trainer.iteration, time.monotonic()

@@ -3,6 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,10 +48,12 @@ class Trainer(ABC):
         self.recipe, self.out, self.iteration = recipe, out, 0
         torch.manual_seed(recipe.run.seed)
         model = recipe.model
-        self.config = UNetConfig(model.window, model.widths, model.stem, model.paths, model.residual)
+        self.config = UNetConfig(model.window, model.widths, model.stem, model.paths, model.slope, model.residual)
         generator = UNet(self.config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if model.start is not None:
-            generator.load_state_dict(_start(model.start, self.config))
+            known = _start(model.start, self.config)
+            kept = {name: value for name, value in known.items() if not name.startswith(model.renew)}
+            generator.load_state_dict(generator.state_dict() | kept)
         mean = UNet(self.config)
         mean.load_state_dict(generator.state_dict())
         self.networks: dict[str, nn.Module] = {"generator": generator, "mean": mean}
@@ -210,7 +213,7 @@ def _start(model: str, config: UNetConfig) -> dict[str, Tensor]:
         CheckpointError: there is no such model, or its network is another.
     """
     generator = load_checkpoint(model).generator
-    if generator.config != config:
+    if replace(generator.config, slope=config.slope) != config:
         cure = f"Set model.window, model.widths and model.stem to those of {generator.config}."
         raise CheckpointError(f"{model} is another network than the recipe's.", cure)
     return generator.state_dict()

@@ -1,0 +1,72 @@
+"""A contact sheet: clips enter, a PNG of some of their frames beside each other leaves."""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from vderain.errors import OutputError, UsageError
+from vderain.measure.footage import Footage, Picture, side_by_side
+
+ROWS = 4
+CELL_W_PX = 400
+BAND_PX = 24  # of labels, above each row
+GAIN = 4  # what was removed is too faint to be seen as it is
+MIDDLE = 128  # of a removed picture: nothing was removed
+TEXT, PAPER = (230, 230, 230), (24, 24, 24)
+
+
+def checked(target: Path) -> None:
+    """Find out before the work begins whether the sheet can be written.
+
+    Raises:
+        UsageError: it would not be a PNG.
+        OutputError: it is there already, or its folder is not.
+    """
+    if target.suffix.lower() != ".png":
+        raise UsageError(f"{target.name} does not end in .png.", "A contact sheet is a PNG.")
+    if target.exists():
+        raise OutputError(f"{target} exists already.", "Name another file for the sheet.")
+    if not target.parent.is_dir():
+        raise OutputError(f"the folder {target.parent} does not exist.", "Create it, or choose another.")
+
+
+def write_sheet(target: Path, rain: Footage, out: Footage, clear: Footage | None, frames: int) -> None:
+    """Write some frames, evenly spread: before, after, the truth where known, and what was removed.
+
+    Args:
+        target: a PNG.
+        rain: before.
+        out: after.
+        clear: the truth, or None.
+        frames: how many there are of each.
+
+    Raises:
+        OutputError: the disk refuses it.
+    """
+    chosen = {(2 * row + 1) * frames // (2 * ROWS) for row in range(ROWS)}
+    labels = ["input", "output", *(["truth"] if clear else []), f"removed x{GAIN} (grey: nothing)"]
+    rows = []
+    for number, pictures in enumerate(side_by_side([rain, out, *([clear] if clear else [])])):
+        if number in chosen:
+            removed = (pictures[0].astype(np.int16) - pictures[1]) * GAIN + MIDDLE
+            rows.append(_row([*pictures, np.clip(removed, 0, 255).astype(np.uint8)], labels, number))
+    done, data = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
+    try:
+        target.write_bytes(data.tobytes() if done else b"")
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror}.", "Check the space left.") from error
+
+
+def _row(pictures: list[Picture], labels: list[str], number: int) -> Picture:
+    """One frame's pictures beside each other, under their labels."""
+    height_px, width_px = pictures[0].shape[:2]
+    cell = CELL_W_PX, max(1, round(height_px * CELL_W_PX / width_px))
+    way = cv2.INTER_AREA if width_px > CELL_W_PX else cv2.INTER_NEAREST
+    row = np.hstack([np.asarray(cv2.resize(picture, cell, interpolation=way), np.uint8) for picture in pictures])
+    band = np.full((BAND_PX, row.shape[1], 3), PAPER, np.uint8)
+    for column, label in enumerate(labels):
+        text = f"{label}, frame {number}" if column == 0 else label
+        where = column * CELL_W_PX + 6, BAND_PX - 7
+        cv2.putText(band, text, where, cv2.FONT_HERSHEY_SIMPLEX, 0.5, TEXT, 1, cv2.LINE_AA)
+    return np.vstack([band, row])

@@ -1,0 +1,293 @@
+"""Drops on the windshield: times enter in order, the drops on the glass leave; a frame enters, it leaves seen through.
+
+A resting drop is taken for a paraboloid that meets the glass at the same angle whatever its size. Light bends with the
+slope of its surface (Garg & Nayar, "Vision and rain", IJCV 2007, section 3, for the wide view that a drop gathers), so
+the view through it is shifted in proportion to the slope: upside down, and smaller the smaller the drop. Near the rim
+the surface is steep and passes less light. Drops stay for seconds, which is what tells them from streaks.
+
+Lengths are in picture heights (``_h``), so that a clip's size does not change its rain.
+"""
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+BLOCK_S = 0.25  # of time whose drops are drawn together, so that the glass does not depend on when frames are asked for
+WARM_S = 12.0  # of rain before the first frame
+MARGIN_H = 0.06  # around the picture, where drops land too
+PATH_STEP_S, PATH_STEPS = 0.02, 400  # a run is followed for 8 s at most
+STICK_S = 0.7  # a running drop hesitates that often
+SWAY_H, SWAY_EVERY_H = 0.006, 0.23  # of a path from side to side
+BEAD_CHANCE = 0.12  # of a piece of the trail to stay as a bead of its own
+FILM_S = 0.7  # in which the rest of the trail thins to 1/e
+
+VIEW_H = 0.42  # how far from its place the rim of a drop looks
+SEEN_ROWS = 48  # of the picture as drops see it: they shrink it so much that more would only flicker
+DEFOCUS_H = 0.0022  # the lens looks at the street, not at the glass
+RIM_SHADE = 0.62  # of the light that the steepest rim loses
+SMALLEST_PX = 0.4
+
+
+@dataclass(frozen=True, slots=True)
+class Glass:
+    """How a windshield gets wet and is cleared.
+
+    Attributes:
+        landing: drops a second on an area of one picture height squared.
+        radius_h, spread: of landing drops: the median, and the standard deviation of the logarithm.
+        running: share of the drops of median size that let go; larger ones do so more often.
+        rest_s: how long most drops stay where no wiper comes.
+        wipe_every_s, wipe_s: between two passes of the wiper, and how long one takes, there and back.
+        pivot_h: of the wiper, to the right of the left edge and down from the upper edge.
+        reach_h: from the pivot, where the blade begins and ends.
+    """
+
+    landing: float = 90.0
+    radius_h: float = 0.0055
+    spread: float = 0.55
+    running: float = 0.006
+    rest_s: float = 12.0
+    wipe_every_s: float = 6.0
+    wipe_s: float = 1.1
+    pivot_h: tuple[float, float] = (0.55, 1.35)
+    reach_h: tuple[float, float] = (0.35, 1.42)
+
+
+@dataclass(frozen=True, slots=True)
+class Drops:
+    """Drops on a glass, all fields (N,) float64.
+
+    Attributes:
+        x_h, y_h: where they landed, from the upper left corner.
+        radius_h: when they landed.
+        tall, lobe, turn: height to width, how far from an ellipse, and which way.
+        born_s, gone_s: when they land, and are wiped or run over; infinite where nothing comes.
+        dry_s: when they have dried up.
+        grow_s, thin_s: in which the volume doubles, and the radius falls to 1/e; infinite where it does not.
+        run_s, speed_h: when they let go, infinite for most, and picture heights a second from then on.
+    """
+
+    x_h: Tensor
+    y_h: Tensor
+    radius_h: Tensor
+    tall: Tensor
+    lobe: Tensor
+    turn: Tensor
+    born_s: Tensor
+    gone_s: Tensor
+    dry_s: Tensor
+    grow_s: Tensor
+    thin_s: Tensor
+    run_s: Tensor
+    speed_h: Tensor
+
+    def __len__(self) -> int:
+        return len(self.x_h)
+
+    def __getitem__(self, which: Tensor) -> "Drops":
+        return Drops(*(getattr(self, field.name)[which] for field in fields(self)))
+
+    def __add__(self, other: "Drops") -> "Drops":
+        return Drops(*(torch.cat([getattr(self, f.name), getattr(other, f.name)]) for f in fields(self)))
+
+    def at(self, time_s: float) -> tuple[Tensor, Tensor, Tensor]:
+        """x_h, y_h and radius_h at an instant, (N,) each."""
+        age_s = (time_s - self.born_s).clamp(min=0)
+        down_h = _run_h(self.speed_h, (time_s - self.run_s).clamp(min=0))
+        drying = ((self.dry_s - time_s) / 2).clamp(0, 1)
+        radius_h = self.radius_h * ((1 + age_s / self.grow_s) * drying) ** (1 / 3) * torch.exp(-age_s / self.thin_s)
+        return _path_x_h(self.x_h, self.turn, down_h), self.y_h + down_h, radius_h
+
+
+def _run_h(speed_h: Tensor, since_s: Tensor) -> Tensor:
+    """How far a drop has run: by fits and starts, never upwards."""
+    pace = 2 * math.pi / STICK_S
+    return speed_h * (since_s - 0.8 / pace * torch.sin(pace * since_s))
+
+
+def _path_x_h(x_h: Tensor, turn: Tensor, down_h: Tensor) -> Tensor:
+    """Where its path has come to, from side to side."""
+    return x_h + SWAY_H * (torch.sin(2 * math.pi * down_h / SWAY_EVERY_H + turn) - torch.sin(turn))
+
+
+class Windshield:
+    """The drops on one clip's glass. A seed repeats them, whatever the frame rate.
+
+    Args:
+        glass: how it gets wet.
+        aspect: width of the picture by its height.
+        generator: on the CPU; the source of chance.
+    """
+
+    def __init__(self, glass: Glass, aspect: float, generator: torch.Generator) -> None:
+        self.glass = glass
+        self._aspect = aspect
+        self._generator = generator
+        self._drawn_s = -WARM_S
+        self._wiped_s = glass.wipe_every_s * (0.25 + 0.5 * float(torch.rand((), generator=generator)))
+        self._drops = self._landed(0)
+
+    def drops(self, time_s: float) -> Drops:
+        """What is on the glass; times must not go back."""
+        while self._drawn_s <= time_s:
+            self._rain()
+        here = (self._drops.gone_s > time_s) & (self._drops.dry_s > time_s)
+        self._drops = self._drops[here]
+        return self._drops[self._drops.born_s <= time_s]
+
+    def next_wipe_s(self, x_h: Tensor, y_h: Tensor, after_s: Tensor) -> Tensor:
+        """When the blade comes to a place next; infinite where it never does."""
+        glass = self.glass
+        right_h, up_h = x_h - glass.pivot_h[0], glass.pivot_h[1] - y_h
+        away_h = torch.hypot(right_h, up_h)
+        share = torch.atan2(up_h, -right_h) / math.pi  # 0 where the blade begins, on the left, to 1
+        there_s = glass.wipe_s / 2 * torch.arccos((1 - 2 * share).clamp(-1, 1)) / math.pi  # it slows at both ends
+        passes = [self._next_s(way_s, after_s) for way_s in (there_s, glass.wipe_s - there_s)]
+        reached = (glass.reach_h[0] < away_h) & (away_h < glass.reach_h[1]) & (share >= 0)
+        return torch.where(reached, torch.minimum(*passes), math.inf)
+
+    def _next_s(self, way_s: Tensor, after_s: Tensor) -> Tensor:
+        first_s, every_s = self._wiped_s + way_s, self.glass.wipe_every_s
+        return first_s + every_s * (torch.floor((after_s - first_s) / every_s) + 1)
+
+    def _rain(self) -> None:
+        """Draws the drops of one more block of time, and how those that run end."""
+        glass = self.glass
+        area = (self._aspect + 2 * MARGIN_H) * (1 + 2 * MARGIN_H)
+        expected = torch.tensor(glass.landing * area * BLOCK_S)
+        landed = self._landed(int(torch.poisson(expected, generator=self._generator)))
+        first = len(self._drops)
+        self._drops += landed
+        self._drawn_s += BLOCK_S
+        for index in torch.nonzero(landed.run_s < landed.gone_s).flatten().tolist():
+            self._let_go(first + index)
+
+    def _landed(self, count: int) -> Drops:
+        glass = self.glass
+        chance = torch.rand((10, count), generator=self._generator, dtype=torch.float64)
+        size = torch.randn(count, generator=self._generator, dtype=torch.float64).clamp(-2.5, 2.5)
+        x_h = chance[0] * (self._aspect + 2 * MARGIN_H) - MARGIN_H
+        y_h = chance[1] * (1 + 2 * MARGIN_H) - MARGIN_H
+        larger = torch.exp(glass.spread * size)
+        born_s = self._drawn_s + chance[2] * BLOCK_S
+        lets_go = chance[3] < glass.running * larger**2
+        never = torch.full_like(x_h, math.inf)
+        return Drops(
+            x_h, y_h, glass.radius_h * larger,
+            tall=0.9 + 0.4 * chance[4], lobe=0.22 * chance[5], turn=2 * math.pi * chance[6],
+            born_s=born_s, gone_s=self.next_wipe_s(x_h, y_h, born_s), dry_s=born_s + glass.rest_s * (0.4 + chance[7]),
+            grow_s=3 + 9 * chance[8], thin_s=never,
+            run_s=torch.where(lets_go, born_s + 0.2 + 3 * chance[9], never), speed_h=0.12 + 0.5 * chance[8],
+        )  # fmt: skip
+
+    def _let_go(self, index: int) -> None:
+        """One drop runs until a wiper or the lower edge ends it: it swallows what it meets and leaves a trail."""
+        drop = self._drops[torch.tensor([index])]
+        since_s = PATH_STEP_S * torch.arange(PATH_STEPS, dtype=torch.float64)
+        time_s, down_h = drop.run_s + since_s, _run_h(drop.speed_h, since_s)
+        x_h, y_h = _path_x_h(drop.x_h, drop.turn, down_h), drop.y_h + down_h
+        ends = (self.next_wipe_s(x_h, y_h, time_s - PATH_STEP_S) <= time_s) | (y_h > 1 + MARGIN_H)
+        end = int(torch.nonzero(ends)[0]) if bool(ends.any()) else PATH_STEPS - 1
+        self._swallow(drop, down_h[: end + 1], time_s)
+        self._drops.gone_s[index] = time_s[end]
+        self._drops.dry_s[index] = math.inf
+        self._drops += self._trail(drop, down_h[: end + 1], time_s)
+
+    def _swallow(self, drop: Drops, down_h: Tensor, time_s: Tensor) -> None:
+        drops = self._drops
+        at_h = drops.y_h - drop.y_h
+        passed_s = time_s[torch.searchsorted(down_h, at_h).clamp(max=len(down_h) - 1)]
+        aside_h = (drops.x_h - _path_x_h(drop.x_h, drop.turn, at_h)).abs()
+        near = (at_h > 0) & (at_h < down_h[-1]) & (aside_h < drop.radius_h + drops.radius_h)
+        met = near & (drops.born_s < passed_s) & torch.isinf(drops.run_s)  # the trails of those that run are drawn
+        drops.gone_s[met] = torch.minimum(drops.gone_s, passed_s)[met]
+
+    def _trail(self, drop: Drops, down_h: Tensor, time_s: Tensor) -> Drops:
+        """A film that thins behind the drop, and the beads it breaks into."""
+        at_h = torch.arange(0, float(down_h[-1]), 0.3 * float(drop.radius_h), dtype=torch.float64)
+        count = len(at_h)
+        chance = torch.rand((5, count), generator=self._generator, dtype=torch.float64)
+        bead = chance[0] < BEAD_CHANCE
+        x_h, y_h = _path_x_h(drop.x_h, drop.turn, at_h), drop.y_h + at_h
+        born_s = time_s[torch.searchsorted(down_h, at_h).clamp(max=len(time_s) - 1)]
+        never = torch.full_like(x_h, math.inf)
+        return Drops(
+            x_h + torch.where(bead, (chance[1] - 0.5) * drop.radius_h, 0.0), y_h,
+            radius_h=drop.radius_h * torch.where(bead, 0.16 + 0.3 * chance[2], 0.65),
+            tall=1 + chance[3], lobe=0.1 * chance[4], turn=2 * math.pi * chance[2],
+            born_s=born_s, gone_s=self.next_wipe_s(x_h, y_h, born_s),
+            dry_s=born_s + torch.where(bead, self.glass.rest_s * 0.6, 5 * FILM_S),
+            grow_s=never, thin_s=torch.where(bead, math.inf, FILM_S), run_s=never, speed_h=torch.zeros_like(x_h),
+        )  # fmt: skip
+
+
+def seen_through(clear: Tensor, drops: Drops, time_s: float) -> tuple[Tensor, Tensor]:
+    """A frame as it is seen through wet glass.
+
+    Args:
+        clear: (3, H, W) in 0..1.
+        drops: on the glass, from `Windshield.drops`.
+        time_s: the same instant.
+
+    Returns:
+        (3, H, W) in 0..1, and how much of each pixel is drop, (H, W) in 0..1; where that is 0 the frame is untouched.
+    """
+    height_px = clear.shape[1]
+    surface_px = thickness_px(drops, time_s, clear.shape[1], clear.shape[2], clear.device)
+    slope_y, slope_x = _slopes(surface_px)
+    cover = surface_px.clamp(max=1)  # the first pixel inside the rim is half glass, half water
+    steep = torch.hypot(slope_x, slope_y).clamp(max=1)
+    inside = _refracted(clear, slope_x, slope_y, VIEW_H * height_px) * (1 - RIM_SHADE * steep**3)
+    soft = _blurred(torch.cat([inside * cover, cover.unsqueeze(0)]), DEFOCUS_H * height_px)
+    return clear * (1 - soft[3]) + soft[:3], soft[3]
+
+
+def thickness_px(drops: Drops, time_s: float, height_px: int, width_px: int, device: torch.device) -> Tensor:
+    """(H, W) how thick the water is; drops that touch are one, as high as the higher of them."""
+    x_px, y_px, radius_px = (length_h * height_px for length_h in drops.at(time_s))
+    parts = torch.stack([x_px, y_px, radius_px, drops.tall, drops.lobe, drops.turn])[:, radius_px > SMALLEST_PX]
+    half_px = torch.exp2(torch.ceil(torch.log2((1.4 * parts[2] * parts[3].clamp(min=1)).clamp(min=2))))
+    surface = torch.zeros(height_px * width_px, device=device)
+    for size in torch.unique(half_px).tolist():  # drops of about a size are drawn together
+        x, y, radius, tall, lobe, turn = parts[:, half_px == size].float().to(device)[..., None, None]  # (N, 1, 1) each
+        steps = torch.arange(-int(size), int(size) + 1, device=device)
+        column, row = x.floor().long() + steps.view(1, 1, -1), y.floor().long() + steps.view(1, -1, 1)
+        right, down = column + 0.5 - x, (row + 0.5 - y) / tall
+        angle = torch.atan2(down, right)
+        edge = radius * (1 + lobe * (torch.cos(2 * angle + turn) + 0.6 * torch.cos(3 * angle + 2 * turn)))
+        thick = radius / 2 * (1 - (right**2 + down**2) / edge**2)
+        kept = (thick > 0) & (column >= 0) & (column < width_px) & (row >= 0) & (row < height_px)
+        surface.scatter_reduce_(0, (row * width_px + column)[kept], thick[kept], "amax")
+    return surface.view(height_px, width_px)
+
+
+def _slopes(surface_px: Tensor) -> tuple[Tensor, Tensor]:
+    """(H, W) down and to the right, by central differences."""
+    padded = F.pad(surface_px[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
+    return (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2, (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
+
+
+def _refracted(clear: Tensor, slope_x: Tensor, slope_y: Tensor, view_px: float) -> Tensor:
+    """(3, H, W): each pixel shows the place to which the slope bends its ray."""
+    _, height_px, width_px = clear.shape
+    rows = min(SEEN_ROWS, height_px)
+    seen = F.adaptive_avg_pool2d(clear, (rows, max(1, round(rows * width_px / height_px))))
+    x_px = torch.arange(width_px, device=clear.device) + 0.5 + view_px * slope_x
+    y_px = torch.arange(height_px, device=clear.device).view(-1, 1) + 0.5 + view_px * slope_y
+    grid = torch.stack([2 * x_px / width_px - 1, 2 * y_px / height_px - 1], -1)
+    return F.grid_sample(seen[None], grid[None], padding_mode="border", align_corners=False)[0]
+
+
+def _blurred(planes: Tensor, sigma_px: float) -> Tensor:
+    """(C, H, W) through a Gaussian."""
+    reach = max(1, math.ceil(2.5 * sigma_px))
+    steps = torch.arange(-reach, reach + 1, device=planes.device)
+    kernel = torch.exp(-0.5 * (steps / max(sigma_px, 1e-3)) ** 2)
+    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
+    blurred = planes.unsqueeze(1)  # (C, 1, H, W)
+    blurred = F.conv2d(F.pad(blurred, (reach, reach, 0, 0), mode="replicate"), kernel)
+    blurred = F.conv2d(F.pad(blurred, (0, 0, reach, reach), mode="replicate"), kernel.transpose(2, 3))
+    return blurred.squeeze(1)
