@@ -18,7 +18,8 @@ import pytest
 from click.testing import Result
 from clips import decoded_pts, identical, names_in, packets, planes_of_file, with_side_stream
 
-from vderain import __version__, cli
+from vderain import __version__
+from vderain.commands import screen
 from vderain.model.checkpoint import DEFAULT_MODEL
 from vderain.process import Options
 
@@ -113,11 +114,11 @@ def test_temporal(vderain: Run, raw: Path, tiny: Path, mode: str) -> None:
     assert ("no network" in result.stdout) == (mode == "only")
 
 
-def test_light_is_the_default_mode(raw: Path, processed: Callable[..., Path]) -> None:
+def test_strong_is_the_default_mode(raw: Path, processed: Callable[..., Path]) -> None:
     silent = processed(raw, "--codec", "ffv1")
-    light = processed(raw, "--codec", "ffv1", "--temporal", "light", name="light.mkv")
+    strong = processed(raw, "--codec", "ffv1", "--temporal", "strong", name="strong.mkv")
     off = processed(raw, "--codec", "ffv1", "--temporal", "off", name="off.mkv")
-    assert identical(planes_of_file(silent), planes_of_file(light))
+    assert identical(planes_of_file(silent), planes_of_file(strong))
     assert not identical(planes_of_file(silent), planes_of_file(off))
 
 
@@ -231,7 +232,7 @@ def test_overwrite_replaces(vderain: Run, clip: Make, tiny: Path) -> None:
 def test_json_is_one_event_a_line_progress_then_done(
     vderain: Run, clip: Make, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "EVENT_EVERY_S", 0.0)
+    monkeypatch.setattr(screen, "EVENT_EVERY_S", 0.0)
     source = clip("in.mp4", frames=5, audio="aac")
     result = vderain("process", source, "--model", tiny, "--json")
     events = [json.loads(line) for line in result.stdout.splitlines()]
@@ -288,7 +289,7 @@ def test_what_the_container_cannot_hold_is_said(vderain: Run, tmp_path: Path, ti
 def test_plain_lines_of_progress_where_there_is_no_terminal(
     vderain: Run, clip: Make, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cli, "PLAIN_EVERY_S", 0.0)
+    monkeypatch.setattr(screen, "PLAIN_EVERY_S", 0.0)
     result = vderain("process", clip("in.mp4", frames=4), "--model", tiny)
     lines = result.stderr.splitlines()
     assert len(lines) == 4

@@ -11,6 +11,7 @@ from vderain.process import Options, process
 from vderain.restore.guard import darkening, guard, rain_presence
 from vderain.restore.steady import steady
 from vderain.restore.temporal import Derained, windows
+from vderain.video.encoders import EncodeOptions
 from vderain.video.reader import VideoReader
 
 
@@ -70,14 +71,12 @@ def test_a_rainy_scene_does_not_make_the_next_one_wet() -> None:
     assert [bool(item.residual.any()) for item in out] == [True] * 6 + [False] * 6
 
 
-def test_a_dry_clip_comes_out_bit_identical_and_is_counted(clip: Callable[..., Path], tmp_path: Path) -> None:
-    source, target = clip(frames=8), tmp_path / "out.mkv"
-    from vderain.video.encoders import EncodeOptions
-
-    result = process(source, target, Options(encode=EncodeOptions(codec="ffv1")))
-    assert result.dry == 8
+def test_a_dry_clip_comes_out_bit_identical_and_is_counted(tmp_path: Path) -> None:
+    source, target = Path(__file__).parents[1] / "samples" / "driving_dry.mp4", tmp_path / "out.mkv"
+    result = process(source, target, Options(encode=EncodeOptions(codec="ffv1"), duration_s=0.5))
+    assert result.dry == result.frames > 8
     with VideoReader(source) as before, VideoReader(target) as after:
-        for a, b in zip(before.frames(), after.frames(), strict=True):
+        for a, b in zip(before.frames(), after.frames(), strict=False):
             assert all(np.array_equal(x, y) for x, y in zip(a.planes, b.planes, strict=True))
 
 

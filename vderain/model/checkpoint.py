@@ -79,10 +79,11 @@ def _read(path: Path) -> Checkpoint:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
             raise ValueError("its header does not name our format")
-        architecture = json.loads(metadata["architecture"])
+        architecture = dict(json.loads(metadata["architecture"]))
         for name in {"widths", "paths"} & architecture.keys():
             architecture[name] = tuple(int(value) for value in architecture[name])
-        config = UNetConfig(**{"slope": 0.0} | architecture)  # files of before it was written
+        architecture.setdefault("slope", 0.0)  # files of before it was written
+        config = UNetConfig(**architecture)
         with torch.device("meta"):
             shapes = {name: tuple(value.shape) for name, value in UNet(config).state_dict().items()}
         if sum(math.prod(shape) for shape in shapes.values()) > PARAMETERS_MAX:
