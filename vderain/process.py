@@ -20,7 +20,7 @@ from vderain.restore.derain import Derainer
 from vderain.restore.device import choose_place, cores, side_by_side
 from vderain.restore.gate import Gate, by_gate
 from vderain.restore.guard import guard
-from vderain.restore.parallel import StageClock, ordered_map, prefetch, share_one_arena, unless
+from vderain.restore.parallel import StageClock, give_back_memory, ordered_map, prefetch, share_one_arena, unless
 from vderain.restore.steady import steady
 from vderain.restore.temporal import RADIUS, TEMPORAL_MODES, Derained, Temporal, alone, windows
 from vderain.video.clip import (
@@ -43,6 +43,7 @@ from vderain.video.writer import VideoWriter
 
 __all__ = ["Options", "Progress", "Result", "default_target", "process"]
 
+TRIM_EVERY = 2  # frames
 AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
 
 
@@ -184,6 +185,8 @@ def process(
         for frame in restored:
             writer.write(frame)
             frames += 1
+            if frames % TRIM_EVERY == 0:
+                give_back_memory()
             now_s = float((frame.pts + frame.duration) * frame.time_base)
             first_s = float(frame.pts * frame.time_base) if first_s is None else first_s
             report(Progress(frames, now_s - first_s, total_s))

@@ -83,11 +83,12 @@ def _steadied(around: tuple[Shown | None, ...]) -> Derained:
         return item
     first, second = align(centre.rgb, before.rgb, fields[0]), align(centre.rgb, after.rgb, fields[1])
     median = cv2.max(cv2.min(first, second), cv2.min(cv2.max(first, second), centre.rgb))
-    towards = cv2.subtract(median, centre.rgb, dtype=cv2.CV_32F)
+    changed = np.asarray(cv2.subtract(median, centre.rgb, dtype=cv2.CV_32F), np.float32)
     removed = np.abs(item.residual).max(axis=2).astype(np.float32) * np.float32(255 / FULL_LEVELS)
     share = np.clip(cv2.blur(removed, (SPREAD_PX, SPREAD_PX)), 0, 1) * np.float32(item.presence / 255)
-    added = towards * share[..., None]
-    return replace(item, residual=(item.residual + added).astype(np.float16))
+    changed *= share[..., None]
+    changed += item.residual
+    return replace(item, residual=changed.astype(np.float16))
 
 
 def _fields(before: Shown | None, centre: Shown, after: Shown | None) -> tuple[Motion, Motion] | None:

@@ -207,4 +207,4 @@ class Derained:
     def rgb(self) -> Picture:
         """(H, W, 3) uint8, the centre with the residual added."""
         change = self.residual.astype(np.float32) * 255
-        return np.asarray(np.clip(self.window.sight.rgb + change + 0.5, 0, 255), dtype=np.uint8)
+        return np.asarray(cv2.add(self.window.sight.rgb, change, dtype=cv2.CV_8U), dtype=np.uint8)  # rounds, clips
