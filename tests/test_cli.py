@@ -282,7 +282,8 @@ def test_what_the_container_cannot_hold_is_said(vderain: Run, tmp_path: Path, ti
     result = vderain("process", source, "-o", target, "--model", tiny)
     assert result.exit_code == 0, result.stderr
     assert result.stderr == "vderain: 'out.avi' cannot hold: subtitle #1 (mov_text).\n"
-    done = json.loads(vderain("process", source, "-o", tmp_path / "2.avi", "--model", tiny, "--json").stdout)
+    events = vderain("process", source, "-o", tmp_path / "2.avi", "--model", tiny, "--json").stdout.splitlines()
+    done = json.loads(events[-1])
     assert len(done["dropped"]) == 1
 
 
