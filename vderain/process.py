@@ -20,7 +20,7 @@ from vderain.restore.derain import Derainer
 from vderain.restore.device import choose_place, cores, side_by_side
 from vderain.restore.gate import Gate, by_gate
 from vderain.restore.guard import guard
-from vderain.restore.parallel import StageClock, give_back_memory, ordered_map, prefetch, share_one_arena, unless
+from vderain.restore.parallel import StageClock, give_back_memory, ordered_map, prefetch, tame_allocator, unless
 from vderain.restore.steady import steady
 from vderain.restore.temporal import RADIUS, TEMPORAL_MODES, Derained, Temporal, alone, windows
 from vderain.video.clip import (
@@ -43,7 +43,7 @@ from vderain.video.writer import VideoWriter
 
 __all__ = ["Options", "Progress", "Result", "default_target", "process"]
 
-TRIM_EVERY = 2  # frames
+TRIM_EVERY = 8  # frames
 AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
 
 
@@ -168,7 +168,7 @@ def process(
     reader: Reader
     writer: Writer
     cv2.setNumThreads(1)  # frames are worked on side by side
-    share_one_arena()
+    tame_allocator()
     clock = StageClock()
     restorer = _Restorer(options, clock)
     stop = Event()

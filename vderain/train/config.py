@@ -31,6 +31,7 @@ class Data(_Section):
     share_stills: float = Field(
         0.10, ge=0, le=1, description="photographs with small errors of alignment; rest: one frame repeated"
     )
+    share_drops: float = Field(0.2, ge=0, le=1, description="of the rainy windows: seen through drops on a windshield")
     share_dry: float = Field(0.15, ge=0, le=1, description="windows without rain: nothing may change")
 
 

@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from vderain.rain.composite import draw_light, rain_onto, veiled
 from vderain.rain.streaks import draw_style, streak_opacity
+from vderain.rain.windshield import Windshield, draw_glass, seen_through
 from vderain.restore.motion import MotionEstimator, align, flow_luma, motion
 from vderain.train.config import Data
 from vderain.train.scenes import CENTRE, WINDOW, Scenes, clip_window, drive_window, photo_window
@@ -87,12 +88,17 @@ class WindowMaker(Dataset[Window]):
         sheet = _sheet(self.seed, index // SHEET_LIFE, int(rng.integers(SHEETS)))
         if rng.random() < 0.5:
             sheet = sheet[:, ::-1]
+        drops = rng.random() < self.data.share_drops
+        if drops and rng.random() < 0.5:  # the wet glass after a shower
+            sheet = np.zeros_like(sheet)
         opacity = np.stack([_random_cut(sheet, self.side_px, rng) for _ in range(1 if same else WINDOW)])
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         light = draw_light(generator)
         frames = torch.from_numpy(clear[: len(opacity)]).permute(0, 3, 1, 2).float() / 255
         frames = veiled(frames, light)
         rainy = rain_onto(frames, torch.from_numpy(opacity).float() / 255, light)
+        if drops:
+            rainy = _through_glass(rainy, light.sky, generator)
         return _frames8(rainy, same), _frames8(frames, same)
 
     def _aligned(self, frames: Frames, kind: str, rng: np.random.Generator) -> tuple[Frames, NDArray[np.uint8]]:
@@ -113,6 +119,13 @@ class WindowMaker(Dataset[Window]):
             trust += field.trust / np.float32(4)
         full = cv2.resize(trust, centre.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         return np.stack(aligned), full.astype(np.uint8)
+
+
+def _through_glass(frames: Tensor, sky: float, generator: torch.Generator) -> Tensor:
+    """(T, 3, S, S) behind drops that rest: what moves with the camera and not with the scene."""
+    glass = draw_glass(generator)
+    drops = Windshield(glass, frames.shape[3] / frames.shape[2], generator).drops(0.0)
+    return seen_through(frames, drops, 0.0, glass, sky)[0]
 
 
 def _frames8(frames: Tensor, same: bool) -> Frames:
