@@ -3,7 +3,7 @@
 import difflib
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,7 +23,7 @@ class Data(_Section):
     rain: Path | None = Field(None, description="rainy pictures, unpaired: for CycleGAN only")
     side_px: int = Field(176, ge=32, description="side of a prepared window")
     border_px: int = Field(24, ge=0, description="thrown away around it: flow has no context there")
-    workers: int = Field(1, ge=0)
+    workers: int | None = Field(None, ge=0, description="feeding processes; None: one, more while cores idle")
     pool: int = Field(256, ge=1, description="windows kept to cut crops from")
     fresh: int = Field(4, ge=1, description="windows that replace the oldest in the pool at each step")
     share_clips: float = Field(0.50, ge=0, le=1, description="windows of real motion, from clips")
@@ -85,6 +85,37 @@ class CycleGAN(_Section):
     spectral: bool = Field(False, description="spectral norm instead of instance norm in the discriminators")
 
 
+class PairedSet(_Section):
+    """Footage of which the truth is known: `vderain evaluate` says what may be given."""
+
+    name: str
+    rain: Path
+    clear: Path
+    single: bool = Field(False, description="the pictures of the folders are no clip")
+    limit: int | None = Field(24, ge=1, description="frames looked at")
+    weight: float = Field(1.0, ge=0, description="in the blend, of the derained rain")
+    clear_weight: float = Field(0.0, ge=0, description="in the blend, of the derained clear footage; 0: not looked at")
+
+
+class Validation(_Section):
+    """When a generator is judged, and by what: the best by the blend of all sets is kept."""
+
+    every: int = Field(500, ge=0, description="iterations between two looks; 0: never, and nothing is held out")
+    share: float = Field(0.04, gt=0, le=0.5, description="of the photographs, kept from training")
+    windows: int = Field(16, ge=1, description="rendered from those, and as many dry ones")
+    rendered_weight: float = Field(1.0, ge=0, description="in the blend, of the rendered windows")
+    dry_weight: float = Field(1.0, ge=0, description="in the blend, of the dry windows: harm counts")
+    ceiling_db: float = Field(50.0, gt=0, description="PSNR beyond which nothing is gained: nobody sees it")
+    sets: tuple[PairedSet, ...] = ()
+
+    @model_validator(mode="after")
+    def _can_be_told_apart(self) -> Self:
+        names = [paired.name for paired in self.sets]
+        if len(set(names)) < len(names) or {"rendered", "dry"} & set(names):
+            raise ValueError("each of validation.sets needs a name of its own, and not rendered or dry")
+        return self
+
+
 class Run(_Section):
     """Files and schedule of a run."""
 
@@ -109,8 +140,14 @@ class Recipe(_Section):
     model: Model = Model()
     optimiser: Optimiser = Optimiser()
     cyclegan: CycleGAN | None = None
+    validation: Validation = Validation()
     run: Run = Run()
     card: Card = Card()
+
+    @property
+    def held_share(self) -> float:
+        """Of the clear material, kept from training to judge by."""
+        return self.validation.share if self.validation.every else 0.0
 
     @model_validator(mode="after")
     def _crops_fit(self) -> Self:
@@ -170,8 +207,14 @@ def _explain(path: Path, error: ValidationError) -> tuple[str, str]:
         return f"{path}: {where}: {first['msg']}.".replace(": : ", ": "), "Correct the value."
     model: type[BaseModel] = Recipe
     for part in first["loc"][:-1]:
-        inner = model.model_fields[str(part)].annotation
-        assert isinstance(inner, type) and issubclass(inner, BaseModel)
-        model = inner
+        if isinstance(part, str):  # else a place in a list of sections
+            model = _section(model.model_fields[part].annotation)
     near = difflib.get_close_matches(str(first["loc"][-1]), model.model_fields, n=1, cutoff=0.0)
     return f"{path}: unknown key {where}.", f"Did you mean {near[0]!r}?"
+
+
+def _section(annotation: Any) -> type[BaseModel]:
+    """The section in ``Section``, ``Section | None`` or ``tuple[Section, ...]``."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next(_section(inner) for inner in get_args(annotation) if inner not in (type(None), Ellipsis))

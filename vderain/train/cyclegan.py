@@ -14,9 +14,13 @@ from torch.nn import functional as F
 from vderain.model.patchgan import PatchGAN
 from vderain.model.unet import UNet
 from vderain.train.config import Recipe
+from vderain.train.feed import Feed
 from vderain.train.losses import least_squares
-from vderain.train.trainer import Batch, Losses, Trainer, finite, numbered
-from vderain.train.unpaired import Unpaired
+from vderain.train.material import Survey
+from vderain.train.ranks import ALONE, Ranks
+from vderain.train.scenes import Scenes
+from vderain.train.trainer import Batch, Losses, Trainer
+from vderain.train.unpaired import Unpaired, enlarged, hang
 
 BETAS = (0.5, 0.999)
 
@@ -24,8 +28,8 @@ BETAS = (0.5, 0.999)
 class CycleGAN(Trainer):
     """Two generators, ``generator`` and ``rain_maker``, and a critic of what each of them makes."""
 
-    def __init__(self, recipe: Recipe, out: Path) -> None:
-        super().__init__(recipe, out)
+    def __init__(self, recipe: Recipe, out: Path, ranks: Ranks = ALONE) -> None:
+        super().__init__(recipe, out, ranks)
         assert recipe.cyclegan is not None
         self.settings = settings = recipe.cyclegan
         self.generator, self.rain_maker = self.networks["generator"], UNet(self.config)
@@ -38,15 +42,25 @@ class CycleGAN(Trainer):
         side_px = recipe.optimiser.crop_px
         self.tensors |= {name: torch.empty(0, 3, side_px, side_px) for name in ("pool_clear", "pool_rain")}
 
+    def material(self) -> Scenes:
+        data, crop_px, survey = self.recipe.data, self.recipe.optimiser.crop_px, Survey()
+        self.rain = hang("rainy", "data.rain", [data.rain], crop_px, survey)
+        clear = hang("clear", "data.photos", [data.photos, data.clips], crop_px, survey)
+        survey.tell()
+        self.clear, held = clear.split(self.recipe.held_share)
+        side_px = data.side_px + 2 * data.border_px
+        chosen = range(min(len(held.pictures), self.recipe.validation.windows))
+        return Scenes([enlarged(held.picture(number), side_px) for number in chosen], [])
+
     def batches(self) -> Iterator[Batch]:
+        """(B, 3, s, s) rainy, (B, 3, s, s) clear, and where it is asked for the clear ones with rendered rain."""
         recipe, count = self.recipe, self.recipe.optimiser.batch
-        data = recipe.data
         examples = Unpaired(
-            data.rain, data.photos, recipe.optimiser.crop_px, recipe.run.seed, self.settings.rendered > 0
+            self.rain, self.clear, recipe.optimiser.crop_px, recipe.run.seed, self.settings.rendered > 0
         )
-        stream = numbered(examples, self.iteration * count, data.workers)
+        self.feed = feed = Feed(examples, self.iteration * count, recipe.data.workers, self.ranks)
         while True:
-            columns = zip(*(next(stream) for _ in range(count)), strict=True)
+            columns = zip(*(next(feed) for _ in range(count // self.ranks.count)), strict=True)
             yield tuple(torch.stack(column).float() / 255 for column in columns)
 
     def losses(self, *batch: Tensor) -> Losses:
@@ -72,8 +86,8 @@ class CycleGAN(Trainer):
         }  # fmt: skip
         parts = {name: weights[name] * part for name, part in parts.items()}
         loss = torch.stack(list(parts.values())).sum()
-        value = finite(loss)
-        self._move("generators", loss)
+        self.finite(loss)
+        self._move("generators", loss, (self.generator, self.rain_maker))
         for critic in (self.critic_clear, self.critic_rain):
             critic.requires_grad_(True)
         chance = torch.Generator().manual_seed(self.recipe.run.seed * 1_000_003 + self.iteration)
@@ -83,13 +97,14 @@ class CycleGAN(Trainer):
                 (least_squares(critic(real), True) + least_squares(critic(fake), False)) / 2
                 for critic, real, fake in zip((self.critic_clear, self.critic_rain), (clear, rain), made, strict=True)
             ]).sum()  # fmt: skip
-        self._move("critics", judged)
-        return {"loss": value} | {name: part.item() for name, part in parts.items()} | {"critics": judged.item()}
+        self._move("critics", judged, (self.critic_clear, self.critic_rain))
+        return {"loss": loss.item()} | {name: part.item() for name, part in parts.items()} | {"critics": judged.item()}
 
-    def _move(self, optimiser: str, loss: Tensor) -> None:
+    def _move(self, optimiser: str, loss: Tensor, networks: tuple[nn.Module, ...]) -> None:
         adam = self.optimisers[optimiser]
         adam.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        self.ranks.average_gradients(networks)
         adam.step()
 
     def _through(self, generator: nn.Module, pictures: Tensor) -> Tensor:
@@ -98,9 +113,12 @@ class CycleGAN(Trainer):
         return pictures + residual.float()
 
     def _pooled(self, name: str, made: Tensor, chance: torch.Generator) -> Tensor:
-        """What the critic is shown: half of the time a picture made earlier (Shrivastava et al., CVPR 2017)."""
+        """What the critic is shown: half of the time a picture made earlier (Shrivastava et al., CVPR 2017).
+
+        The pool is that of all processes: each sees the whole batch go through it and takes its share.
+        """
         shown = []
-        for picture in made:
+        for picture in self.ranks.gathered(made):
             pool = self.tensors[name]
             if len(pool) < self.settings.pool:
                 self.tensors[name] = torch.cat([pool, picture.unsqueeze(0)])
@@ -108,4 +126,4 @@ class CycleGAN(Trainer):
                 place = int(torch.randint(len(pool), (), generator=chance))
                 picture, pool[place] = pool[place].clone(), picture
             shown.append(picture)
-        return torch.stack(shown)
+        return torch.stack(list(self.ranks.share(shown)))

@@ -5,6 +5,7 @@ sees what the uninterrupted one saw. Whatever is no rain (noise, compression, ha
 is never paid for changing it.
 """
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -43,6 +44,23 @@ class Window:
     trust: Tensor
     clear: Tensor
     dry: Tensor
+
+    def packed(self) -> Tensor:
+        """All of it as one row of bytes, to be sent to another process."""
+        parts = (self.rainy, self.trust, self.clear, self.dry.byte())
+        return torch.cat([part.flatten() for part in parts])
+
+    @classmethod
+    def unpacked(cls, packed: Tensor, side_px: int) -> "Window":
+        """The way back."""
+        shapes = ((WINDOW, 3, side_px, side_px), (1, side_px, side_px), (3, side_px, side_px), ())
+        parts = torch.split(packed, [math.prod(shape) for shape in shapes])
+        rainy, trust, clear, dry = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
+        return cls(rainy, trust, clear, dry.bool())
+
+    @staticmethod
+    def packed_bytes(side_px: int) -> int:
+        return (WINDOW * 3 + 1 + 3) * side_px**2 + 1
 
 
 class WindowMaker(Dataset[Window]):
