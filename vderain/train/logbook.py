@@ -6,6 +6,7 @@ A disk that refuses them costs the line or the picture, never the run.
 import json
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -15,6 +16,7 @@ import numpy as np
 
 from vderain.measure.footage import Picture
 from vderain.measure.sheet import png
+from vderain.train.board import Board, append
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +112,9 @@ class Logbook:
     def __init__(self, out: Path, iteration: int) -> None:
         self.out = out
         self._refused = False
-        self._board: Any = _board(out / TENSORBOARD, iteration)
+        self._board: Board | None = None
+        with suppress(ImportError):
+            self._kept(lambda: self._open_board(iteration))
         self._kept(lambda: self._take_back(iteration))
 
     def note(self, event: Event) -> None:
@@ -123,10 +127,6 @@ class Logbook:
             case Validated():
                 self._validated(event)
 
-    def close(self) -> None:
-        if self._board is not None:
-            self._kept(self._board.close)
-
     def _validated(self, event: Validated) -> None:
         scores = {name: asdict(score) for name, score in event.sets.items()}
         self._line({
@@ -136,8 +136,8 @@ class Logbook:
         self._kept(lambda: self._hang(event))
         scalars = {f"{name}/{key}": score[key] for name, score in scores.items() for key in ("psnr_y_db", "ssim_y")}
         self._scalars(event.iteration, {"blend_db": event.blend_db} | scalars)
-        if self._board is not None:
-            self._kept(lambda: self._board.add_image("pictures", event.picture, event.iteration, dataformats="HWC"))
+        if self._board:
+            self._kept(partial(self._board.picture, event.iteration, event.picture))
 
     def _hang(self, event: Validated) -> None:
         folder = self.out / PICTURES
@@ -145,16 +145,14 @@ class Logbook:
         (folder / f"{event.iteration:06}.png").write_bytes(png(event.picture))
 
     def _line(self, entry: dict[str, Any]) -> None:
-        self._kept(lambda: self._append(json.dumps(entry) + "\n"))
-
-    def _append(self, line: str) -> None:
-        with (self.out / LOG).open("a", encoding="utf-8") as file:
-            file.write(line)
+        self._kept(partial(append, self.out / LOG, (json.dumps(entry) + "\n").encode()))
 
     def _scalars(self, iteration: int, scalars: dict[str, float]) -> None:
-        if self._board is not None:
-            for name, value in scalars.items():
-                self._kept(partial(self._board.add_scalar, name, value, iteration))
+        if self._board:
+            self._kept(partial(self._board.scalars, iteration, scalars))
+
+    def _open_board(self, iteration: int) -> None:
+        self._board = Board(self.out / TENSORBOARD, iteration)
 
     def _take_back(self, iteration: int) -> None:
         path = self.out / LOG
@@ -178,15 +176,3 @@ def _iteration(line: str) -> float:
         return float(json.loads(line)["iteration"])
     except (ValueError, KeyError, TypeError):
         return float("inf")
-
-
-def _board(folder: Path, iteration: int) -> Any:
-    """TensorBoard's writer where it is installed, else None."""
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    try:
-        return SummaryWriter(str(folder), purge_step=iteration + 1)
-    except OSError:
-        return None

@@ -4,7 +4,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event as Flag
 from threading import current_thread, main_thread
@@ -128,7 +128,7 @@ class _Recorded(_Run):
 
     def __init__(self, trainer: Trainer, before_s: float, report: Callable[[Event], None]) -> None:
         super().__init__(trainer, before_s, report)
-        self.validator = _validator(self.recipe, self.held, trainer.best_db)
+        self.validator = _validator(self.recipe, self.held)
 
     def __call__(self, stop: Flag) -> None:
         """Train to the end.
@@ -137,19 +137,19 @@ class _Recorded(_Run):
             OutputError: the disk refuses the state at the end.
         """
         self.trainer.out.mkdir(parents=True, exist_ok=True)
-        with closing(Logbook(self.trainer.out, self.trainer.iteration)) as self.logbook:
-            try:
-                for events in self._iterations(stop):
-                    for event in events:
-                        self._tell(event)
-                    if not stop.is_set():
-                        self._look_and_save()
-            except VderainError:
-                raise  # a loss that is not finite: the state before it is the one to keep
-            except BaseException:
-                self.trainer.save(self.seconds)
-                raise
+        self.logbook = Logbook(self.trainer.out, self.trainer.iteration)
+        try:
+            for events in self._iterations(stop):
+                for event in events:
+                    self._tell(event)
+                if not stop.is_set():
+                    self._look_and_save()
+        except VderainError:
+            raise  # a loss that is not finite: the state before it is the one to keep
+        except BaseException:
             self.trainer.save(self.seconds)
+            raise
+        self.trainer.save(self.seconds)
 
     def _tell(self, event: Event) -> None:
         self.logbook.note(event)
@@ -157,28 +157,33 @@ class _Recorded(_Run):
 
     def _look_and_save(self) -> None:
         """Judge and save the generator where that is due; what fails there does not end a run."""
-        last = self.trainer.iteration == self.recipe.optimiser.iterations
+        if self._due(self.recipe.validation.every):
+            self._unfailing(self._look)
+        if self._due(self.recipe.run.save_every) and self.trainer.iteration < self.recipe.optimiser.iterations:
+            self._unfailing(lambda: self.trainer.save(self.seconds))
+
+    def _look(self) -> None:
+        if self.validator:
+            validated = self.validator(self.trainer.mean, self.trainer.iteration, self.trainer.best_db)
+            self._tell(validated)
+            if validated.best:
+                self.trainer.save_best(self.seconds, validated)
+
+    def _unfailing(self, work: Callable[[], None]) -> None:
         try:
-            if self.validator and self._due(self.recipe.validation.every):
-                validated = self.validator(self.trainer.mean, self.trainer.iteration)
-                self._tell(validated)
-                if validated.best:
-                    self.trainer.best_db = validated.blend_db
-                    self.trainer.save_best(self.seconds, validated)
-            if self._due(self.recipe.run.save_every) and not last:
-                self.trainer.save(self.seconds)
+            work()
         except (InputError, OutputError) as error:
             log.warning("iteration %d: %s Training goes on.", self.trainer.iteration, error.what)
 
 
-def _validator(recipe: Recipe, held: Scenes, best_db: float) -> Validator | None:
+def _validator(recipe: Recipe, held: Scenes) -> Validator | None:
     """None where it is not wanted, or there is nothing to judge by."""
     if not recipe.validation.every:
         return None
     if not (held.photos or held.clips or recipe.validation.sets):
         log.warning("too few clear pictures to hold some out: the generator is not judged on the way")
         return None
-    return Validator(recipe, held, best_db)
+    return Validator(recipe, held)
 
 
 @contextmanager

@@ -47,7 +47,7 @@ class Trainer(ABC):
         networks: by name; ``generator`` is what is trained, ``mean`` its running mean, which is what gets used.
         optimisers: by name, in the order in which they are saved.
         tensors: whatever else a resumed run needs, by name.
-        best_db: highest blend of validation so far.
+        best_db: blend of the best generator saved so far.
         feed: what makes the examples, once the first batch was asked for.
     """
 
@@ -165,6 +165,7 @@ class Trainer(ABC):
         """
         scores = {name: {"psnr_y_db": s.psnr_y_db, "ssim_y": s.ssim_y} for name, s in validated.sets.items()}
         self._save_mean(BEST, self.facts(seconds) | {"validation": scores, "blend_db": validated.blend_db})
+        self.best_db = validated.blend_db
 
     def _save_mean(self, name: str, facts: dict[str, Any]) -> None:
         with _written(self.out / name):

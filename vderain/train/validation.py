@@ -44,29 +44,31 @@ class Pair:
 
 
 class Validator:
-    """Knows the sets of a recipe, and the best score so far.
+    """Knows the sets of a recipe.
 
     Args:
         recipe: of the run.
         held: scenes that are not trained on; may be empty.
 
-    Attributes:
-        best_db: the highest blend so far.
-
     Raises:
         InputError: clear and rainy footage do not go together.
     """
 
-    def __init__(self, recipe: Recipe, held: Scenes, best_db: float = float("-inf")) -> None:
-        self.recipe, self.best_db = recipe, best_db
+    def __init__(self, recipe: Recipe, held: Scenes) -> None:
+        self.recipe = recipe
         self._settings = recipe.validation
         for paired in self._settings.sets:  # what does not go together is found out before the long work
             for _ in side_by_side([Footage(path, paired.single, paired.limit) for path in (paired.rain, paired.clear)]):
                 pass
         self._rendered = _rendered(recipe, held) if held.photos or held.clips else {}
 
-    def __call__(self, generator: UNet, iteration: int) -> Validated:
+    def __call__(self, generator: UNet, iteration: int, best_db: float = float("-inf")) -> Validated:
         """Judge a generator.
+
+        Args:
+            generator: after so many iterations.
+            iteration: how many.
+            best_db: the blend it is to surpass.
 
         Raises:
             InputError: a set cannot be read.
@@ -85,9 +87,7 @@ class Validator:
             psnr_y_db, ssim_y, psnr_in_db = (fmean(column) for column in zip(*judged, strict=True))
             scores[name] = Score(psnr_y_db, ssim_y, psnr_in_db, weight)
         blend_db = blended(list(scores.values()), self._settings.ceiling_db)
-        best = blend_db > self.best_db
-        self.best_db = max(blend_db, self.best_db)
-        return Validated(iteration, scores, blend_db, best, np.vstack(rows))
+        return Validated(iteration, scores, blend_db, blend_db > best_db, np.vstack(rows))
 
     def _sets(self, window: int) -> Iterator[tuple[str, float, Iterator[Pair]]]:
         for name, pairs in self._rendered.items():
@@ -108,8 +108,8 @@ def blended(scores: list[Score], ceiling_db: float) -> float:
 def restored(generator: UNet, pair: Pair, bf16: bool) -> Picture:
     """(H, W, 3) uint8, the centre as the generator would have it."""
     span = slice(None) if generator.config.window > 1 else slice(CENTRE, CENTRE + 1)
-    frames = torch.from_numpy(np.ascontiguousarray(pair.aligned[span])).permute(0, 3, 1, 2).flatten(0, 1)
-    trust = torch.from_numpy(np.ascontiguousarray(pair.trust))
+    frames = torch.from_numpy(np.array(pair.aligned[span])).permute(0, 3, 1, 2).flatten(0, 1)
+    trust = torch.from_numpy(np.array(pair.trust))
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         residual = generator(frames[None], trust[None, None])[0].float().permute(1, 2, 0)
     centre = torch.from_numpy(np.array(pair.aligned[CENTRE])).float()
