@@ -152,7 +152,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 def test_the_pool_hands_out_pictures_of_earlier(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     trainer = CycleGAN(smoke(), tmp_path)
     chance = torch.Generator().manual_seed(0)
-    shown = [trainer._pooled("pool_clear", torch.full((1, 3, 32, 32), float(i)), chance) for i in range(40)]
+    shown = [trainer.critics.pooled("clear", torch.full((1, 3, 32, 32), float(i)), chance) for i in range(40)]
     numbers = [int(picture[0, 0, 0, 0]) for picture in shown]
     assert numbers[:3] == [0, 1, 2]
     assert all(number <= i for i, number in enumerate(numbers))

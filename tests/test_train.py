@@ -309,7 +309,7 @@ def numbered(number: int) -> Window:
 
 
 def test_the_pool_keeps_the_latest_and_crops_are_of_one_window() -> None:
-    pool = WindowPool(3)
+    pool: WindowPool[Window] = WindowPool(3, 8)
     for number in range(10):
         pool.add(numbered(number))
     assert len(pool) == 3

@@ -56,12 +56,14 @@ def worst(one: Path, other: Path) -> float:
     return max(float((first[name] - second[name]).abs().max()) for name in weights)
 
 
-@pytest.mark.parametrize("kind", ["supervised", "cyclegan"])
+@pytest.mark.parametrize("kind", ["supervised", "cyclegan", "dashcam"])
 def test_two_processes_do_what_one_does(pictures: Path, tmp_path: Path, kind: str) -> None:
     settings = [f"data.photos='{pictures}'", "optimiser.batch=4", "optimiser.iterations=6", "data.fresh=3"]
     if kind == "cyclegan":  # with instance norm a bias before it moves by rounding errors alone
         settings += [f"data.rain='{pictures}'", "model.window=1", "cyclegan.layers=1", "cyclegan.width=4"]
         settings += ["cyclegan.pool=3", "cyclegan.rendered=1.0", "cyclegan.spectral=true"]
+    elif kind == "dashcam":
+        settings += [f"data.rain='{pictures}'", "dashcam.warmup=2", "dashcam.layers=1", "dashcam.width=4"]
     alone(tmp_path / "1", settings)
     done = together(tmp_path / "2", settings)
     assert done.returncode == 0, done.stderr

@@ -20,7 +20,7 @@ class Data(_Section):
 
     photos: Path | None = None
     clips: Path | None = None
-    rain: Path | None = Field(None, description="rainy pictures, unpaired: for CycleGAN only")
+    rain: Path | None = Field(None, description="rainy pictures and clips, unpaired: for cyclegan and dashcam")
     side_px: int = Field(176, ge=32, description="side of a prepared window")
     border_px: int = Field(24, ge=0, description="thrown away around it: flow has no context there")
     workers: int | None = Field(None, ge=0, description="feeding processes; None: one, more while cores idle")
@@ -85,6 +85,29 @@ class CycleGAN(_Section):
     spectral: bool = Field(False, description="spectral norm instead of instance norm in the discriminators")
 
 
+class Dashcam(_Section):
+    """Real rain beside rendered: what a generator is paid for, each by a weight; 0 leaves it out."""
+
+    warmup: int = Field(0, ge=0, description="iterations with rendered pairs alone, at the start")
+    real: int = Field(4, ge=1, description="crops of real rain in a batch, beside optimiser.batch rendered ones")
+    fresh: int = Field(1, ge=1, description="windows of real rain that replace the oldest at each step")
+    rendered: float = Field(1.0, ge=0, description="pairs of rendered rain and the truth")
+    half_cycle: float = Field(0.5, ge=0, description="clear to rainy by the rain maker and back: the truth is known")
+    cycle: float = Field(0.05, ge=0, description="real rain to clear and back")
+    adversarial: float = Field(0.002, ge=0, description="of both generators")
+    stay: float = Field(0.5, ge=0, description="the rain maker leaves rendered rain as it is")
+    identity: float = Field(0.1, ge=0, description="the generator leaves clear pictures as they are")
+    mask: float = Field(0.01, ge=0, description="share of a clear picture that it touches at all")
+    grey: float = Field(0.2, ge=0, description="colour in what it takes out of real rain")
+    temporal: float = Field(0.2, ge=0, description="it makes the same of a thing in neighbouring frames")
+    pseudo: float = Field(0.2, ge=0, description="nearness to the gated median of aligned neighbours")
+    layer_max: float = Field(0.6, gt=0, le=1, description="the most the rain maker brightens")
+    pool: int = Field(50, ge=0, description="earlier pictures that the discriminators are shown half of the time")
+    layers: int = Field(3, ge=1, le=6, description="strided layers of a discriminator")
+    width: int = Field(32, ge=1, description="channels of its first layer")
+    spectral: bool = Field(True, description="spectral norm instead of instance norm in the discriminators")
+
+
 class PairedSet(_Section):
     """Footage of which the truth is known: `vderain evaluate` says what may be given."""
 
@@ -140,6 +163,7 @@ class Recipe(_Section):
     model: Model = Model()
     optimiser: Optimiser = Optimiser()
     cyclegan: CycleGAN | None = None
+    dashcam: Dashcam | None = None
     validation: Validation = Validation()
     run: Run = Run()
     card: Card = Card()
@@ -153,6 +177,16 @@ class Recipe(_Section):
     def _crops_fit(self) -> Self:
         if self.cyclegan is None and self.optimiser.crop_px > self.data.side_px:
             raise ValueError("optimiser.crop_px is larger than data.side_px")
+        return self
+
+    @model_validator(mode="after")
+    def _one_way_of_training(self) -> Self:
+        if self.cyclegan is not None and self.dashcam is not None:
+            raise ValueError("cyclegan and dashcam are two ways of training: keep one section")
+        if self.dashcam is not None and self.model.window < 5:
+            raise ValueError("dashcam looks at neighbouring frames: set model.window to 5")
+        if self.dashcam is not None and self.dashcam.real > self.optimiser.batch:
+            raise ValueError("dashcam.real is larger than optimiser.batch")
         return self
 
     @model_validator(mode="after")

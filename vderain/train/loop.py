@@ -16,8 +16,9 @@ from vderain.errors import InputError, OutputError, VderainError
 from vderain.restore.device import cores
 from vderain.train.config import Recipe
 from vderain.train.cyclegan import CycleGAN
+from vderain.train.dashcam import Dashcam
 from vderain.train.logbook import Event, Logbook, Progress, Stepped
-from vderain.train.ranks import joined, neighbours
+from vderain.train.ranks import Ranks, joined, neighbours
 from vderain.train.scenes import Scenes
 from vderain.train.supervised import Supervised
 from vderain.train.trainer import GENERATOR, RESUME, Losses, Trainer, learning_rate
@@ -49,12 +50,19 @@ def train(recipe: Recipe, out: Path, resume: bool, report: Callable[[Event], Non
         raise OutputError(f"there is a run in {out} already.", "Add --resume to go on, or choose another --out.")
     with joined() as ranks:
         _settle(recipe)
-        trainer: Trainer = (Supervised if recipe.cyclegan is None else CycleGAN)(recipe, out, ranks)
+        trainer = _trainer(recipe, out, ranks)
         before_s = trainer.load() if resume else 0.0
         run = (_Recorded if ranks.first else _Run)(trainer, before_s, report)
         with _postponed() as stop:
             run(stop)
     return out / GENERATOR
+
+
+def _trainer(recipe: Recipe, out: Path, ranks: Ranks) -> Trainer:
+    """The way of training that the sections of a recipe ask for."""
+    if recipe.cyclegan is not None:
+        return CycleGAN(recipe, out, ranks)
+    return (Supervised if recipe.dashcam is None else Dashcam)(recipe, out, ranks)
 
 
 def _settle(recipe: Recipe) -> None:
@@ -110,8 +118,9 @@ class _Run:
     def _progress(self, since: list[Losses], elapsed_s: float, waiting: float) -> Progress:
         trainer, settings = self.trainer, self.recipe.optimiser
         first_line = trainer.iteration <= self.recipe.run.log_every  # waited while the first examples were made
-        if waiting > WAITING_MAX and not first_line and trainer.feed and trainer.feed.grow():
-            log.info("waiting for data %.0f %% of the time: %d make it now", 100 * waiting, trainer.feed.workers)
+        if waiting > WAITING_MAX and not first_line and any([feed.grow() for feed in trainer.feeds]):
+            workers = sum(feed.workers for feed in trainer.feeds)
+            log.info("waiting for data %.0f %% of the time: %d processes make it now", 100 * waiting, workers)
         means = {name: sum(losses[name] for losses in since) / len(since) for name in since[0]}
         return Progress(
             trainer.iteration, settings.iterations, means.pop("loss"), means,

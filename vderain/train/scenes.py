@@ -42,8 +42,17 @@ class Scenes:
     clips: list[NDArray[np.uint8]]
 
 
-def load_scenes(photos: Path | None, clips: Path | None, side_px: int) -> Scenes:
+def load_scenes(
+    photos: Path | None, clips: Path | None, side_px: int, what: str = "clear", key: str = "data.photos or data.clips"
+) -> Scenes:
     """Decode every photograph and clip below two folders whose sides are at least `side_px`.
+
+    Args:
+        photos: a folder.
+        clips: a folder.
+        side_px: of the smallest.
+        what: they are, and
+        key: where the recipe names them, for messages.
 
     Raises:
         InputError: nothing usable was found.
@@ -55,7 +64,8 @@ def load_scenes(photos: Path | None, clips: Path | None, side_px: int) -> Scenes
     )
     survey.tell()
     if not scenes.photos and not scenes.clips:
-        raise InputError(f"no clear picture or clip in {photos} and {clips}.", "Set data.photos or data.clips.")
+        where = photos if photos == clips else f"{photos} and {clips}"
+        raise InputError(f"no {what} picture or clip in {where}.", f"Set {key}.")
     return scenes
 
 

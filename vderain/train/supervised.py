@@ -5,11 +5,12 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from vderain.train.config import Recipe
 from vderain.train.feed import Feed
 from vderain.train.losses import supervised_loss
-from vderain.train.pool import WindowPool
+from vderain.train.pool import W, WindowPool
 from vderain.train.ranks import ALONE, Ranks
 from vderain.train.scenes import CENTRE, Scenes, held_out, load_scenes
 from vderain.train.trainer import Batch, Losses, Trainer
@@ -24,8 +25,7 @@ class Supervised(Trainer):
     def __init__(self, recipe: Recipe, out: Path, ranks: Ranks = ALONE) -> None:
         super().__init__(recipe, out, ranks)
         self.generator = self.networks["generator"]
-        rate = recipe.optimiser.rate
-        self.optimisers["adam"] = torch.optim.Adam(self.generator.parameters(), lr=rate, betas=(0.9, 0.99))
+        self.optimises("adam", [self.generator], betas=(0.9, 0.99), norm_max=GRADIENT_NORM_MAX)
 
     def material(self) -> Scenes:
         data = self.recipe.data
@@ -34,51 +34,48 @@ class Supervised(Trainer):
         return held
 
     def batches(self) -> Iterator[Batch]:
-        """(B, 15, s, s) rainy, (B, 1, s, s) trust, (B, 3, s, s) clear, (B,) dry: see `WindowPool.batch`."""
+        """(B, 15, s, s) rainy, (B, 1, s, s) trust, (B, 3, s, s) clear, (B,) dry: see `Window.crop`."""
         settings, data, seed = self.recipe.optimiser, self.recipe.data, self.recipe.run.seed
-        for pool in self.pools(WindowMaker(self.scenes, data, seed)):
+        for pool in self.pools(WindowMaker(self.scenes, data, seed), Window, data.fresh):
             chance = torch.Generator().manual_seed(seed * 1_000_003 + self.iteration)
             yield pool.batch(settings.batch, settings.crop_px, chance, self.ranks)
 
-    def pools(self, maker: WindowMaker) -> Iterator[WindowPool]:
-        """The pool as it is at each iteration. Every process makes its share of the windows and gets all of them."""
-        data = self.recipe.data
-        pool = WindowPool(data.pool)
-        taken = max(0, (self.iteration + 1) * data.fresh - data.pool)
-        self.feed = Feed(maker, taken, data.workers, self.ranks)
+    def pools(self, maker: Dataset[W], kind: type[W], fresh: int) -> Iterator[WindowPool[W]]:
+        """A pool as it is at each iteration. Every process makes its share of the windows and gets all of them."""
+        data, ranks = self.recipe.data, self.ranks
+        pool: WindowPool[W] = WindowPool(data.pool, data.side_px)
+        taken = max(0, (self.iteration + 1) * fresh - data.pool)
+        feed = Feed(maker, taken, data.workers, ranks)
+        self.feeds.append(feed)
         while True:
-            for number in range(taken, (self.iteration + 1) * data.fresh):
-                pool.add(self._handed_round(number % self.ranks.count))
+            for number in range(taken, (self.iteration + 1) * fresh):
+                owner = number % ranks.count
+                window = next(feed) if owner == ranks.rank else kind.empty(data.side_px)
+                pool.add(ranks.whole_handed_round(window, owner))
                 taken = number + 1
             yield pool
 
-    def _handed_round(self, owner: int) -> Window:
-        """The next window, made by one process for all."""
-        assert self.feed is not None
-        if self.ranks.count == 1:
-            return next(self.feed)  # type: ignore[no-any-return]
-        side_px = self.recipe.data.side_px
-        ours = owner == self.ranks.rank
-        packed = next(self.feed).packed() if ours else torch.empty(Window.packed_bytes(side_px), dtype=torch.uint8)
-        return Window.unpacked(self.ranks.handed_round(packed, owner), side_px)
-
-    def losses(self, *batch: Tensor) -> Losses:
-        rainy, trust, clear, dry = batch
-        settings = self.recipe.optimiser
+    def restored(self, rainy: Tensor, trust: Tensor) -> Tensor:
+        """(B, 3, H, W), what the generator makes of windows, (B, 15, H, W), and their trust, (B, 1, H, W)."""
         centre = rainy[:, 3 * CENTRE : 3 * CENTRE + 3]
         seen = rainy if self.recipe.model.window > 1 else centre
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-            residual = self.generator(seen, trust)
-        loss = supervised_loss(
-            centre + residual.float(), centre, clear, dry,
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.optimiser.bf16):
+            residual: Tensor = self.generator(seen, trust)
+        return centre + residual.float()
+
+    def against_truth(self, restored: Tensor, rainy: Tensor, clear: Tensor, dry: Tensor) -> Tensor:
+        """`supervised_loss` of (B, 3, H, W) each and (B,), with the weights of the recipe."""
+        settings = self.recipe.optimiser
+        return supervised_loss(
+            restored, rainy, clear, dry,
             foot=settings.foot, untouched_weight=settings.untouched_weight, block_weight=settings.block_weight,
             dry_weight=settings.dry_weight,
         )  # fmt: skip
+
+    def losses(self, *batch: Tensor) -> Losses:
+        rainy, trust, clear, dry = batch
+        centre = rainy[:, 3 * CENTRE : 3 * CENTRE + 3]
+        loss = self.against_truth(self.restored(rainy, trust), centre, clear, dry)
         self.finite(loss)
-        adam = self.optimisers["adam"]
-        adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.ranks.average_gradients([self.generator])
-        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), GRADIENT_NORM_MAX)
-        adam.step()
+        self.move("adam", loss)
         return {"loss": loss.item()}

@@ -48,7 +48,7 @@ class Trainer(ABC):
         optimisers: by name, in the order in which they are saved.
         tensors: whatever else a resumed run needs, by name.
         best_db: blend of the best generator saved so far.
-        feed: what makes the examples, once the first batch was asked for.
+        feeds: what makes the examples, once the first batch was asked for.
     """
 
     def __init__(self, recipe: Recipe, out: Path, ranks: Ranks = ALONE) -> None:
@@ -59,7 +59,8 @@ class Trainer(ABC):
             )
         self.recipe, self.out, self.iteration, self.ranks = recipe, out, 0, ranks
         self.best_db = float("-inf")
-        self.feed: Feed | None = None
+        self.feeds: list[Feed] = []
+        self._moved: dict[str, tuple[list[nn.Module], float | None]] = {}
         torch.manual_seed(recipe.run.seed)
         model = recipe.model
         self.config = UNetConfig(model.window, model.widths, model.stem, model.paths, model.slope, model.residual)
@@ -114,6 +115,26 @@ class Trainer(ABC):
         self.iteration += 1
         means = self.ranks.mean(torch.tensor(list(losses.values()), dtype=torch.float64))
         return dict(zip(losses, means.tolist(), strict=True))
+
+    def optimises(
+        self, name: str, networks: list[nn.Module], betas: tuple[float, float], norm_max: float | None = None
+    ) -> None:
+        """Add an Adam for some networks; their gradient is cut to a norm where one is given."""
+        parameters = [parameter for network in networks for parameter in network.parameters()]
+        self.optimisers[name] = torch.optim.Adam(parameters, lr=self.recipe.optimiser.rate, betas=betas)
+        self._moved[name] = networks, norm_max
+
+    def move(self, name: str, loss: Tensor | None = None) -> None:
+        """One step of an optimiser; with a loss its gradient is taken first."""
+        networks, norm_max = self._moved[name]
+        if loss is not None:
+            for optimiser in self.optimisers.values():
+                optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+        self.ranks.average_gradients(networks)
+        if norm_max is not None:
+            torch.nn.utils.clip_grad_norm_([p for network in networks for p in network.parameters()], norm_max)
+        self.optimisers[name].step()
 
     def finite(self, loss: Tensor) -> float:
         """The value of a loss over all processes, which find it to be none together.

@@ -5,7 +5,6 @@ sees what the uninterrupted one saw. Whatever is no rain (noise, compression, ha
 is never paid for changing it.
 """
 
-import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -45,22 +44,21 @@ class Window:
     clear: Tensor
     dry: Tensor
 
-    def packed(self) -> Tensor:
-        """All of it as one row of bytes, to be sent to another process."""
-        parts = (self.rainy, self.trust, self.clear, self.dry.byte())
-        return torch.cat([part.flatten() for part in parts])
-
     @classmethod
-    def unpacked(cls, packed: Tensor, side_px: int) -> "Window":
-        """The way back."""
-        shapes = ((WINDOW, 3, side_px, side_px), (1, side_px, side_px), (3, side_px, side_px), ())
-        parts = torch.split(packed, [math.prod(shape) for shape in shapes])
-        rainy, trust, clear, dry = (part.view(shape) for part, shape in zip(parts, shapes, strict=True))
-        return cls(rainy, trust, clear, dry.bool())
+    def empty(cls, side_px: int) -> "Window":
+        """One to be written over."""
+        square = (side_px, side_px)
+        rainy, trust, clear = (torch.empty(*n, *square, dtype=torch.uint8) for n in ((WINDOW, 3), (1,), (3,)))
+        return cls(rainy, trust, clear, torch.tensor(False))
 
-    @staticmethod
-    def packed_bytes(side_px: int) -> int:
-        return (WINDOW * 3 + 1 + 3) * side_px**2 + 1
+    def crop(self, rows: slice, columns: slice, flip: bool) -> tuple[Tensor, ...]:
+        """(15, s, s), (1, s, s) and (3, s, s) uint8, () bool: as the attributes, mirrored left to right or not."""
+        parts = (self.rainy.flatten(0, 1), self.trust, self.clear)
+        return (*(mirrored(part[..., rows, columns], flip) for part in parts), self.dry)
+
+
+def mirrored(part: Tensor, flip: bool) -> Tensor:
+    return part.flip(-1) if flip else part
 
 
 class WindowMaker(Dataset[Window]):
@@ -102,10 +100,7 @@ class WindowMaker(Dataset[Window]):
 
     def _rain(self, clear: Frames, index: int, rng: np.random.Generator, same: bool) -> tuple[Frames, Frames]:
         """Rainy frames, and clear ones below the same veil."""
-        sheet = _sheet(self.seed, index // SHEET_LIFE, int(rng.integers(SHEETS)))
-        if rng.random() < 0.5:
-            sheet = sheet[:, ::-1]
-        opacity = np.stack([_random_cut(sheet, self.side_px, rng) for _ in range(1 if same else WINDOW)])
+        opacity = rain_cuts(self.seed, index, self.side_px, 1 if same else WINDOW, rng)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         light = draw_light(generator)
         frames = torch.from_numpy(clear[: len(opacity)]).permute(0, 3, 1, 2).float() / 255
@@ -131,6 +126,14 @@ class WindowMaker(Dataset[Window]):
             trust += field.trust / np.float32(4)
         full = cv2.resize(trust, centre.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         return np.stack(aligned), full.astype(np.uint8)
+
+
+def rain_cuts(seed: int, index: int, side_px: int, frames: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """(frames, side, side) opacity 0..255 of one style, each from another place of its sheet."""
+    sheet = _sheet(seed, index // SHEET_LIFE, int(rng.integers(SHEETS)))
+    if rng.random() < 0.5:
+        sheet = sheet[:, ::-1]
+    return np.stack([_random_cut(sheet, side_px, rng) for _ in range(frames)])
 
 
 def _frames8(frames: Tensor, same: bool) -> Frames:
