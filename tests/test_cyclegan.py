@@ -225,6 +225,24 @@ def test_a_folder_of_nothing_is_said(folders: Path, tmp_path: Path) -> None:
         hung(tmp_path)
 
 
+def test_two_folders_of_unequal_size_train_out_of_the_box(vderain: Run, tmp_path: Path) -> None:
+    """The shape of SyraHQ: five rainy pictures to a clear one, of many sizes, and nothing in common."""
+    for kind, count in (("rain", 20), ("clear", 4)):
+        (tmp_path / "syrahq" / kind).mkdir(parents=True)
+        for number in range(count):
+            size = (256 + 20 * (number % 5), 300 - 15 * (number % 4))
+            cv2.imwrite(str(tmp_path / "syrahq" / kind / f"{kind} ({number}).jpg"), noisy(number, size))
+    flags = [
+        "--set", f"data.rain={tmp_path / 'syrahq' / 'rain'}", "--set", f"data.photos={tmp_path / 'syrahq' / 'clear'}",
+        "--set", "optimiser.iterations=2", "--set", "model.widths=[8, 8]", "--set", "cyclegan.width=4",
+        "--set", "validation.windows=2", "--set", "data.workers=0", "--set", "run.threads=1",
+    ]  # fmt: skip
+    result = vderain("train", SMOKE.with_name("cyclegan.toml"), "--out", tmp_path / "run", *flags)
+    assert result.exit_code == 0, result.stderr
+    assert "enlarged" in result.stderr, "some are smaller than a crop"
+    assert load_checkpoint(str(tmp_path / "run" / GENERATOR)).facts["iterations"] == 2
+
+
 def test_windows_are_refused(vderain: Run, folders: Path, tmp_path: Path) -> None:
     flags = [flag for each in (*settings(folders), "model.window=5") for flag in ("--set", each)]
     result = vderain("train", SMOKE, "--out", tmp_path / "run", *flags)

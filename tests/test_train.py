@@ -143,7 +143,7 @@ def test_ctrl_c_saves_and_resume_goes_on(
     vderain: Run, scenes: Path, tmp_path: Path, number: signal.Signals
 ) -> None:  # fmt: skip
     out, log = tmp_path / "run", tmp_path / "run" / "log.jsonl"
-    flags = ["--out", str(out), "--set", f"data.photos={scenes}", "--set"]
+    flags = ["--out", str(out), "--set", f"data.photos={scenes}", "--set", "optimiser.decay=0", "--set"]
     with subprocess.Popen(
         [sys.executable, ROOT / "cli.py", "train", SMOKE, *flags, "optimiser.iterations=100000"],
         stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -163,6 +163,24 @@ def test_ctrl_c_saves_and_resume_goes_on(
     result = vderain("train", SMOKE, *flags, f"optimiser.iterations={reached + 1}", "--resume")
     assert result.exit_code == 0, result.stderr
     assert result.stderr.startswith(f"{reached + 1}/{reached + 1} ")
+    straight = load_recipe(
+        SMOKE, (f"data.photos='{scenes}'", "optimiser.decay=0", f"optimiser.iterations={reached + 1}")
+    )
+    trained(straight, tmp_path / "straight")
+    assert states_match(tmp_path / "straight", out), "the iteration was finished, and nothing of it done twice"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminals of that kind")
+def test_on_a_terminal_a_bar_tells_how_it_goes(scenes: Path, tmp_path: Path) -> None:
+    flags = ["--out", str(tmp_path / "run"), "--set", f"data.photos={scenes}"]
+    command = [sys.executable, str(ROOT / "cli.py"), "train", str(SMOKE), *flags]
+    code = f"import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn({command})))"
+    terminal = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=terminal)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"6/6 loss 0\.\d{5} .*images/s .* left", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stdout))
+    assert "6/6  loss " in done.stdout, "a line of the log stays above the bar"
+    assert "the best so far" in done.stdout
 
 
 def test_a_loss_that_is_not_finite_stops_and_spoils_no_state(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
@@ -354,6 +372,7 @@ def test_training_can_start_from_weights(smoke: Callable[..., Recipe], tmp_path:
     weights = tmp_path / "first" / "generator.safetensors"
     going_on = smoke(f'model.start="{weights}"', "optimiser.iterations=1", "optimiser.rate=1e-12")
     trained(going_on, tmp_path / "second")
+    assert str(tmp_path) not in json.dumps(load_checkpoint(str(tmp_path / "second" / GENERATOR)).facts)
     before = load_checkpoint(str(weights)).generator.state_dict()
     after = load_checkpoint(str(tmp_path / "second" / "generator.safetensors")).generator.state_dict()
     assert all(torch.allclose(before[name], after[name], atol=1e-3) for name in before)

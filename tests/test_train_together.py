@@ -50,8 +50,9 @@ def alone(out: Path, overrides: Sequence[str]) -> None:
 def worst(one: Path, other: Path) -> float:
     """Largest difference of any weight, or of any pixel in the pools."""
     first, second = load_file(one / RESUME), load_file(other / RESUME)
-    assert first.keys() == second.keys()
-    weights = [name for name in first if ".exp_avg" not in name and not name.endswith(".step") and first[name].numel()]
+    networks = {name for name in first if ".exp_avg" not in name and not name.endswith(".step")}
+    assert networks <= second.keys()
+    weights = [name for name in networks if first[name].shape == second[name].shape and first[name].numel()]
     assert len(weights) > 30
     return max(float((first[name] - second[name]).abs().max()) for name in weights)
 

@@ -157,6 +157,7 @@ def test_a_resumed_run_knows_the_best_and_the_log_is_that_of_one_run(
 
 def test_scores_and_pictures_are_written_down(smoke: Callable[..., Recipe], paired: Path, tmp_path: Path) -> None:
     told = looks(smoke(own(paired)), tmp_path)
+    assert str(paired) not in json.dumps(load_checkpoint(str(tmp_path / BEST)).facts)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     scores = [entry for entry in log if entry["event"] == "validation"]
     assert [entry["iteration"] for entry in scores] == [3, 6]

@@ -243,14 +243,19 @@ class Trainer(ABC):
 
     def facts(self, seconds: float) -> dict[str, Any]:
         """What the header of the weights says about how they came to be; nothing of folders on this machine."""
+        paths: Any = {"card": True, "data": {"photos", "clips", "rain"}, "validation": {"sets"}}
+        recipe = self.recipe.model_dump(mode="json", exclude=paths)
+        start = recipe["model"]["start"]
+        recipe["model"]["start"] = start and Path(start).name
+        processes = f", {self.ranks.count} processes" if self.ranks.count > 1 else ""
         return {
             "licence": self.recipe.card.licence,
             "data": self.recipe.card.data,
-            "recipe": self.recipe.model_dump(mode="json", exclude={"card": True, "data": {"photos", "clips", "rain"}}),
+            "recipe": recipe,
             "command": f"vderain train configs/{self.recipe.name}.toml",
             "iterations": self.iteration,
             "hours": round(seconds / 3600, 2),
-            "hardware": f"CPU, {torch.get_num_threads()} threads",
+            "hardware": f"CPU, {torch.get_num_threads()} threads{processes}",
             "torch": torch.__version__,
         }
 
