@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from vderain.errors import InputError, UsageError
 from vderain.model.unet import UNetConfig
+from vderain.restore.device import choose_place
 
 
 class _Section(BaseModel):
@@ -64,7 +65,9 @@ class Optimiser(_Section):
     crop_px: int = Field(112, ge=16)
     rate: float = Field(8e-4, gt=0)
     ema: float = Field(0.999, ge=0, lt=1)
-    bf16: bool = True
+    bf16: bool | None = Field(
+        None, description="convolutions in bf16; None: where the processor has instructions for it"
+    )
     foot: float = Field(0.016, gt=0, description="errors below it count as squares, those above as they are")
     block_weight: float = Field(0.15, ge=0, description="penalty on the worst 8x8 blocks")
     untouched_weight: float = Field(1.0, ge=1, description="how much more a change costs where no rain is")
@@ -167,6 +170,11 @@ class Recipe(_Section):
     validation: Validation = Validation()
     run: Run = Run()
     card: Card = Card()
+
+    @property
+    def bf16(self) -> bool:
+        """Whether convolutions are in bf16: emulated it would be several times slower than fp32."""
+        return choose_place("cpu").bf16 if self.optimiser.bf16 is None else self.optimiser.bf16
 
     @property
     def held_share(self) -> float:

@@ -42,7 +42,7 @@ class Critics:
         recipe = self.trainer.recipe
         chance = torch.Generator().manual_seed(recipe.run.seed * 1_000_003 + self.trainer.iteration)
         shown = [self.pooled(name, part.detach(), chance) for name, part in zip(("clear", "rain"), made, strict=True)]
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.optimiser.bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
             judged = [self._judged(*each) for each in zip((self.clear, self.rain), real, shown, strict=True)]
             loss = torch.stack(judged).sum()
         self.trainer.move("critics", loss)

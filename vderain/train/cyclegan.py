@@ -60,7 +60,7 @@ class CycleGAN(Trainer):
         rain, clear = batch[:2]
         settings = self.settings
         self.critics.freeze(True)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.optimiser.bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
             derained, rained = self._through(self.generator, rain), self._through(self.rain_maker, clear)
             parts = {
                 "adversarial": self.critics.deceived(derained, rained),

@@ -136,12 +136,12 @@ class Dashcam(Supervised):
 
     def _rained(self, clear: Tensor, seed: Tensor) -> Tensor:
         """The rain maker's picture: clear light, and a grey layer that begins as the seed's."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.optimiser.bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
             residual = self.rain_maker(seed)
         return clear + grey_layer(seed - clear + residual.float(), self.settings.layer_max)
 
     def _deceived(self, derained: Tensor, rained: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.optimiser.bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
             return self.critics.deceived(derained, rained)
 
 

@@ -59,7 +59,7 @@ class Supervised(Trainer):
         """(B, 3, H, W), what the generator makes of windows, (B, 15, H, W), and their trust, (B, 1, H, W)."""
         centre = rainy[:, 3 * CENTRE : 3 * CENTRE + 3]
         seen = rainy if self.recipe.model.window > 1 else centre
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.optimiser.bf16):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
             residual: Tensor = self.generator(seen, trust)
         return centre + residual.float()
 

@@ -247,6 +247,7 @@ class Trainer(ABC):
         recipe = self.recipe.model_dump(mode="json", exclude=paths)
         start = recipe["model"]["start"]
         recipe["model"]["start"] = start and Path(start).name
+        precision = "bf16" if self.recipe.bf16 else "fp32"
         processes = f", {self.ranks.count} processes" if self.ranks.count > 1 else ""
         return {
             "licence": self.recipe.card.licence,
@@ -255,7 +256,7 @@ class Trainer(ABC):
             "command": f"vderain train configs/{self.recipe.name}.toml",
             "iterations": self.iteration,
             "hours": round(seconds / 3600, 2),
-            "hardware": f"CPU, {torch.get_num_threads()} threads{processes}",
+            "hardware": f"CPU, {torch.get_num_threads()} threads, {precision}{processes}",
             "torch": torch.__version__,
         }
 

@@ -78,7 +78,7 @@ class Validator:
         for name, weight, pairs in self._sets(generator.config.window):
             judged = []
             for number, pair in enumerate(pairs):
-                out = restored(generator, pair, self.recipe.optimiser.bf16)
+                out = restored(generator, pair, self.recipe.bf16)
                 before = pair.aligned[CENTRE]
                 found, was = quality(out, pair.truth), quality(before, pair.truth)
                 judged.append((found.psnr_y_db, found.ssim_y, was.psnr_y_db))
