@@ -45,6 +45,22 @@ class Window:
     clear: Tensor
     dry: Tensor
 
+    @classmethod
+    def empty(cls, side_px: int) -> "Window":
+        """One to be written over."""
+        square = (side_px, side_px)
+        rainy, trust, clear = (torch.empty(*n, *square, dtype=torch.uint8) for n in ((WINDOW, 3), (1,), (3,)))
+        return cls(rainy, trust, clear, torch.tensor(False))
+
+    def crop(self, rows: slice, columns: slice, flip: bool) -> tuple[Tensor, ...]:
+        """(15, s, s), (1, s, s) and (3, s, s) uint8, () bool: as the attributes, mirrored left to right or not."""
+        parts = (self.rainy.flatten(0, 1), self.trust, self.clear)
+        return (*(mirrored(part[..., rows, columns], flip) for part in parts), self.dry)
+
+
+def mirrored(part: Tensor, flip: bool) -> Tensor:
+    return part.flip(-1) if flip else part
+
 
 class WindowMaker(Dataset[Window]):
     """Window number i, for any i."""
@@ -85,13 +101,10 @@ class WindowMaker(Dataset[Window]):
 
     def _rain(self, clear: Frames, index: int, rng: np.random.Generator, same: bool) -> tuple[Frames, Frames]:
         """Rainy frames, and clear ones below the same veil."""
-        sheet = _sheet(self.seed, index // SHEET_LIFE, int(rng.integers(SHEETS)))
-        if rng.random() < 0.5:
-            sheet = sheet[:, ::-1]
+        opacity = rain_cuts(self.seed, index, self.side_px, 1 if same else WINDOW, rng)
         drops = rng.random() < self.data.share_drops
         if drops and rng.random() < 0.5:  # the wet glass after a shower
-            sheet = np.zeros_like(sheet)
-        opacity = np.stack([_random_cut(sheet, self.side_px, rng) for _ in range(1 if same else WINDOW)])
+            opacity = np.zeros_like(opacity)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         light = draw_light(generator)
         frames = torch.from_numpy(clear[: len(opacity)]).permute(0, 3, 1, 2).float() / 255
@@ -126,6 +139,14 @@ def _through_glass(frames: Tensor, sky: float, generator: torch.Generator) -> Te
     glass = draw_glass(generator)
     drops = Windshield(glass, frames.shape[3] / frames.shape[2], generator).drops(0.0)
     return seen_through(frames, drops, 0.0, glass, sky)[0]
+
+
+def rain_cuts(seed: int, index: int, side_px: int, frames: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """(frames, side, side) opacity 0..255 of one style, each from another place of its sheet."""
+    sheet = _sheet(seed, index // SHEET_LIFE, int(rng.integers(SHEETS)))
+    if rng.random() < 0.5:
+        sheet = sheet[:, ::-1]
+    return np.stack([_random_cut(sheet, side_px, rng) for _ in range(frames)])
 
 
 def _frames8(frames: Tensor, same: bool) -> Frames:
