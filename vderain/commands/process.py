@@ -32,11 +32,13 @@ def process_command(
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16. Default auto.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Frames at once. Default: what memory holds.")] = None,
     codec: Annotated[
-        str | None, typer.Option(help="h264, hevc, av1, vp9, ffv1 or any FFmpeg encoder. Default h264.")
+        str | None,
+        typer.Option(help="h264, hevc, av1, vp9, ffv1, prores, auto-hw or any FFmpeg encoder. Default: the source's."),
     ] = None,
     crf: Annotated[
         float | None, typer.Option(help="Constant quality, lower is better; the scale is the codec's.")
     ] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit of the pictures.")] = False,
     preset: Annotated[str | None, typer.Option(help="The encoder's speed preset.")] = None,
     encoder_opt: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="One more encoder option; repeatable.")
@@ -64,7 +66,8 @@ def process_command(
         from vderain.process import Options, process
         from vderain.video.encoders import EncodeOptions
 
-        encode = EncodeOptions(**given(codec=codec, crf=crf, preset=preset, encoder_opts=_pairs(encoder_opt)))
+        chosen = given(codec=codec, crf=crf, preset=preset, encoder_opts=_pairs(encoder_opt))
+        encode = EncodeOptions(lossless=lossless, **chosen)
         options = Options(
             encode=encode, gpx=gpx, compare=compare, overwrite=overwrite, strict=strict,  # type: ignore[arg-type]
             **given(

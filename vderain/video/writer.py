@@ -17,6 +17,7 @@ from vderain.errors import OutputError
 from vderain.video.encoders import EncodeOptions, add_encoder
 from vderain.video.frame import Frame
 from vderain.video.planes import layout_of_planes, nearest_layout, picture_of, with_neutral_chroma
+from vderain.video.rate import SourceRate, source_rate
 from vderain.video.reader import VideoReader
 from vderain.video.source import open_input
 from vderain.video.streams import StreamCopier, chapters_in, output_format
@@ -79,7 +80,7 @@ class VideoWriter:
 
     def __enter__(self) -> "VideoWriter":
         self._muxer = output_format(self.target)
-        check_target(self.target, self._reader)
+        check_target(self.target, self._reader, self._options)
         try:
             with self._output_errors():
                 self._open()
@@ -133,7 +134,7 @@ class VideoWriter:
         self.dropped += [part.name for part in parts if part not in self._hidden]
         for stream in self._copier.streams():
             if stream.index == info.stream_index:
-                self._stream = add_encoder(self._output, self._options, info, self._time_base())
+                self._stream = add_encoder(self._output, self._options, info, self._time_base(), self._source_rate())
                 self._dress(stream)
             else:
                 self._copier.add(self._output, stream)
@@ -150,6 +151,15 @@ class VideoWriter:
             self._stream.set_display_matrix(info.display_matrix)
         elif info.rotation_deg:
             self.dropped.append(f"rotation by {info.rotation_deg} degrees")
+
+    def _source_rate(self) -> SourceRate | None:
+        """What the source spends on as many pixels as will come."""
+        info = self._reader.info
+        rate = source_rate(self._reader.path, info.stream_index)
+        if rate is None or self._size_px is None:
+            return rate
+        share = self._size_px[0] * self._size_px[1] / (info.width_px * info.height_px)
+        return SourceRate(rate.bits_s * share, rate.burst_bits * share if rate.burst_bits is not None else None)
 
     def _time_base(self) -> Fraction:
         """AVI counts frames; all others take the source's own clock."""
