@@ -343,16 +343,26 @@ def test_a_disk_that_is_too_small_is_seen_at_once(small_disk: Path, tmp_path: Pa
     assert names_in(small_disk) == set()
 
 
+def alone(*arguments: object, **limits: Any) -> "subprocess.CompletedProcess[str]":
+    """The command line in a process of its own."""
+    program = [sys.executable, "-c", "from vderain.cli import main; main()"]
+    return subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True, **limits)
+
+
+def test_encoders_are_silent_from_the_start(tmp_path: Path, clip: Make) -> None:
+    """SVT-AV1 looks once, when it is first used, whether it may speak."""
+    run = alone("process", clip(frames=2), "-o", tmp_path / "out.mp4", "--strength", 0, "--codec", "av1")
+    assert run.returncode == 0 and run.stderr == ""
+
+
 @pytest.mark.skipif(os.name != "posix", reason="limits the size of files")
 def test_a_file_that_may_not_grow_leaves_nothing(tmp_path: Path, coarse: Path) -> None:
     """A quota or a file system with a largest size of files: the system refuses in the middle of a write."""
     out = tmp_path / "out"
     out.mkdir()
-    run = subprocess.run(
-        [sys.executable, "-c", "from vderain.cli import main; main()", "process", coarse, "-o", out / "out.mp4",
-         "--strength", "0", "--codec", "h264", "--crf", "0"],
+    run = alone(
+        "process", coarse, "-o", out / "out.mp4", "--strength", 0, "--codec", "h264", "--crf", 0,
         preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (SMALL_BYTES, SMALL_BYTES)),
-        capture_output=True, text=True,
     )  # fmt: skip
     assert run.returncode == 4, run.stderr
     assert len(run.stderr.splitlines()) == 1 and "cannot be written" in run.stderr
