@@ -114,6 +114,7 @@ class Result:
         missing: frames beyond the end of a truncated file, which nothing stands in for.
         damage: what was broken, in words.
         kept, dropped: other streams that were copied, and what the container could not hold.
+        changed: what is there in another form, in words.
         model: name of the generator, or None where none ran.
         device: where it ran, in words, or "-".
         seconds: wall-clock time.
@@ -129,6 +130,7 @@ class Result:
     damage: tuple[str, ...]
     kept: tuple[str, ...]
     dropped: tuple[str, ...]
+    changed: tuple[str, ...]
     model: str | None
     device: str
     seconds: float
@@ -196,7 +198,8 @@ def process(
     return Result(
         source, target, frames, damage.frames if damage else 0, damage.missing if damage else 0, restorer.dry,
         tuple(damage.events) if damage else (),
-        tuple(getattr(writer, "kept", ())), tuple(getattr(writer, "dropped", ())), restorer.model, restorer.device,
+        tuple(getattr(writer, "kept", ())), tuple(getattr(writer, "dropped", ())),
+        (*getattr(reader, "changed", ()), *getattr(writer, "changed", ())), restorer.model, restorer.device,
         time.monotonic() - started_s, stages_s,
     )  # fmt: skip
 

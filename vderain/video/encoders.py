@@ -14,6 +14,7 @@ from av.container import OutputContainer
 
 from vderain.errors import OutputError, UsageError
 from vderain.video.info import StreamInfo
+from vderain.video.light import with_light
 from vderain.video.planes import FULL_RANGE, LIMITED_RANGE, Layout, choose_layout, layout_of, nearest_layout
 
 log = logging.getLogger(__name__)
@@ -146,6 +147,7 @@ def add_encoder(output: OutputContainer, options: EncodeOptions, info: StreamInf
     if family.encoder == "libx265" and output.format.name in ("mp4", "mov"):
         context.codec_tag = "hvc1"  # the tag that Apple's players accept
     context.options = _encoder_options(family, options, context, info.tags.chroma_location)
+    context.options = with_light(context.options, family.encoder, info.light)
     _open(context, name, options)
     return stream
 

@@ -12,6 +12,7 @@ import av
 
 from vderain.errors import InputError
 from vderain.video.frame import Colour
+from vderain.video.light import Light, light_of
 from vderain.video.planes import UNSPECIFIED, colour_of, nearest_layout
 from vderain.video.source import codec_name
 
@@ -65,6 +66,8 @@ class StreamInfo:
         clock: where the pts come from: ``pts`` of the file; its ``dts``, in order, for AVI, which has no pts; or the
             frame ``rate`` where a file has no time stamps at all.
         stream_index: place of the stream in the file.
+        interlaced: whether the first picture consists of two fields.
+        light: how bright HDR is meant to be, or None.
     """
 
     width_px: int
@@ -85,6 +88,8 @@ class StreamInfo:
     frames_estimate: int | None
     clock: Literal["pts", "dts", "rate"]
     stream_index: int
+    interlaced: bool = False
+    light: Light | None = None
 
 
 def probe(
@@ -132,6 +137,8 @@ def probe(
         frames_estimate=_frames_estimate(stream, rate, read_s, start_s is None and duration_s is None),
         clock=clock,
         stream_index=stream.index,
+        interlaced=bool(picture.interlaced_frame),
+        light=light_of(picture),
     )
 
 

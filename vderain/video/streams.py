@@ -14,6 +14,7 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Discard, Disposition
 
 from vderain.errors import UsageError
+from vderain.video.continuity import continuous, is_joinable
 from vderain.video.source import codec_name, input_errors, open_input, stream_name
 
 log = logging.getLogger(__name__)
@@ -92,6 +93,11 @@ def add_copy(output: OutputContainer, stream: Any) -> Any:
     return copy
 
 
+def _readable_name(codec: str) -> str:
+    """The name under which a codec may read back: MP4 has one for both layers of MPEG audio, which decode alike."""
+    return "mp3" if codec == "mp2" else codec
+
+
 def _becomes_attachment(muxer: str, stream: Any) -> bool:
     """Matroska keeps cover pictures as attachments, not as streams."""
     return bool(
@@ -155,10 +161,10 @@ class StreamCopier:
 
     def check(self, written: InputContainer) -> None:
         """Moves to ``dropped`` what a muxer took and wrote so that it does not read back as what it was."""
-        readable = Counter((stream.type, codec_name(stream)) for stream in written.streams)
+        readable = Counter((stream.type, _readable_name(codec_name(stream))) for stream in written.streams)
         for index in self._targets:
             stream = self._container.streams[index]
-            key = (stream.type, codec_name(stream))
+            key = (stream.type, _readable_name(codec_name(stream)))
             readable[key] -= 1
             if readable[key] < 0:
                 self.kept.remove(stream_name(stream))
@@ -174,7 +180,14 @@ class StreamCopier:
             with input_errors(self._source):  # a second early: formats without an index seek by guessing
                 self._container.seek(int((cut.begin_s - 1) * av.time_base))
         wanted = [stream for stream in self._container.streams if stream.index in self._targets]
+        joinable = is_joinable(self._container)
+        if joinable:  # its clock may begin again, and the video says when
+            video = self._container.streams[self._main_index]
+            video.discard = Discard.default
+            wanted = [*wanted, video] if wanted else []
         self._packets = self._container.demux(*wanted) if wanted else iter(())
+        if joinable:
+            self._packets = continuous((p for p in self._packets if p.size), self._main_index)
         self._advance()
 
     def copy_until(self, output: OutputContainer, time_s: Fraction | None) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -17,6 +18,8 @@ from vderain.errors import OutputError
 from vderain.video.boxes import hidden_boxes
 from vderain.video.encoders import EncodeOptions, add_encoder
 from vderain.video.frame import Frame
+from vderain.video.info import StreamInfo
+from vderain.video.light import carrier
 from vderain.video.planes import layout_of_planes, nearest_layout, picture_of, with_neutral_chroma
 from vderain.video.reader import VideoReader
 from vderain.video.source import open_input
@@ -69,6 +72,7 @@ class VideoWriter:
         self._output: OutputContainer | None = None
         self._copier: StreamCopier | None = None
         self._stream: Any = None
+        self._encoder: Any = None
         self._started = False
         self._durations: dict[int, int] = {}  # of the frames inside the encoder, by pts
         self._shift_s = Fraction(0)
@@ -115,7 +119,7 @@ class VideoWriter:
             if not self._started:
                 self._start(frame)
             pts = self._note_time(frame)
-            self._mux(self._stream.encode(self._picture(frame, pts)))
+            self._mux(self._encoder.encode(self._picture(frame, pts)))
 
     def _open(self) -> None:
         self._output = av.open(
@@ -130,11 +134,21 @@ class VideoWriter:
         self.dropped += hidden_boxes(self._reader.path)
         for stream in self._copier.streams():
             if stream.index == info.stream_index:
-                self._stream = add_encoder(self._output, self._options, info, self._time_base())
+                self._add_video(info)
                 self._dress(stream)
             else:
                 self._copier.add(self._output, stream)
         self._output.metadata.update(lasting(self._copier.source.metadata))
+
+    def _add_video(self, info: StreamInfo) -> None:
+        """The stream of the pictures and its encoder; they belong to two containers where PyAV leaves no other way."""
+        assert self._output is not None
+        if info.light is not None:
+            with av.open(BytesIO(), "w", format=self._muxer) as scratch:
+                self._encoder = add_encoder(scratch, self._options, info, self._time_base())
+            self._stream = carrier(self._output, self._encoder, info.light)
+        if self._stream is None:
+            self._stream = self._encoder = add_encoder(self._output, self._options, info, self._time_base())
 
     def _dress(self, source: Any) -> None:
         """What belongs to the video stream besides its pictures: tags, flags, rotation."""
@@ -170,7 +184,7 @@ class VideoWriter:
     def _note_time(self, frame: Frame) -> int:
         """Remembers when a frame is shown, and says it in the encoder's units."""
         time_s = frame.pts * frame.time_base - self._shift_s
-        ticks = time_s / self._stream.codec_context.time_base
+        ticks = time_s / self._encoder.codec_context.time_base
         if ticks.denominator != 1:
             raise OutputError(
                 "AVI holds only one constant frame rate, and these frames come at uneven times.", "Write .mp4 or .mkv."
@@ -179,23 +193,23 @@ class VideoWriter:
             self._first_s = time_s
         self._last_s = time_s
         self._count += 1
-        self._durations[int(ticks)] = int(frame.duration * frame.time_base / self._stream.codec_context.time_base)
+        self._durations[int(ticks)] = int(frame.duration * frame.time_base / self._encoder.codec_context.time_base)
         return int(ticks)
 
     def _picture(self, frame: Frame, pts: int) -> av.VideoFrame:
         """The frame as the encoder wants it; the very same bytes where it takes the frame's own layout."""
-        target = nearest_layout(self._stream.codec_context.pix_fmt)
+        target = nearest_layout(self._encoder.codec_context.pix_fmt)
         planes, colour = frame.planes, frame.colour
         if layout_of_planes(planes, colour).kind == "gray" and target.kind == "yuv":
             planes, colour = with_neutral_chroma(planes, colour, target)
         picture = picture_of(planes, colour)
         if colour.matrix == "rgb" and target.kind == "yuv":
-            context = self._stream.codec_context
+            context = self._encoder.codec_context
             picture = picture.reformat(
                 format=context.pix_fmt, dst_colorspace=context.colorspace, dst_color_range=context.color_range
             )
         picture.pts = pts
-        picture.time_base = self._stream.codec_context.time_base
+        picture.time_base = self._encoder.codec_context.time_base
         picture.duration = self._durations[pts]
         return picture
 
@@ -204,6 +218,7 @@ class VideoWriter:
         for packet in packets:
             packet.duration = self._durations.pop(packet.pts, packet.duration) or packet.duration
             self._copier.copy_until(self._output, packet.dts * packet.time_base)
+            packet.stream = self._stream
             self._output.mux_one(packet)
 
     def _finish(self) -> None:
@@ -211,8 +226,8 @@ class VideoWriter:
         assert self._output is not None and self._copier is not None
         if not self._count:
             raise OutputError(f"No frame was written to '{self.target}'.", "Check the input.")
-        packets = self._stream.encode(None)
-        if self._count <= 2 and self._stream.codec_context.name == "libx265":
+        packets = self._encoder.encode(None)
+        if self._count <= 2 and self._encoder.codec_context.name == "libx265":
             for packet in packets:  # x265 reads its dts from unwritten memory where it saw too few frames to reorder
                 packet.dts = packet.pts
         self._mux(packets)
