@@ -20,6 +20,9 @@ OF_THE_FILE = frozenset(
 )
 
 
+BIBLIOGRAPHIC = {"deu": "ger", "fra": "fre"}  # two codes of ISO 639-2 for one language
+
+
 @dataclass(frozen=True)
 class Stream:
     """A stream beside the video.
@@ -243,6 +246,9 @@ def _attached(stream: Any) -> Stream:
 def _metadata(metadata: dict[str, str]) -> dict[str, str]:
     """Keys in small letters; what muxers say of themselves left out."""
     kept = {key.lower(): value for key, value in metadata.items()}
+    if "name" in kept:  # what FFmpeg's muxer of MP4 calls title, its demuxer calls name
+        kept["title"] = kept.pop("name")
+    kept["language"] = BIBLIOGRAPHIC.get(kept.get("language", "und"), kept.get("language", "und"))
     own = [k for k, v in kept.items() if k == "software" and v.startswith("Lavf")]  # AVI's word for encoder
     return {
         k: v

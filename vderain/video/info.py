@@ -14,7 +14,7 @@ from vderain.errors import InputError
 from vderain.video.frame import Colour
 from vderain.video.light import Light, light_of
 from vderain.video.planes import UNSPECIFIED, colour_of, nearest_layout
-from vderain.video.source import codec_name
+from vderain.video.source import codec_name, description
 
 log = logging.getLogger(__name__)
 
@@ -208,16 +208,7 @@ def _tags(picture: Any, stream: Any) -> ColourTags:
 
 def _chroma_location(container: Any, stream: Any) -> str | None:
     """Where chroma samples sit between luma samples; PyAV shows it nowhere but in FFmpeg's description of a file."""
-    level = av.logging.get_level()
-    try:
-        av.logging.set_level(av.logging.VERBOSE)
-        av.logging.set_libav_level(av.logging.VERBOSE)
-        text = container.dumps_format()
-    finally:
-        av.logging.set_level(level)
-        av.logging.set_libav_level(av.logging.INFO)
-    line = next((line for line in text.splitlines() if f"Stream #0:{stream.index}" in line), "")
-    match = _CHROMA_LOCATION.search(line)
+    match = _CHROMA_LOCATION.search(description(container, stream.index))
     return match[1] if match else None
 
 

@@ -9,16 +9,18 @@ from vderain.errors import OutputError, UsageError
 from vderain.video.reader import VideoReader
 from vderain.video.source import open_input
 from vderain.video.streams import DISK_ERRORS
+from vderain.video.tags import lasting
 
 _SIZE_FACTOR = 1.3  # of the source: the output at the default quality is rarely larger
 _INT32_MAX = 2**31 - 1
 _MP4_SCALE = 1000  # units a second of a movie's own clock, as most programs write it
 _MP4_LIKE = ("mp4", "mov")
-# What describes the old file, not its content; Matroska's statistics carry a language behind a dash.
-_OF_THE_OLD_FILE = frozenset(
-    {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps", "number_of_frames"}
-    | {"number_of_bytes", "_statistics_writing_app", "_statistics_writing_date_utc", "_statistics_tags"}
+# What MP4 and MOV hold in their classic boxes, which every program reads.
+_CLASSIC_TAGS = frozenset(
+    {"title", "artist", "album_artist", "album", "composer", "comment", "copyright", "date", "description", "genre"}
+    | {"grouping", "keywords", "lyrics", "network", "show", "synopsis", "episode_id", "creation_time", "timecode"}
 )
+_CLASSIC_MOV_TAGS = frozenset({"make", "model", "location"})
 
 
 def output_error(target: Path, error: Exception) -> OutputError:
@@ -61,19 +63,15 @@ def muxer_options(muxer: str, reader: VideoReader) -> dict[str, str]:
     if muxer in _MP4_LIKE:
         scale = reader.info.time_base.denominator
         flags = "+faststart"
-        if any("." in key for key in _metadata(reader)):
-            flags += "+use_metadata_tags"  # keys such as com.apple.quicktime.make have no classic MP4 tag
+        classic = _CLASSIC_TAGS | (_CLASSIC_MOV_TAGS if muxer == "mov" else frozenset())
+        if lasting(_metadata(reader)).keys() - classic:
+            flags += "+use_metadata_tags"  # keys such as com.apple.quicktime.make have no classic tag
         options |= {
             "movflags": flags,
             "video_track_timescale": str(scale),
             "movie_timescale": str(_movie_scale(reader)),
         }
     return options
-
-
-def lasting(metadata: dict[str, str]) -> dict[str, str]:
-    """The metadata that is as true of the output as of the source."""
-    return {key: value for key, value in metadata.items() if key.lower().split("-")[0] not in _OF_THE_OLD_FILE}
 
 
 def _metadata(reader: VideoReader) -> dict[str, str]:

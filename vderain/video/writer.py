@@ -18,13 +18,16 @@ from vderain.errors import OutputError
 from vderain.video.boxes import hidden_boxes
 from vderain.video.encoders import EncodeOptions, add_encoder
 from vderain.video.frame import Frame
-from vderain.video.info import StreamInfo
+from vderain.video.info import StreamInfo, probe
 from vderain.video.light import carrier
+from vderain.video.orientation import Orientation
 from vderain.video.planes import layout_of_planes, nearest_layout, picture_of, with_neutral_chroma
+from vderain.video.readback import lost_chapters, lost_colour, lost_of_file, lost_of_streams
 from vderain.video.reader import VideoReader
-from vderain.video.source import open_input
-from vderain.video.streams import StreamCopier, chapters_in, output_format
-from vderain.video.target import check_target, lasting, muxer_options, output_error
+from vderain.video.source import codec_name, open_input
+from vderain.video.streams import TIMECODE, StreamCopier, chapters_in, output_format
+from vderain.video.tags import lasting, tags_for
+from vderain.video.target import check_target, muxer_options, output_error
 
 __all__ = ["EncodeOptions", "VideoWriter"]
 
@@ -47,6 +50,7 @@ class VideoWriter:
 
     Attributes:
         kept: names of the streams that were copied.
+        changed: what is in the file in another form, in words.
         dropped: names of what the container could not hold; complete after the context has closed.
 
     Raises:
@@ -63,10 +67,13 @@ class VideoWriter:
     ) -> None:
         self.target = Path(target)
         self.kept: list[str] = []
+        self.changed: list[str] = []
         self.dropped: list[str] = []
         self._reader = like
         self._options = options or EncodeOptions()
         self._size_px = size_px
+        self._orientation: Orientation | None = None
+        self._aspect: Fraction | None = None
         self._partial = self.target.with_name(f".{self.target.name}.partial{self.target.suffix.lower()}")
         self._muxer = ""
         self._output: OutputContainer | None = None
@@ -74,6 +81,7 @@ class VideoWriter:
         self._stream: Any = None
         self._encoder: Any = None
         self._started = False
+        self._chapters: list[Any] = []
         self._durations: dict[int, int] = {}  # of the frames inside the encoder, by pts
         self._shift_s = Fraction(0)
         self._first_s: Fraction | None = None
@@ -118,6 +126,8 @@ class VideoWriter:
         with self._output_errors():
             if not self._started:
                 self._start(frame)
+            if self._orientation is not None:
+                frame = self._orientation.frame(frame)
             pts = self._note_time(frame)
             self._mux(self._encoder.encode(self._picture(frame, pts)))
 
@@ -126,11 +136,9 @@ class VideoWriter:
             str(self._partial.absolute()), "w", format=self._muxer,
             container_options=muxer_options(self._muxer, self._reader), metadata_errors="surrogateescape",
         )  # fmt: skip
-        info = self._reader.info
-        if self._size_px:
-            info = replace(info, width_px=self._size_px[0], height_px=self._size_px[1])
-        self._copier = StreamCopier(self._reader.path, info.stream_index)
-        self.kept, self.dropped = self._copier.kept, self._copier.dropped
+        self._copier = StreamCopier(self._reader.path, self._reader.info.stream_index)
+        self.kept, self.changed, self.dropped = self._copier.kept, self._copier.changed, self._copier.dropped
+        info = self._upright(self._reader.info)
         self.dropped += hidden_boxes(self._reader.path)
         for stream in self._copier.streams():
             if stream.index == info.stream_index:
@@ -139,6 +147,18 @@ class VideoWriter:
             else:
                 self._copier.add(self._output, stream)
         self._output.metadata.update(lasting(self._copier.source.metadata))
+
+    def _upright(self, info: StreamInfo) -> StreamInfo:
+        """What the output's pictures will be: turned here where the container cannot tell players to do it."""
+        if self._size_px:
+            info = replace(info, width_px=self._size_px[0], height_px=self._size_px[1])
+        if info.display_matrix is not None and self._muxer not in _ROTATING:
+            self._orientation = Orientation.of(info.display_matrix)
+        if self._orientation is not None:
+            info = self._orientation.info(info)
+            self.changed.append("rotation or mirroring (the pictures themselves are turned)")
+        self._aspect = info.sample_aspect_ratio
+        return info
 
     def _add_video(self, info: StreamInfo) -> None:
         """The stream of the pictures and its encoder; they belong to two containers where PyAV leaves no other way."""
@@ -149,18 +169,29 @@ class VideoWriter:
             self._stream = carrier(self._output, self._encoder, info.light)
         if self._stream is None:
             self._stream = self._encoder = add_encoder(self._output, self._options, info, self._time_base())
+        wanted, chosen = (nearest_layout(n).name for n in (info.pixel_format, self._encoder.codec_context.pix_fmt))
+        if wanted != chosen:
+            self.changed.append(f"{wanted} pictures written as {chosen}")
 
     def _dress(self, source: Any) -> None:
         """What belongs to the video stream besides its pictures: tags, flags, rotation."""
         info = self._reader.info
-        self._stream.metadata.update(lasting(source.metadata))
+        self._stream.metadata.update(tags_for(self._muxer, lasting(source.metadata)))
+        if (timecode := self._timecode()) is not None:
+            self._stream.metadata.setdefault("timecode", timecode)
         self._stream.disposition = source.disposition
         if info.display_matrix is None:
             return
         if self._muxer in _ROTATING:
             self._stream.set_display_matrix(info.display_matrix)
-        elif info.rotation_deg:
+        elif self._orientation is None:
             self.dropped.append(f"rotation by {info.rotation_deg} degrees")
+
+    def _timecode(self) -> str | None:
+        """The first timecode of the source's timecode track, which not every file repeats beside the video."""
+        assert self._copier is not None
+        tracks = [s for s in self._copier.streams() if codec_name(s) == TIMECODE]
+        return next((str(s.metadata["timecode"]) for s in tracks if "timecode" in s.metadata), None)
 
     def _time_base(self) -> Fraction:
         """AVI counts frames; all others take the source's own clock."""
@@ -176,7 +207,8 @@ class VideoWriter:
             self._shift_s = first.pts * first.time_base
             cut = replace(cut, shift_s=cut.shift_s + self._shift_s)
             log.info("'%s' begins before zero: all streams move by %.3f s.", self.target.name, -float(self._shift_s))
-        self._output.set_chapters(chapters_in(self._copier.source, cut))
+        self._chapters = chapters_in(self._copier.source, cut)
+        self._output.set_chapters(self._chapters)
         self._output.start_encoding()
         self._copier.begin(cut)
         self._started = True
@@ -236,6 +268,8 @@ class VideoWriter:
         self._verify(self._copier)
         self._copier.close()
         self._partial.replace(self.target)
+        if self.changed:
+            log.warning("'%s' holds in another form: %s.", self.target.name, ", ".join(self.changed))
         if self.dropped:
             log.warning("'%s' cannot hold: %s.", self.target.name, ", ".join(self.dropped))
 
@@ -254,6 +288,8 @@ class VideoWriter:
             tick_s = stream.time_base or Fraction(0)
             self._compare_pixel_shape(stream)
             copier.check(container)
+            self._note_losses(container, stream, copier)
+        self._note_colour()
         expected = [self._first_s or Fraction(0), self._last_s]
         exact = all(abs(a - b) <= tick_s / 2 for a, b in zip(stamps, expected, strict=False))
         if count != self._count or not exact:
@@ -262,9 +298,24 @@ class VideoWriter:
                 "Write another container such as .mkv, and report this.",
             )
 
+    def _note_colour(self) -> None:
+        """Names what decoding the first picture shows to be lost."""
+        with open_input(self._partial) as container:
+            stream = next(s for s in container.streams.video if s.index == self._stream.index)
+            self.dropped += lost_colour(self._reader.info, probe(container, stream, self._partial))
+
+    def _note_losses(self, written: Any, stream: Any, copier: StreamCopier) -> None:
+        """Names what the muxer left out without a word."""
+        source = copier.source.streams[self._reader.info.stream_index]
+        self.dropped += lost_of_file(copier.source, written)
+        self.dropped += lost_of_streams(
+            [(source, stream), *copier.pairs(written, self._stream.index)], written.metadata
+        )
+        self.dropped += lost_chapters(self._chapters, written.chapters())
+
     def _compare_pixel_shape(self, stream: Any) -> None:
         """Says so where the pixels' shape got lost: PyAV gives Matroska's muxer no way to know it."""
-        wanted = self._reader.info.sample_aspect_ratio
+        wanted = self._aspect
         if wanted not in (None, 1) and stream.sample_aspect_ratio != wanted:
             self.dropped.append(f"pixel aspect ratio {wanted}")
 
