@@ -49,7 +49,6 @@ class Row:
     Attributes:
         name: in words; the row's name in docs/fidelity.md.
         make: writes the clip into a folder and returns its path.
-        named: by suffix and column, what cannot be kept and a part of the words in which the report says so.
         options: further options of the job.
         sees: how the source's snapshot becomes what the output has to be, where the source itself is at fault.
         pixels: False where pictures have to change, as with fields.
@@ -59,7 +58,6 @@ class Row:
 
     name: str
     make: Make
-    named: Named = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     sees: Callable[[Any], Any] | None = None
     pixels: bool = True
@@ -129,6 +127,12 @@ def before_zero(folder: Path) -> Path:
 def from_zero(seen: Any) -> Any:
     """All streams moved so that the first picture is at zero."""
     return seen.cut(None, None, seen.times[0])
+
+
+def from_two_pictures_earlier(seen: Any) -> Any:
+    """The same; Matroska forgot the instants of the two pictures before zero, but not those of the sound."""
+    moved = seen.cut(None, None, -Fraction(80, 1000))
+    return replace(moved, times=tuple(Fraction(40 * n, 1000) for n in range(10)))
 
 
 def hidden_by_edit_list(folder: Path) -> Path:
@@ -211,7 +215,7 @@ def cropped(folder: Path, crop: str) -> Path:
 
 
 TIME += [
-    Row("pictures and sound begin before zero", before_zero, sees=from_zero),
+    Row("pictures and sound begin before zero", before_zero, sees=from_two_pictures_earlier),
     Row("an edit list that hides pictures", hidden_by_edit_list),
     Row("an AVI file, which has no presentation times", without_stamps, sees=spread(*range(0, 480, 40))),
     Row("a raw stream without any times", raw_stream, sees=spread(*range(0, 480, 40))),
@@ -396,3 +400,56 @@ STREAMS = [
     ),
 ]
 ROWS = [*TIME, *COLOUR, *PICTURE, *SOUND, *STREAMS]
+
+# What a container cannot hold: by row and suffix, the columns that differ, and the words in which the report says so.
+_ODD = {"pixels": "written as yuv444p", "depth": "written as yuv444p"}
+_NO_FLAC = {"streams": "written as alac without loss"}
+_AS_AAC = {"streams": "written as aac"}
+_AS_PCM = {"streams": "written as pcm_s16le without loss"}
+_PLAIN_TEXT = {"streams": "written as mov_text, without styles"}
+_NO_COVER = {"streams": "cover picture #1"}
+_NO_FILES = {"streams": "attachment #1 (rain.ttf)"}
+_NO_KLV = {"streams": "data #1 (klv)"}
+NAMED: dict[str, Named] = {
+    "pictures and sound begin before zero": {".mov": _AS_AAC},
+    "odd sizes": {".mov": _ODD},
+    "odd sizes, 4:2:2": {".mov": _ODD},
+    "a cover picture": {".mov": _NO_COVER},
+    "a cover picture in Matroska": {".mov": _NO_COVER},
+    "the video is the last stream": {".mkv": {"streams": "subtitle #1 (mov_text) written as subrip"}},
+    "sound: PCM of 8 bits": {".mp4": _AS_PCM},
+    "sound: Opus": {".mov": _AS_AAC},
+    "sound: FLAC": {".mov": _NO_FLAC},
+    "sound: Vorbis": {".mov": _AS_AAC},
+    "sound: A-law of a camera": {".mp4": _AS_PCM, ".mkv": _AS_PCM},
+    "sound: AMR of a telephone": {".mp4": _AS_AAC, ".mkv": _AS_AAC},
+    "several languages": {".mov": _AS_AAC},
+    "subtitles of MP4": {".mkv": {"streams": "written as subrip, without styles"}},
+    "subtitles: SubRip": {".mp4": _PLAIN_TEXT, ".mov": _PLAIN_TEXT},
+    "subtitles: WebVTT": {".mp4": _PLAIN_TEXT, ".mov": _PLAIN_TEXT},
+    "subtitles: ASS with a font": {
+        ".mp4": {"streams": "attachment #2 (rain.ttf)"},
+        ".mov": {"streams": "attachment #2 (rain.ttf)"},
+    },
+    "attachments": {".mp4": _NO_FILES, ".mov": _NO_FILES},
+    "chapters with a gap": {
+        ".mp4": {"chapters": "ends of chapters"},
+        ".mov": {"chapters": "ends of chapters"},
+    },
+    "dispositions": {".mp4": _PLAIN_TEXT, ".mov": _PLAIN_TEXT | {"metadata": "mark comment of audio #2 (aac)"}},
+    "a timecode track": {".mkv": {"streams": "data #1 (tmcd, eng) written as a tag"}},
+    "telemetry: gpmd": {".mkv": {"streams": "data #1 (bin_data)"}},
+    "telemetry: KLV": {".mp4": _NO_KLV, ".mkv": _NO_KLV, ".mov": _NO_KLV},
+    "everything at once": {
+        ".mp4": {"streams": "attachment #5 (rain.ttf)"},
+        ".mov": {"streams": "audio #2 (opus, deu) written as aac"},
+    },
+}
+# The same where it is the lossless encoder that leaves it to the container to say it, which H.264 does not.
+NAMED_WITHOUT_LOSS: dict[str, Named] = {
+    "full range of MJPEG": {".mp4": {"colour": "colour tags (matrix, range, chroma location)"}},
+    "chroma at center": {".mp4": {"colour": "colour tags (chroma location)"}},
+    "chroma at topleft": {".mp4": {"colour": "colour tags (chroma location)"}},
+    "pixels of 4:3": {".mkv": {"aspect": "pixel aspect ratio 4/3"}},
+    "pixels of 10:11": {".mkv": {"aspect": "pixel aspect ratio 10/11"}},
+}

@@ -1,5 +1,6 @@
 """What a file holds, as PyAV alone sees it, without a line of the program: a path enters, a Snapshot leaves."""
 
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -56,6 +57,7 @@ class Snapshot:
         size: width and height as stored, after cropping.
         pixel_format: FFmpeg's name, yuvj and packed names made planar.
         tags: primaries, transfer, matrix, range.
+        chroma: where chroma samples sit; left where nothing is said.
         light: mastering display and content light level, in numbers.
         matrix: the nine numbers of a display matrix, or None.
         aspect: pixel aspect ratio, or None for square.
@@ -71,6 +73,7 @@ class Snapshot:
     size: tuple[int, int]
     pixel_format: str
     tags: tuple[int, int, int, int]
+    chroma: str
     light: tuple[tuple[float, ...], ...]
     matrix: tuple[int, ...] | None
     aspect: Fraction | None
@@ -126,6 +129,7 @@ def snapshot(path: Path, main: int | None = None) -> Snapshot:
             times.append((frame.pts or 0) * frame.time_base)
             frames.append(digest_of(frame))
         metadata = _metadata(container.metadata)
+        place = _chroma_place(container, index)
         chapters = tuple(
             (c["start"] * c["time_base"], c["end"] * c["time_base"], c["metadata"].get("title", ""))
             for c in container.chapters()
@@ -134,8 +138,21 @@ def snapshot(path: Path, main: int | None = None) -> Snapshot:
         tick = video.time_base
     return Snapshot(
         tuple(times), tuple(frames), video=main_stream, streams=_others(path, index), metadata=metadata,
-        chapters=chapters, tick=tick, **facts,
+        chapters=chapters, tick=tick, chroma=place, **facts,
     )  # fmt: skip
+
+
+def _chroma_place(container: Any, index: int) -> str:
+    """From FFmpeg's own description of the file; PyAV has no name for it."""
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.VERBOSE)
+    av.logging.set_libav_level(av.logging.VERBOSE)
+    lines = container.dumps_format().splitlines()
+    av.logging.set_level(level)
+    av.logging.set_libav_level(av.logging.INFO)
+    line = next(line for line in lines if re.search(rf"Stream #0:{index}\b", line))
+    found = re.search(r"[(,] ?(left|center|topleft|top|bottomleft|bottom)[),]", line)
+    return found[1] if found else "left"
 
 
 def _main(container: Any) -> int:

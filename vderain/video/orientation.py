@@ -61,10 +61,10 @@ class Orientation:
 
     def _turned(self, plane: Plane) -> Plane:
         turned = plane.T if self.transposed else plane
-        upright: Plane = np.ascontiguousarray(turned[:: self.step_y, :: self.step_x])
+        upright: Plane = np.ascontiguousarray(turned[:: self.step_y, :: self.step_x])  # type: ignore[assignment]
         return upright
 
 
 def _repeated(plane: Plane, times: int, rows: int) -> Plane:
-    repeated: Plane = np.repeat(plane, times, axis=0)[:rows]
+    repeated: Plane = np.repeat(plane, times, axis=0)[:rows]  # type: ignore[assignment]
     return repeated

@@ -14,8 +14,8 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Discard, Disposition
 
 from vderain.errors import UsageError
+from vderain.video import captions, sound
 from vderain.video.continuity import continuous, is_joinable
-from vderain.video.sound import Recoder, is_lossless, substitute
 from vderain.video.source import codec_name, input_errors, open_input, stream_name
 from vderain.video.tags import tags_for
 
@@ -101,10 +101,21 @@ def _token_packet(stream: Any) -> Any:
     return packet
 
 
-def recoded_name(stream: Any, encoder: str) -> str:
-    """What becomes of a sound that cannot be copied, in words."""
-    codec = str(av.Codec(encoder, "w").canonical_name)
-    return f"{stream_name(stream)} written as {codec}{' without loss' if is_lossless(encoder) else ''}"
+def recoded_name(muxer: str, stream: Any) -> str | None:
+    """What becomes of a stream that a container cannot hold as it is, in words; None where it is lost."""
+    if (encoder := sound.substitute(muxer, stream)) is not None:
+        codec = str(av.Codec(encoder, "w").canonical_name)
+        return f"{stream_name(stream)} written as {codec}{' without loss' if sound.is_lossless(encoder) else ''}"
+    text = captions.substitute(muxer, stream)
+    return f"{stream_name(stream)} written as {text}, without styles" if text is not None else None
+
+
+def _recoder(output: OutputContainer, stream: Any) -> "sound.Recoder | captions.Rewriter | None":
+    muxer = output.format.name
+    if (encoder := sound.substitute(muxer, stream)) is not None:
+        return sound.Recoder(output, stream, encoder)
+    codec = captions.substitute(muxer, stream)
+    return captions.Rewriter(output, stream, codec) if codec is not None else None
 
 
 def add_copy(output: OutputContainer, stream: Any) -> Any:
@@ -145,7 +156,7 @@ class StreamCopier:
         self._container = open_input(source)
         self._main_index = main_index
         self._targets: dict[int, Any] = {}
-        self._recoders: dict[int, Recoder] = {}
+        self._recoders: dict[int, sound.Recoder | captions.Rewriter] = {}
         self._refused: dict[int, int] = {}
         self._steps: dict[int, tuple[int, int]] = {}  # of sound: the last packet's instant and length
         self._cut = Cut()
@@ -173,8 +184,10 @@ class StreamCopier:
             self._keep_timecode(muxer, name)
             return
         if not can_hold(muxer, stream):
-            if (encoder := substitute(muxer, stream)) is not None:
-                self._recode(output, stream, encoder)
+            if (recoder := _recoder(output, stream)) is not None:
+                self._recoders[stream.index] = recoder
+                self._targets[stream.index] = recoder.stream
+                self.changed.append(recoded_name(muxer, stream) or name)
             else:
                 self.dropped.append(name)
             return
@@ -190,12 +203,6 @@ class StreamCopier:
             self.kept.append(name)
         else:
             self.changed.append(f"{name} written as a tag")
-
-    def _recode(self, output: OutputContainer, stream: Any, encoder: str) -> None:
-        recoder = Recoder(output, stream, encoder)
-        self._recoders[stream.index] = recoder
-        self._targets[stream.index] = recoder.stream
-        self.changed.append(recoded_name(stream, encoder))
 
     def _attach_cover(self, output: OutputContainer, stream: Any) -> None:
         filename, mimetype = _COVER_NAMES[codec_name(stream)]
@@ -317,11 +324,11 @@ class StreamCopier:
         packet.duration = packet.duration or length
         self._steps[packet.stream_index] = packet.dts, length
 
-    def _mux(self, output: OutputContainer, recoder: Recoder, packet: Any | None) -> None:
+    def _mux(self, output: OutputContainer, recoder: "sound.Recoder | captions.Rewriter", packet: Any | None) -> None:
         """Writes what a recoder makes of a packet (None: of all it still has)."""
         for recoded in recoder(packet):
-            self._shift(recoded)
             recoded.stream = recoder.stream
+            self._shift(recoded)
             output.mux_one(recoded)
 
     def _shift(self, packet: Any) -> None:
