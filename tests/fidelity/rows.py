@@ -214,11 +214,30 @@ def cropped(folder: Path, crop: str) -> Path:
     return filtered(path, folder / "in.mp4", f"h264_metadata={crop}")
 
 
+def part(folder: Path) -> Path:
+    """A second of everything, of which a part is asked for."""
+    clip = Clip(frames=25, rate=Fraction(25), b_frames=2, gop=5)
+    chapters = [chapter(0, 300, "Rain"), chapter(300, 1000, "Sun")]
+    return assemble(folder / "in.mp4", clip, [sound("aac", seconds=1), mov_text(), telemetry()], chapters=chapters)
+
+
+def cut_out(seen: Any, begin: Fraction | int = Fraction(1, 5)) -> Any:
+    """Half a second of it, from a picture on, all streams at the same instants."""
+    return seen.cut(Fraction(begin) or None, begin + Fraction(1, 2), Fraction(begin))
+
+
 TIME += [
     Row("pictures and sound begin before zero", before_zero, sees=from_two_pictures_earlier),
     Row("an edit list that hides pictures", hidden_by_edit_list),
     Row("an AVI file, which has no presentation times", without_stamps, sees=spread(*range(0, 480, 40))),
     Row("a raw stream without any times", raw_stream, sees=spread(*range(0, 480, 40))),
+    Row(
+        "a part: pictures, sound, subtitles, data and chapters",
+        part,
+        options={"start_s": 0.2, "duration_s": 0.5},
+        sees=cut_out,
+    ),
+    Row("a part from the beginning", part, options={"duration_s": 0.5}, sees=lambda seen: cut_out(seen, 0)),
     Row("two pictures at one instant", lambda f: restamped(f, lambda n: 40 * (n - (n == 5))), sees=EVERY_40_MS),
     Row("a picture that is late", lambda f: restamped(f, lambda n: 40 * n - 80 * (n == 5)), sees=EVERY_40_MS),
     Row("a transport stream", lambda f: transport(f, Fraction(100))),
@@ -399,7 +418,8 @@ STREAMS = [
         ),
     ),
 ]
-ROWS = [*TIME, *COLOUR, *PICTURE, *SOUND, *STREAMS]
+GROUPS = {"Time": TIME, "Colour": COLOUR, "Picture": PICTURE, "Sound": SOUND, "Other streams and tags": STREAMS}
+ROWS = [row for rows in GROUPS.values() for row in rows]
 
 # What a container cannot hold: by row and suffix, the columns that differ, and the words in which the report says so.
 _ODD = {"pixels": "written as yuv444p", "depth": "written as yuv444p"}
@@ -411,6 +431,8 @@ _NO_COVER = {"streams": "cover picture #1"}
 _NO_FILES = {"streams": "attachment #1 (rain.ttf)"}
 _NO_KLV = {"streams": "data #1 (klv)"}
 NAMED: dict[str, Named] = {
+    "a part: pictures, sound, subtitles, data and chapters": {".mkv": {"streams": "data #3 (bin_data)"}},
+    "a part from the beginning": {".mkv": {"streams": "data #3 (bin_data)"}},
     "pictures and sound begin before zero": {".mov": _AS_AAC},
     "odd sizes": {".mov": _ODD},
     "odd sizes, 4:2:2": {".mov": _ODD},
