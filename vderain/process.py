@@ -65,7 +65,7 @@ class Options:
         guard: leave frames of dry scenes as they are, to the bit; see `restore.guard`.
         compare: ``side`` or ``split`` shows before and after in one picture.
         overwrite: replace an output that exists.
-        strict: stop at damage in the input instead of bridging it.
+        strict: stop at damage in the input instead of bridging it, and at interlaced pictures.
     """
 
     model: str = DEFAULT_MODEL

@@ -50,7 +50,9 @@ def process_command(
     ] = None,
     compare: Annotated[str | None, typer.Option(help="Before and after in one picture: side or split.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at a damaged frame instead of bridging it.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at a damaged frame instead of bridging it; refuse interlaced video.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Progress and result as JSON lines on stdout.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

@@ -8,8 +8,17 @@ from typing import Any
 import av
 
 from vderain.video.boxes import hidden_boxes
+from vderain.video.info import probe
 from vderain.video.source import codec_name, main_video, open_input, stream_kind
-from vderain.video.streams import DEFAULT_SUFFIX, can_hold, is_chapter_track, output_format
+from vderain.video.streams import (
+    DEFAULT_SUFFIX,
+    TIMECODE,
+    TIMECODE_MUXERS,
+    can_hold,
+    is_chapter_track,
+    output_format,
+    substitute,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +33,7 @@ class StreamDescription:
         language: ISO 639 code, or None.
         processed: True for the one video stream whose pictures are restored.
         kept: True where the output will have it (restored or copied).
+        becomes: what will stand in for it where it is not kept as it is, in words, or None.
     """
 
     index: int
@@ -33,6 +43,7 @@ class StreamDescription:
     language: str | None
     processed: bool
     kept: bool
+    becomes: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +59,7 @@ class FileDescription:
         chapters: number of chapters.
         metadata: title, creation time and so on.
         streams: all streams in file order.
+        interlaced: whether its pictures consist of fields, of which whole pictures will be made.
         hidden: what is in the file beside its streams and will not be kept.
     """
 
@@ -60,6 +72,7 @@ class FileDescription:
     metadata: dict[str, str]
     streams: tuple[StreamDescription, ...]
     hidden: tuple[str, ...]
+    interlaced: bool
 
 
 def describe(path: str | os.PathLike[str], suffix: str = DEFAULT_SUFFIX) -> FileDescription:
@@ -82,15 +95,20 @@ def describe(path: str | os.PathLike[str], suffix: str = DEFAULT_SUFFIX) -> File
         return FileDescription(
             source, container.format.name, muxer, duration_s, source.stat().st_size,
             len(container.chapters()), dict(container.metadata), streams,
-            tuple(hidden_boxes(source)),
+            tuple(hidden_boxes(source)), probe(container, main, source).interlaced,
         )  # fmt: skip
 
 
 def _describe_stream(stream: Any, main_index: int, muxer: str) -> StreamDescription:
     processed = stream.index == main_index
-    kept = processed or is_chapter_track(stream) or can_hold(muxer, stream)
+    timecode = codec_name(stream) == TIMECODE
+    remade = timecode and muxer in TIMECODE_MUXERS
+    kept = processed or is_chapter_track(stream) or remade or (not timecode and can_hold(muxer, stream))
+    becomes = None if kept else "a tag" if timecode else substitute(muxer, stream)
     kind = "chapters" if is_chapter_track(stream) else stream_kind(stream)
-    return StreamDescription(stream.index, kind, codec_name(stream), _detail(stream), stream.language, processed, kept)
+    return StreamDescription(
+        stream.index, kind, codec_name(stream), _detail(stream), stream.language, processed, kept, becomes
+    )
 
 
 def _detail(stream: Any) -> str:

@@ -15,6 +15,7 @@ from vderain.errors import DamageError, InputError, UsageError
 from vderain.video.decoding import Decoding
 from vderain.video.frame import Frame
 from vderain.video.info import StreamInfo, probe
+from vderain.video.planes import UNSPECIFIED
 from vderain.video.source import main_video, open_input
 from vderain.video.streams import Cut
 
@@ -117,6 +118,10 @@ class VideoReader:
         if self.info.clock == "rate":
             rate = float(1 / self.info.time_base)
             log.warning("'%s' has no time stamps: its clock is made from %.6g frames/s.", self.path.name, rate)
+        if self.info.tags.matrix == UNSPECIFIED and self.info.colour.matrix != "rgb":
+            size = f"{self.info.width_px}x{self.info.height_px}"
+            name = self.info.colour.matrix.upper().replace("BT", "BT.")
+            log.info("'%s' names no colour matrix: %s is taken, as players do at %s.", self.path.name, name, size)
         return self
 
     def __exit__(

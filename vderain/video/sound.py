@@ -58,7 +58,9 @@ def _holds(muxer: str, encoder: str, stream: Any) -> bool:
 
 def _add(output: Any, encoder: str, source: Any) -> Any:
     context = source.codec_context
-    stream = output.add_stream(encoder, rate=_nearest_rate(encoder, context.sample_rate))
+    rate = _nearest_rate(encoder, context.sample_rate)
+    stream = output.add_stream(encoder, rate=rate)
+    stream.codec_context.time_base = Fraction(1, rate)  # else the source's, in which a sample may have no instant
     channels = len(context.layout.channels)
     stream.codec_context.layout = _LAYOUTS.get(channels, context.layout.name)
     if encoder in _SMALL:

@@ -31,6 +31,7 @@ _EMPTY_TEXT = b"\0\0"  # fills the time between two subtitles in MP4; the muxer 
 _COVER_NAMES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 _TS_CODECS = frozenset({"dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3", "scte_35"})
 TIMECODE = "tmcd"  # the tag of a timecode track
+TIMECODE_MUXERS = ("mp4", "mov")  # they make such a track themselves, from the tag of the video
 DISK_ERRORS = frozenset({5, 27, 28, 30, 122})  # EIO, EFBIG, ENOSPC, EROFS, EDQUOT
 
 
@@ -101,13 +102,13 @@ def _token_packet(stream: Any) -> Any:
     return packet
 
 
-def recoded_name(muxer: str, stream: Any) -> str | None:
-    """What becomes of a stream that a container cannot hold as it is, in words; None where it is lost."""
+def substitute(muxer: str, stream: Any) -> str | None:
+    """In which form a container takes a stream that it cannot hold as it is, in words; None where in none."""
     if (encoder := sound.substitute(muxer, stream)) is not None:
         codec = str(av.Codec(encoder, "w").canonical_name)
-        return f"{stream_name(stream)} written as {codec}{' without loss' if sound.is_lossless(encoder) else ''}"
+        return f"{codec} without loss" if sound.is_lossless(encoder) else codec
     text = captions.substitute(muxer, stream)
-    return f"{stream_name(stream)} written as {text}, without styles" if text is not None else None
+    return f"{text}, without styles" if text is not None else None
 
 
 def _recoder(output: OutputContainer, stream: Any) -> "sound.Recoder | captions.Rewriter | None":
@@ -187,7 +188,7 @@ class StreamCopier:
             if (recoder := _recoder(output, stream)) is not None:
                 self._recoders[stream.index] = recoder
                 self._targets[stream.index] = recoder.stream
-                self.changed.append(recoded_name(muxer, stream) or name)
+                self.changed.append(f"{name} written as {substitute(muxer, stream)}")
             else:
                 self.dropped.append(name)
             return
@@ -198,8 +199,8 @@ class StreamCopier:
         self.kept.append(name)
 
     def _keep_timecode(self, muxer: str, name: str) -> None:
-        """The muxers of MP4 and MOV make the track themselves, from the tag of the video; others keep the tag."""
-        if muxer in ("mp4", "mov"):
+        """Where the muxer makes no track of it the tag remains."""
+        if muxer in TIMECODE_MUXERS:
             self.kept.append(name)
         else:
             self.changed.append(f"{name} written as a tag")

@@ -8,7 +8,7 @@ from pathlib import Path
 from vderain.errors import OutputError, UsageError
 from vderain.video.reader import VideoReader
 from vderain.video.source import open_input
-from vderain.video.streams import DISK_ERRORS
+from vderain.video.streams import DISK_ERRORS, can_hold
 from vderain.video.tags import lasting
 
 _SIZE_FACTOR = 1.3  # of the source: the output at the default quality is rarely larger
@@ -69,7 +69,7 @@ def muxer_options(muxer: str, reader: VideoReader) -> dict[str, str]:
         options |= {
             "movflags": flags,
             "video_track_timescale": str(scale),
-            "movie_timescale": str(_movie_scale(reader)),
+            "movie_timescale": str(_movie_scale(muxer, reader)),
         }
     return options
 
@@ -79,7 +79,7 @@ def _metadata(reader: VideoReader) -> dict[str, str]:
         return dict(container.metadata)
 
 
-def _movie_scale(reader: VideoReader) -> int:
+def _movie_scale(muxer: str, reader: VideoReader) -> int:
     """A clock for edit lists in which the start offsets of all streams are whole numbers.
 
     MP4's usual clock of 1 ms is kept where it will do, because old players know only 32 bits of it.
@@ -87,7 +87,10 @@ def _movie_scale(reader: VideoReader) -> int:
     with open_input(reader.path) as container:
         starts = [(s.start_time or 0) * s.time_base for s in container.streams if s.time_base]
         bases = [s.time_base.denominator for s in container.streams if s.time_base]
-    moves = reader.cuts_front or reader.info.start_pts < 0
+        # Sound that is encoded anew begins earlier, by a lead-in counted in samples.
+        recoded = [s for s in container.streams.audio if not can_hold(muxer, s)]
+        bases += [s.codec_context.sample_rate for s in recoded if s.codec_context is not None]
+    moves = reader.cuts_front or reader.info.start_pts < 0 or recoded
     if not moves and all((start * _MP4_SCALE).denominator == 1 or start < 0 for start in starts):
         return _MP4_SCALE
     scale = reader.info.time_base.denominator
