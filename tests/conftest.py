@@ -20,6 +20,10 @@ signal.signal(
 )  # ignored in a shell's background, and then by our children too
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--write-matrix", action="store_true", help="write docs/fidelity.md from the rows that are run")
+
+
 @pytest.fixture(autouse=True)
 def no_error_is_logged(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     """Errors are raised, not logged: a test during which one is logged fails."""

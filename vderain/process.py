@@ -71,7 +71,7 @@ class Options:
         container: file suffix of the output without its dot; must be that of the target, where one is given.
         compare: ``side`` or ``split`` shows before and after in one picture.
         overwrite: replace an output that exists.
-        strict: stop at damage in the input instead of bridging it.
+        strict: stop at damage in the input instead of bridging it, and at interlaced pictures.
     """
 
     model: str = DEFAULT_MODEL
@@ -125,6 +125,7 @@ class Result:
         missing: frames beyond the end of a truncated file, which nothing stands in for.
         damage: what was broken, in words.
         kept, dropped: what else was copied, and what the container could not hold.
+        changed: what is there in another form, in words.
         gpx: the file with the camera's GPS track, or None where none was written.
         model: name of the generator, or None where none ran.
         device: where it ran, in words, or "-".
@@ -141,6 +142,7 @@ class Result:
     damage: tuple[str, ...]
     kept: tuple[str, ...]
     dropped: tuple[str, ...]
+    changed: tuple[str, ...]
     gpx: Path | None
     model: str | None
     device: str
@@ -215,8 +217,8 @@ def process(
     return Result(
         source, target, frames, damage.frames if damage else 0, damage.missing if damage else 0, restorer.dry,
         tuple(damage.events) if damage else (),
-        tuple(getattr(writer, "kept", ())), tuple(getattr(writer, "dropped", ())), gpx,
-        restorer.model, restorer.device,
+        tuple(getattr(writer, "kept", ())), tuple(getattr(writer, "dropped", ())),
+        (*getattr(reader, "changed", ()), *getattr(writer, "changed", ())), gpx, restorer.model, restorer.device,
         time.monotonic() - started_s, stages_s,
     )  # fmt: skip
 

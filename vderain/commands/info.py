@@ -66,11 +66,14 @@ def _print_file(facts: dict[str, Any]) -> None:
     out.print(f"{facts['path']}: {facts['container']}, {length}, {facts['size_bytes'] / 1e6:.1f} MB", markup=False)
     for stream in facts["streams"]:
         fate = "derained" if stream["processed"] else "copied" if stream["kept"] else "NOT KEPT"
+        fate = f"written as {stream['becomes']}" if stream["becomes"] else fate
         language = f" ({stream['language']})" if stream["language"] else ""
         out.print(
             f"  #{stream['index']} {stream['kind']}: {stream['codec']}, {stream['detail']}{language}: {fate}",
             markup=False,
         )
+    if facts["interlaced"]:
+        out.print("  interlaced: whole pictures are made of its fields", markup=False)
     for part in facts["hidden"]:
         out.print(f"  {part['name']}: {'copied' if part['kept'] else 'NOT KEPT'}", markup=False)
     if facts["gps_fixes"]:

@@ -56,7 +56,9 @@ def process_command(
     gpx: Annotated[bool, typer.Option("--gpx", help="Write the camera's GPS track too, beside the video.")] = False,
     compare: Annotated[str | None, typer.Option(help="Before and after in one picture: side or split.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
-    strict: Annotated[bool, typer.Option("--strict", help="Stop at a damaged frame instead of bridging it.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Stop at a damaged frame instead of bridging it; refuse interlaced video.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Progress and result as JSON lines on stdout.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,

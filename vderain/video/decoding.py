@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -12,6 +13,8 @@ from typing import Any
 import av
 from av.codec.context import ThreadType
 
+from vderain.video.continuity import VideoClock, is_joinable
+from vderain.video.fields import Deinterlacer
 from vderain.video.frame import Frame
 from vderain.video.info import FALLBACK_RATE, StreamInfo, colour
 from vderain.video.planes import planes_of
@@ -32,10 +35,12 @@ class Decoding:
 
     Attributes:
         missing: after the last frame, how many the file's index names beyond the end of its data.
+        whole: makes pictures of two fields whole, and counts them.
     """
 
     def __init__(self, path: Path, info: StreamInfo, begin_s: Fraction | None = None) -> None:
         self.missing = 0
+        self.whole = Deinterlacer()
         self._path = path
         self._info = info
         self._in_order = info.clock != "pts"  # pictures take the packets' stamps in order, whatever the decoder says
@@ -71,15 +76,15 @@ class Decoding:
         """All frames from the first packet on, bridged where needed."""
         self._seek()
         for packet in self._demux():
-            for picture in self._decode(packet):
+            for picture in self.whole(self._decode(packet)):
                 yield from self._deliver(picture)
             if self._in_order and self._suspect and self._promised:
                 self._suspect = False  # without pts a lost picture is known only now, by the decoder's complaint
                 yield from self._bridge([heapq.heappop(self._promised)])
-        for picture in self._decode(None):
+        for picture in chain(self.whole(self._decode(None)), self.whole.flush()):
             yield from self._deliver(picture)
         if self._promised and not self._in_order:
-            for picture in self._tail():
+            for picture in chain(self.whole(self._tail()), self.whole.flush()):
                 yield from self._deliver(picture)
         if self._info.clock == "dts":  # AVI stores whole pictures: what is still owed was lost, said or not
             self._suspect = True
@@ -113,13 +118,14 @@ class Decoding:
     def _demux(self) -> Iterator[Any]:
         """The packets with something in them; goes on behind what cannot be read."""
         errors = 0
+        joined = VideoClock() if is_joinable(self._container) else None
         while True:
             try:
                 for packet in self._container.demux(self._stream):
                     if packet.size:
                         errors = 0
                         self._packets += 1
-                        yield packet
+                        yield joined.follow(packet) if joined else packet
                 return
             except (av.error.FFmpegError, OSError) as error:
                 errors += 1
@@ -244,9 +250,18 @@ class Decoding:
             if not self._backwards:
                 log.warning("'%s': time stamps run backwards and are moved forwards.", self._path.name)
             self._backwards += 1
-            frame = replace(frame, pts=self._last.pts + max(1, self._last.duration or self._typical))
+            frame = replace(frame, pts=self._last.pts + self._step(self._last.pts))
         self._last = frame
         return frame
+
+    def _step(self, pts: int) -> int:
+        """How far behind another a picture is put that has no instant of its own.
+
+        Half-way to the next picture that is known of, so that those behind stay where they are and nothing drifts.
+        """
+        following = min((promised for promised, _ in self._promised if promised > pts), default=None)
+        usual = self._last.duration if self._last and 0 < self._last.duration <= self._typical else self._typical
+        return max(1, min(usual, (following - pts) // 2) if following is not None else usual)
 
     def _frame(self, picture: Any, pts: int, duration: int) -> Frame:
         info = self._info

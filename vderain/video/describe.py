@@ -8,8 +8,17 @@ from typing import Any
 import av
 
 from vderain.video.gps import read_fixes
+from vderain.video.info import probe
 from vderain.video.source import codec_name, main_video, open_input, stream_kind
-from vderain.video.streams import DEFAULT_SUFFIX, can_hold, is_chapter_track, output_format
+from vderain.video.streams import (
+    DEFAULT_SUFFIX,
+    TIMECODE,
+    TIMECODE_MUXERS,
+    can_hold,
+    is_chapter_track,
+    output_format,
+    substitute,
+)
 from vderain.video.telemetry import HOLDERS, hidden_parts
 
 
@@ -25,6 +34,7 @@ class StreamDescription:
         language: ISO 639 code, or None.
         processed: True for the one video stream whose pictures are restored.
         kept: True where the output will have it (restored or copied).
+        becomes: what will stand in for it where it is not kept as it is, in words, or None.
     """
 
     index: int
@@ -34,6 +44,7 @@ class StreamDescription:
     language: str | None
     processed: bool
     kept: bool
+    becomes: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +70,7 @@ class FileDescription:
         streams: all streams in file order.
         hidden: what the camera's maker put into the file beside its streams.
         gps_fixes: places with a time that a GPX file can have.
+        interlaced: whether its pictures consist of fields, of which whole pictures will be made.
     """
 
     path: Path
@@ -71,6 +83,7 @@ class FileDescription:
     streams: tuple[StreamDescription, ...]
     hidden: tuple[HiddenDescription, ...]
     gps_fixes: int
+    interlaced: bool
 
 
 def describe(path: str | os.PathLike[str], suffix: str = DEFAULT_SUFFIX) -> FileDescription:
@@ -94,15 +107,20 @@ def describe(path: str | os.PathLike[str], suffix: str = DEFAULT_SUFFIX) -> File
             source, container.format.name, muxer, duration_s, source.stat().st_size,
             len(container.chapters()), dict(container.metadata), streams,
             tuple(HiddenDescription(part.name, part.movable and muxer in HOLDERS) for part in hidden_parts(source)),
-            len(read_fixes(source)),
+            len(read_fixes(source)), probe(container, main, source).interlaced,
         )  # fmt: skip
 
 
 def _describe_stream(stream: Any, main_index: int, muxer: str) -> StreamDescription:
     processed = stream.index == main_index
-    kept = processed or is_chapter_track(stream) or can_hold(muxer, stream)
+    timecode = codec_name(stream) == TIMECODE
+    remade = timecode and muxer in TIMECODE_MUXERS
+    kept = processed or is_chapter_track(stream) or remade or (not timecode and can_hold(muxer, stream))
+    becomes = None if kept else "a tag" if timecode else substitute(muxer, stream)
     kind = "chapters" if is_chapter_track(stream) else stream_kind(stream)
-    return StreamDescription(stream.index, kind, codec_name(stream), _detail(stream), stream.language, processed, kept)
+    return StreamDescription(
+        stream.index, kind, codec_name(stream), _detail(stream), stream.language, processed, kept, becomes
+    )
 
 
 def _detail(stream: Any) -> str:

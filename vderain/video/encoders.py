@@ -25,6 +25,7 @@ from vderain.video.codecs import (
     picture_format,
 )
 from vderain.video.info import StreamInfo
+from vderain.video.light import with_light
 from vderain.video.planes import FULL_RANGE, LIMITED_RANGE, Layout, choose_layout, layout_of, nearest_layout
 from vderain.video.rate import SourceRate
 
@@ -161,6 +162,7 @@ def add_encoder(
     if family.encoder == "libx265" and output.format.name in ("mp4", "mov"):
         context.codec_tag = "hvc1"  # the tag that Apple's players accept
     context.options = _encoder_options(family, options, context, info.tags.chroma_location)
+    context.options = with_light(context.options, family.encoder, info.light)
     if rate is not None and not _is_own_choice(options):
         _cap(family, context, rate, info.codec)
     _open(context, name, options)

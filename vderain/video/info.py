@@ -12,8 +12,9 @@ import av
 
 from vderain.errors import InputError
 from vderain.video.frame import Colour
+from vderain.video.light import Light, light_of
 from vderain.video.planes import UNSPECIFIED, colour_of, nearest_layout
-from vderain.video.source import codec_name
+from vderain.video.source import codec_name, description
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ class StreamInfo:
         clock: where the pts come from: ``pts`` of the file; its ``dts``, in order, for AVI, which has no pts; or the
             frame ``rate`` where a file has no time stamps at all.
         stream_index: place of the stream in the file.
+        interlaced: whether the first picture consists of two fields.
+        light: how bright HDR is meant to be, or None.
     """
 
     width_px: int
@@ -85,6 +88,8 @@ class StreamInfo:
     frames_estimate: int | None
     clock: Literal["pts", "dts", "rate"]
     stream_index: int
+    interlaced: bool = False
+    light: Light | None = None
 
 
 def probe(
@@ -132,6 +137,8 @@ def probe(
         frames_estimate=_frames_estimate(stream, rate, read_s, start_s is None and duration_s is None),
         clock=clock,
         stream_index=stream.index,
+        interlaced=bool(picture.interlaced_frame),
+        light=light_of(picture),
     )
 
 
@@ -201,16 +208,7 @@ def _tags(picture: Any, stream: Any) -> ColourTags:
 
 def _chroma_location(container: Any, stream: Any) -> str | None:
     """Where chroma samples sit between luma samples; PyAV shows it nowhere but in FFmpeg's description of a file."""
-    level = av.logging.get_level()
-    try:
-        av.logging.set_level(av.logging.VERBOSE)
-        av.logging.set_libav_level(av.logging.VERBOSE)
-        text = container.dumps_format()
-    finally:
-        av.logging.set_level(level)
-        av.logging.set_libav_level(av.logging.INFO)
-    line = next((line for line in text.splitlines() if f"Stream #0:{stream.index}" in line), "")
-    match = _CHROMA_LOCATION.search(line)
+    match = _CHROMA_LOCATION.search(description(container, stream.index))
     return match[1] if match else None
 
 

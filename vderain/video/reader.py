@@ -15,6 +15,7 @@ from vderain.errors import DamageError, InputError, UsageError
 from vderain.video.decoding import Decoding
 from vderain.video.frame import Frame
 from vderain.video.info import StreamInfo, probe
+from vderain.video.planes import UNSPECIFIED
 from vderain.video.source import main_video, open_input
 from vderain.video.streams import Cut
 
@@ -69,6 +70,7 @@ class VideoReader:
         damage: what was broken so far in the current pass.
         cut: what part of the source's clock is read; where the front is cut off, complete from the first frame on.
         share: the part of the file that is read, 0..1.
+        changed: what the frames delivered are not any more, in words, such as interlaced.
 
     Args:
         path: the file.
@@ -95,6 +97,7 @@ class VideoReader:
         self.damage = Damage()
         self.cut = Cut()
         self.share = 1.0
+        self.changed: list[str] = []
         self._start_s = start_s if start_s else None
         self._duration_s = duration_s
         self._window = Cut()
@@ -115,6 +118,10 @@ class VideoReader:
         if self.info.clock == "rate":
             rate = float(1 / self.info.time_base)
             log.warning("'%s' has no time stamps: its clock is made from %.6g frames/s.", self.path.name, rate)
+        if self.info.tags.matrix == UNSPECIFIED and self.info.colour.matrix != "rgb":
+            size = f"{self.info.width_px}x{self.info.height_px}"
+            name = self.info.colour.matrix.upper().replace("BT", "BT.")
+            log.info("'%s' names no colour matrix: %s is taken, as players do at %s.", self.path.name, name, size)
         return self
 
     def __exit__(
@@ -137,11 +144,14 @@ class VideoReader:
         """
         self.damage.frames = self.damage.missing = 0
         self.damage.events.clear()
+        self.changed.clear()
         delivered = 0
         try:
             with Decoding(self.path, self.info, self._window.begin_s) as decoding:
                 for frame in self._in_window(decoding.frames()):
                     delivered += 1
+                    if decoding.whole.count and not self.changed:
+                        self._note_fields()
                     yield frame
                 self._note_missing(decoding.missing)
         except av.error.FFmpegError as error:
@@ -166,6 +176,15 @@ class VideoReader:
                 self._count(frame, continues)
             continues = frame.repeated
             yield replace(frame, pts=frame.pts - shift) if shift else frame
+
+    def _note_fields(self) -> None:
+        """Says that what is delivered are not the very samples of the file."""
+        if self.strict:
+            raise DamageError(
+                f"'{self.path}' is interlaced.", "Leave out --strict to make whole pictures of its fields."
+            )
+        self.changed.append("interlaced pictures (deinterlaced)")
+        log.warning("'%s' is interlaced: whole pictures are made of its fields (bwdif).", self.path.name)
 
     def _count(self, frame: Frame, continues: bool) -> None:
         time_s = float(frame.pts * frame.time_base)

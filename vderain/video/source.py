@@ -1,6 +1,7 @@
 """Owns opening files: a path enters, an open container and its main video stream leave, or one clear InputError."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ logging.getLogger("libav").setLevel(logging.CRITICAL + 1)
 
 _BOXED_VIDEO = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # how an MP4 or MOV file can begin
 
+_TAG = re.compile(r"\((\w{4}) / 0x[0-9A-F]{8}\)")  # the four characters by which MP4 and MOV tell data apart
 _TEXT = frozenset({"tty", "bin", "xbin", "adf", "idf", "cdg"})  # FFmpeg takes plain text for a film of these kinds
 
 
@@ -98,7 +100,24 @@ def codec_name(stream: Any) -> str:
     context = stream.codec_context
     if context is not None:
         return str(context.codec.canonical_name)
-    return str(getattr(stream, "name", None) or "unknown")
+    name = getattr(stream, "name", None)
+    if name is None and stream.type == "data" and isinstance(stream.container, InputContainer):
+        match = _TAG.search(description(stream.container, stream.index))
+        name = match[1] if match else None
+    return str(name or "unknown")
+
+
+def description(container: Any, index: int) -> str:
+    """FFmpeg's own line about a stream; PyAV shows some of what is in it nowhere else."""
+    level = av.logging.get_level()
+    try:
+        av.logging.set_level(av.logging.VERBOSE)
+        av.logging.set_libav_level(av.logging.VERBOSE)
+        text = container.dumps_format()
+    finally:
+        av.logging.set_level(level)
+        av.logging.set_libav_level(av.logging.INFO)
+    return next((line for line in text.splitlines() if re.search(rf"Stream #0:{index}\b", line)), "")
 
 
 def stream_name(stream: Any) -> str:

@@ -14,7 +14,10 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Discard, Disposition
 
 from vderain.errors import UsageError
+from vderain.video import captions, sound
+from vderain.video.continuity import continuous, is_joinable
 from vderain.video.source import codec_name, input_errors, open_input, stream_name
+from vderain.video.tags import tags_for
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +30,8 @@ CONTAINERS = {  # file suffix -> FFmpeg muxer
 _EMPTY_TEXT = b"\0\0"  # fills the time between two subtitles in MP4; the muxer writes its own
 _COVER_NAMES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 _TS_CODECS = frozenset({"dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3", "scte_35"})
+TIMECODE = "tmcd"  # the tag of a timecode track
+TIMECODE_MUXERS = ("mp4", "mov")  # they make such a track themselves, from the tag of the video
 DISK_ERRORS = frozenset({5, 27, 28, 30, 122})  # EIO, EFBIG, ENOSPC, EROFS, EDQUOT
 
 
@@ -75,21 +80,56 @@ def can_hold(muxer: str, stream: Any) -> bool:
         return True
     if muxer == "mpegts" and stream.type in ("subtitle", "data") and codec_name(stream) not in _TS_CODECS:
         return False  # this muxer takes anything, as private data that nobody can read
+    memory = BytesIO()
     try:
-        with av.open(BytesIO(), "w", format=muxer) as trial:
-            add_copy(trial, stream)
+        with av.open(memory, "w", format=muxer) as trial:
+            copy = add_copy(trial, stream)
             trial.start_encoding()
+            if stream.type != "data":
+                return True
+            trial.mux_one(_token_packet(copy))
+        memory.seek(0)
+        with av.open(memory) as written:  # data that reads back as unknown is of no use to anybody
+            return [codec_name(each) for each in written.streams] == [codec_name(stream)] != ["unknown"]
     except (av.error.FFmpegError, ValueError, OSError):
         return False
-    return True
+
+
+def _token_packet(stream: Any) -> Any:
+    packet = av.Packet(b"token")
+    packet.pts = packet.dts = 0
+    packet.duration, packet.time_base, packet.stream = 1, stream.time_base or Fraction(1, 1000), stream
+    return packet
+
+
+def substitute(muxer: str, stream: Any) -> str | None:
+    """In which form a container takes a stream that it cannot hold as it is, in words; None where in none."""
+    if (encoder := sound.substitute(muxer, stream)) is not None:
+        codec = str(av.Codec(encoder, "w").canonical_name)
+        return f"{codec} without loss" if sound.is_lossless(encoder) else codec
+    text = captions.substitute(muxer, stream)
+    return f"{text}, without styles" if text is not None else None
+
+
+def _recoder(output: OutputContainer, stream: Any) -> "sound.Recoder | captions.Rewriter | None":
+    muxer = output.format.name
+    if (encoder := sound.substitute(muxer, stream)) is not None:
+        return sound.Recoder(output, stream, encoder)
+    codec = captions.substitute(muxer, stream)
+    return captions.Rewriter(output, stream, codec) if codec is not None else None
 
 
 def add_copy(output: OutputContainer, stream: Any) -> Any:
     """Adds a stream to ``output`` that takes the packets of ``stream`` unchanged."""
     copy = output.add_stream_from_template(stream, opaque=True)
-    copy.metadata.update(stream.metadata)
+    copy.metadata.update(tags_for(output.format.name, stream.metadata))
     copy.disposition = stream.disposition
     return copy
+
+
+def _readable_name(codec: str) -> str:
+    """The name under which a codec may read back: MP4 has one for both layers of MPEG audio, which decode alike."""
+    return "mp3" if codec == "mp2" else codec
 
 
 def _becomes_attachment(muxer: str, stream: Any) -> bool:
@@ -108,6 +148,7 @@ class StreamCopier:
 
     Attributes:
         kept: names of the streams that are copied.
+        changed: names of the streams that are there in another form.
         dropped: names of what the container could not hold.
     """
 
@@ -116,11 +157,14 @@ class StreamCopier:
         self._container = open_input(source)
         self._main_index = main_index
         self._targets: dict[int, Any] = {}
+        self._recoders: dict[int, sound.Recoder | captions.Rewriter] = {}
         self._refused: dict[int, int] = {}
+        self._steps: dict[int, tuple[int, int]] = {}  # of sound: the last packet's instant and length
         self._cut = Cut()
         self._packets: Iterator[Any] = iter(())
         self._next: Any = None
         self.kept: list[str] = []
+        self.changed: list[str] = []
         self.dropped: list[str] = []
 
     def streams(self) -> list[Any]:
@@ -137,14 +181,29 @@ class StreamCopier:
         if is_chapter_track(stream):
             return
         name, muxer = stream_name(stream), output.format.name
+        if codec_name(stream) == TIMECODE:
+            self._keep_timecode(muxer, name)
+            return
         if not can_hold(muxer, stream):
-            self.dropped.append(name)
+            if (recoder := _recoder(output, stream)) is not None:
+                self._recoders[stream.index] = recoder
+                self._targets[stream.index] = recoder.stream
+                self.changed.append(f"{name} written as {substitute(muxer, stream)}")
+            else:
+                self.dropped.append(name)
             return
         if _becomes_attachment(muxer, stream):
             self._attach_cover(output, stream)
         else:
             self._targets[stream.index] = add_copy(output, stream)
         self.kept.append(name)
+
+    def _keep_timecode(self, muxer: str, name: str) -> None:
+        """Where the muxer makes no track of it the tag remains."""
+        if muxer in TIMECODE_MUXERS:
+            self.kept.append(name)
+        else:
+            self.changed.append(f"{name} written as a tag")
 
     def _attach_cover(self, output: OutputContainer, stream: Any) -> None:
         filename, mimetype = _COVER_NAMES[codec_name(stream)]
@@ -155,14 +214,28 @@ class StreamCopier:
 
     def check(self, written: InputContainer) -> None:
         """Moves to ``dropped`` what a muxer took and wrote so that it does not read back as what it was."""
-        readable = Counter((stream.type, codec_name(stream)) for stream in written.streams)
-        for index in self._targets:
+        readable = Counter((stream.type, _readable_name(codec_name(stream))) for stream in written.streams)
+        for index in self._targets.keys() - self._recoders.keys():
             stream = self._container.streams[index]
-            key = (stream.type, codec_name(stream))
+            key = (stream.type, _readable_name(codec_name(stream)))
             readable[key] -= 1
             if readable[key] < 0:
                 self.kept.remove(stream_name(stream))
                 self.dropped.append(stream_name(stream))
+
+    def pairs(self, written: InputContainer, main_index: int) -> Iterator[tuple[Any, Any]]:
+        """The streams that are in the output, each with what it reads back as.
+
+        Args:
+            written: the output, opened for reading.
+            main_index: the stream of the output that has the pictures.
+        """
+        tracks = {target.index: self._container.streams[index] for index, target in self._targets.items()}
+        tracks = {index: source for index, source in tracks.items() if source.type != "attachment"}
+        order = sorted([*tracks, main_index])  # Matroska puts attachments behind all tracks
+        for copy, index in zip(written.streams, order, strict=False):
+            if index != main_index and copy.type == tracks[index].type:
+                yield tracks[index], copy
 
     def begin(self, cut: Cut) -> None:
         """Starts reading; nothing outside ``cut`` is copied."""
@@ -174,7 +247,14 @@ class StreamCopier:
             with input_errors(self._source):  # a second early: formats without an index seek by guessing
                 self._container.seek(int((cut.begin_s - 1) * av.time_base))
         wanted = [stream for stream in self._container.streams if stream.index in self._targets]
+        joinable = is_joinable(self._container)
+        if joinable:  # its clock may begin again, and the video says when
+            video = self._container.streams[self._main_index]
+            video.discard = Discard.default
+            wanted = [*wanted, video] if wanted else []
         self._packets = self._container.demux(*wanted) if wanted else iter(())
+        if joinable:
+            self._packets = continuous((p for p in self._packets if p.size), self._main_index)
         self._advance()
 
     def copy_until(self, output: OutputContainer, time_s: Fraction | None) -> None:
@@ -182,6 +262,9 @@ class StreamCopier:
         while self._next is not None and (time_s is None or self._time_s(self._next) - self._cut.shift_s <= time_s):
             self._write(output, self._next)
             self._advance()
+        if time_s is None:
+            for recoder in self._recoders.values():
+                self._mux(output, recoder, None)
 
     def close(self) -> None:
         """Closes the source and adds what the muxer refused on the way to ``dropped``."""
@@ -217,7 +300,11 @@ class StreamCopier:
 
     def _write(self, output: OutputContainer, packet: Any) -> None:
         index = packet.stream_index
+        if index in self._recoders:
+            self._mux(output, self._recoders[index], packet)
+            return
         self._shift(packet)
+        self._lengthen(packet)
         packet.stream = self._targets[index]
         try:
             output.mux_one(packet)
@@ -225,6 +312,25 @@ class StreamCopier:
             if isinstance(error, OSError) or getattr(error, "errno", None) in DISK_ERRORS:
                 raise
             self._refused[index] = self._refused.get(index, 0) + 1
+
+    def _lengthen(self, packet: Any) -> None:
+        """Gives a sound packet that does not say how long it lasts the length of the one before.
+
+        MP4 leaves out what begins where its track ends, and a last packet of no length does.
+        """
+        if packet.stream.type != "audio" or packet.dts is None:
+            return
+        last, length = self._steps.get(packet.stream_index, (packet.dts, 0))
+        length = packet.duration or packet.dts - last or length
+        packet.duration = packet.duration or length
+        self._steps[packet.stream_index] = packet.dts, length
+
+    def _mux(self, output: OutputContainer, recoder: "sound.Recoder | captions.Rewriter", packet: Any | None) -> None:
+        """Writes what a recoder makes of a packet (None: of all it still has)."""
+        for recoded in recoder(packet):
+            recoded.stream = recoder.stream
+            self._shift(recoded)
+            output.mux_one(recoded)
 
     def _shift(self, packet: Any) -> None:
         if packet.stream.disposition & Disposition.attached_pic:

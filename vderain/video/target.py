@@ -11,7 +11,8 @@ from vderain.errors import OutputError, UsageError
 from vderain.video.encoders import CAP_FACTOR, EncodeOptions
 from vderain.video.reader import VideoReader
 from vderain.video.source import open_input
-from vderain.video.streams import DISK_ERRORS
+from vderain.video.streams import DISK_ERRORS, can_hold
+from vderain.video.tags import lasting
 
 _LOSSY_BITS_PX = 1.0  # more than any picture needs at the default quality
 _PRORES_BITS_PX = 3.0  # of ProRes HQ; https://www.apple.com/final-cut-pro/docs/Apple_ProRes.pdf has 3.5 at 1080p30
@@ -20,11 +21,12 @@ _LOSSLESS_SHARE = 0.25  # of the bare pictures: clean footage; noise takes twice
 _INT32_MAX = 2**31 - 1
 _MP4_SCALE = 1000  # units a second of a movie's own clock, as most programs write it
 _MP4_LIKE = ("mp4", "mov")
-# What describes the old file, not its content; Matroska's statistics carry a language behind a dash.
-_OF_THE_OLD_FILE = frozenset(
-    {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps", "number_of_frames"}
-    | {"number_of_bytes", "_statistics_writing_app", "_statistics_writing_date_utc", "_statistics_tags"}
+# What MP4 and MOV hold in their classic boxes, which every program reads.
+_CLASSIC_TAGS = frozenset(
+    {"title", "artist", "album_artist", "album", "composer", "comment", "copyright", "date", "description", "genre"}
+    | {"grouping", "keywords", "lyrics", "network", "show", "synopsis", "episode_id", "creation_time", "timecode"}
 )
+_CLASSIC_MOV_TAGS = frozenset({"make", "model", "location"})
 
 
 def output_error(target: Path, error: Exception) -> OutputError:
@@ -87,19 +89,15 @@ def muxer_options(muxer: str, reader: VideoReader) -> dict[str, str]:
     if muxer in _MP4_LIKE:
         scale = reader.info.time_base.denominator
         flags = "+faststart"
-        if any("." in key for key in _metadata(reader)):
-            flags += "+use_metadata_tags"  # keys such as com.apple.quicktime.make have no classic MP4 tag
+        classic = _CLASSIC_TAGS | (_CLASSIC_MOV_TAGS if muxer == "mov" else frozenset())
+        if lasting(_metadata(reader)).keys() - classic:
+            flags += "+use_metadata_tags"  # keys such as com.apple.quicktime.make have no classic tag
         options |= {
             "movflags": flags,
             "video_track_timescale": str(scale),
-            "movie_timescale": str(_movie_scale(reader)),
+            "movie_timescale": str(_movie_scale(muxer, reader)),
         }
     return options
-
-
-def lasting(metadata: dict[str, str]) -> dict[str, str]:
-    """The metadata that is as true of the output as of the source."""
-    return {key: value for key, value in metadata.items() if key.lower().split("-")[0] not in _OF_THE_OLD_FILE}
 
 
 def _metadata(reader: VideoReader) -> dict[str, str]:
@@ -107,7 +105,7 @@ def _metadata(reader: VideoReader) -> dict[str, str]:
         return dict(container.metadata)
 
 
-def _movie_scale(reader: VideoReader) -> int:
+def _movie_scale(muxer: str, reader: VideoReader) -> int:
     """A clock for edit lists in which the start offsets of all streams are whole numbers.
 
     MP4's usual clock of 1 ms is kept where it will do, because old players know only 32 bits of it.
@@ -115,7 +113,10 @@ def _movie_scale(reader: VideoReader) -> int:
     with open_input(reader.path) as container:
         starts = [(s.start_time or 0) * s.time_base for s in container.streams if s.time_base]
         bases = [s.time_base.denominator for s in container.streams if s.time_base]
-    moves = reader.cuts_front or reader.info.start_pts < 0
+        # Sound that is encoded anew begins earlier, by a lead-in counted in samples.
+        recoded = [s for s in container.streams.audio if not can_hold(muxer, s)]
+        bases += [s.codec_context.sample_rate for s in recoded if s.codec_context is not None]
+    moves = reader.cuts_front or reader.info.start_pts < 0 or recoded
     if not moves and all((start * _MP4_SCALE).denominator == 1 or start < 0 for start in starts):
         return _MP4_SCALE
     scale = reader.info.time_base.denominator

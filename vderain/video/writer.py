@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -16,12 +17,17 @@ from av.container import InputContainer, OutputContainer
 from vderain.errors import OutputError
 from vderain.video.encoders import EncodeOptions, add_encoder
 from vderain.video.frame import Frame
+from vderain.video.info import StreamInfo, probe
+from vderain.video.light import carrier
+from vderain.video.orientation import Orientation
 from vderain.video.planes import layout_of_planes, nearest_layout, picture_of, with_neutral_chroma
 from vderain.video.rate import SourceRate, source_rate
+from vderain.video.readback import lost_chapters, lost_colour, lost_of_file, lost_of_streams
 from vderain.video.reader import VideoReader
-from vderain.video.source import open_input
-from vderain.video.streams import StreamCopier, chapters_in, output_format
-from vderain.video.target import check_target, lasting, muxer_options, output_error
+from vderain.video.source import codec_name, open_input
+from vderain.video.streams import TIMECODE, StreamCopier, chapters_in, output_format
+from vderain.video.tags import lasting, tags_for
+from vderain.video.target import check_target, muxer_options, output_error
 from vderain.video.telemetry import HOLDERS, Hidden, carry_over, hidden_parts, within
 
 __all__ = ["EncodeOptions", "VideoWriter"]
@@ -45,6 +51,7 @@ class VideoWriter:
 
     Attributes:
         kept: names of the streams, and of the parts beside them, that were copied.
+        changed: what is in the file in another form, in words.
         dropped: names of what the container could not hold; both are complete after the context has closed.
 
     Raises:
@@ -61,17 +68,22 @@ class VideoWriter:
     ) -> None:
         self.target = Path(target)
         self.kept: list[str] = []
+        self.changed: list[str] = []
         self.dropped: list[str] = []
         self._reader = like
         self._options = options or EncodeOptions()
         self._size_px = size_px
+        self._orientation: Orientation | None = None
+        self._aspect: Fraction | None = None
         self._partial = self.target.with_name(f".{self.target.name}.partial{self.target.suffix.lower()}")
         self._muxer = ""
         self._output: OutputContainer | None = None
         self._copier: StreamCopier | None = None
         self._hidden: list[Hidden] = []
         self._stream: Any = None
+        self._encoder: Any = None
         self._started = False
+        self._chapters: list[Any] = []
         self._durations: dict[int, int] = {}  # of the frames inside the encoder, by pts
         self._shift_s = Fraction(0)
         self._first_s: Fraction | None = None
@@ -116,40 +128,68 @@ class VideoWriter:
         with self._output_errors():
             if not self._started:
                 self._start(frame)
+            if self._orientation is not None:
+                frame = self._orientation.frame(frame)
             pts = self._note_time(frame)
-            self._mux(self._stream.encode(self._picture(frame, pts)))
+            self._mux(self._encoder.encode(self._picture(frame, pts)))
 
     def _open(self) -> None:
         self._output = av.open(
             str(self._partial.absolute()), "w", format=self._muxer,
             container_options=muxer_options(self._muxer, self._reader), metadata_errors="surrogateescape",
         )  # fmt: skip
-        info = self._reader.info
-        if self._size_px:
-            info = replace(info, width_px=self._size_px[0], height_px=self._size_px[1])
-        self._copier = StreamCopier(self._reader.path, info.stream_index)
-        self.kept, self.dropped = self._copier.kept, self._copier.dropped
+        self._copier = StreamCopier(self._reader.path, self._reader.info.stream_index)
+        self.kept, self.changed, self.dropped = self._copier.kept, self._copier.changed, self._copier.dropped
+        info = self._upright(self._reader.info)
         parts = hidden_parts(self._reader.path)
         self._hidden = [part for part in parts if part.movable and self._muxer in HOLDERS]
         self.dropped += [part.name for part in parts if part not in self._hidden]
         for stream in self._copier.streams():
             if stream.index == info.stream_index:
-                self._stream = add_encoder(self._output, self._options, info, self._time_base(), self._source_rate())
+                self._add_video(info)
                 self._dress(stream)
             else:
                 self._copier.add(self._output, stream)
         self._output.metadata.update(lasting(self._copier.source.metadata))
 
+    def _upright(self, info: StreamInfo) -> StreamInfo:
+        """What the output's pictures will be: turned here where the container cannot tell players to do it."""
+        if self._size_px:
+            info = replace(info, width_px=self._size_px[0], height_px=self._size_px[1])
+        if info.display_matrix is not None and self._muxer not in _ROTATING:
+            self._orientation = Orientation.of(info.display_matrix)
+        if self._orientation is not None:
+            info = self._orientation.info(info)
+            self.changed.append("rotation or mirroring (the pictures themselves are turned)")
+        self._aspect = info.sample_aspect_ratio
+        return info
+
+    def _add_video(self, info: StreamInfo) -> None:
+        """The stream of the pictures and its encoder; they belong to two containers where PyAV leaves no other way."""
+        assert self._output is not None
+        if info.light is not None:
+            with av.open(BytesIO(), "w", format=self._muxer) as scratch:
+                self._encoder = add_encoder(scratch, self._options, info, self._time_base(), self._source_rate())
+            self._stream = carrier(self._output, self._encoder, info.light)
+        if self._stream is None:
+            rate = self._source_rate()
+            self._stream = self._encoder = add_encoder(self._output, self._options, info, self._time_base(), rate)
+        wanted, chosen = (nearest_layout(n).name for n in (info.pixel_format, self._encoder.codec_context.pix_fmt))
+        if wanted != chosen:
+            self.changed.append(f"{wanted} pictures written as {chosen}")
+
     def _dress(self, source: Any) -> None:
         """What belongs to the video stream besides its pictures: tags, flags, rotation."""
         info = self._reader.info
-        self._stream.metadata.update(lasting(source.metadata))
+        self._stream.metadata.update(tags_for(self._muxer, lasting(source.metadata)))
+        if (timecode := self._timecode()) is not None:
+            self._stream.metadata.setdefault("timecode", timecode)
         self._stream.disposition = source.disposition
         if info.display_matrix is None:
             return
         if self._muxer in _ROTATING:
             self._stream.set_display_matrix(info.display_matrix)
-        elif info.rotation_deg:
+        elif self._orientation is None:
             self.dropped.append(f"rotation by {info.rotation_deg} degrees")
 
     def _source_rate(self) -> SourceRate | None:
@@ -160,6 +200,12 @@ class VideoWriter:
             return rate
         share = self._size_px[0] * self._size_px[1] / (info.width_px * info.height_px)
         return SourceRate(rate.bits_s * share, rate.burst_bits * share if rate.burst_bits is not None else None)
+
+    def _timecode(self) -> str | None:
+        """The first timecode of the source's timecode track, which not every file repeats beside the video."""
+        assert self._copier is not None
+        tracks = [s for s in self._copier.streams() if codec_name(s) == TIMECODE]
+        return next((str(s.metadata["timecode"]) for s in tracks if "timecode" in s.metadata), None)
 
     def _time_base(self) -> Fraction:
         """AVI counts frames; all others take the source's own clock."""
@@ -175,7 +221,8 @@ class VideoWriter:
             self._shift_s = first.pts * first.time_base
             cut = replace(cut, shift_s=cut.shift_s + self._shift_s)
             log.info("'%s' begins before zero: all streams move by %.3f s.", self.target.name, -float(self._shift_s))
-        self._output.set_chapters(chapters_in(self._copier.source, cut))
+        self._chapters = chapters_in(self._copier.source, cut)
+        self._output.set_chapters(self._chapters)
         self._output.start_encoding()
         self._copier.begin(cut)
         self._started = True
@@ -183,7 +230,7 @@ class VideoWriter:
     def _note_time(self, frame: Frame) -> int:
         """Remembers when a frame is shown, and says it in the encoder's units."""
         time_s = frame.pts * frame.time_base - self._shift_s
-        ticks = time_s / self._stream.codec_context.time_base
+        ticks = time_s / self._encoder.codec_context.time_base
         if ticks.denominator != 1:
             raise OutputError(
                 "AVI holds only one constant frame rate, and these frames come at uneven times.", "Write .mp4 or .mkv."
@@ -192,23 +239,23 @@ class VideoWriter:
             self._first_s = time_s
         self._last_s = time_s
         self._count += 1
-        self._durations[int(ticks)] = int(frame.duration * frame.time_base / self._stream.codec_context.time_base)
+        self._durations[int(ticks)] = int(frame.duration * frame.time_base / self._encoder.codec_context.time_base)
         return int(ticks)
 
     def _picture(self, frame: Frame, pts: int) -> av.VideoFrame:
         """The frame as the encoder wants it; the very same bytes where it takes the frame's own layout."""
-        target = nearest_layout(self._stream.codec_context.pix_fmt)
+        target = nearest_layout(self._encoder.codec_context.pix_fmt)
         planes, colour = frame.planes, frame.colour
         if layout_of_planes(planes, colour).kind == "gray" and target.kind == "yuv":
             planes, colour = with_neutral_chroma(planes, colour, target)
         picture = picture_of(planes, colour)
         if colour.matrix == "rgb" and target.kind == "yuv":
-            context = self._stream.codec_context
+            context = self._encoder.codec_context
             picture = picture.reformat(
                 format=context.pix_fmt, dst_colorspace=context.colorspace, dst_color_range=context.color_range
             )
         picture.pts = pts
-        picture.time_base = self._stream.codec_context.time_base
+        picture.time_base = self._encoder.codec_context.time_base
         picture.duration = self._durations[pts]
         return picture
 
@@ -217,6 +264,7 @@ class VideoWriter:
         for packet in packets:
             packet.duration = self._durations.pop(packet.pts, packet.duration) or packet.duration
             self._copier.copy_until(self._output, packet.dts * packet.time_base)
+            packet.stream = self._stream
             self._output.mux_one(packet)
 
     def _finish(self) -> None:
@@ -224,8 +272,8 @@ class VideoWriter:
         assert self._output is not None and self._copier is not None
         if not self._count:
             raise OutputError(f"No frame was written to '{self.target}'.", "Check the input.")
-        packets = self._stream.encode(None)
-        if self._count <= 2 and self._stream.codec_context.name == "libx265":
+        packets = self._encoder.encode(None)
+        if self._count <= 2 and self._encoder.codec_context.name == "libx265":
             for packet in packets:  # x265 reads its dts from unwritten memory where it saw too few frames to reorder
                 packet.dts = packet.pts
         self._mux(packets)
@@ -236,6 +284,8 @@ class VideoWriter:
         self._verify(self._copier)
         self._copier.close()
         self._partial.replace(self.target)
+        if self.changed:
+            log.warning("'%s' holds in another form: %s.", self.target.name, ", ".join(self.changed))
         if self.dropped:
             log.warning("'%s' cannot hold: %s.", self.target.name, ", ".join(self.dropped))
 
@@ -265,6 +315,8 @@ class VideoWriter:
             tick_s = stream.time_base or Fraction(0)
             self._compare_pixel_shape(stream)
             copier.check(container)
+            self._note_losses(container, stream, copier)
+        self._note_colour()
         expected = [self._first_s or Fraction(0), self._last_s]
         exact = all(abs(a - b) <= tick_s / 2 for a, b in zip(stamps, expected, strict=False))
         if count != self._count or not exact:
@@ -273,9 +325,24 @@ class VideoWriter:
                 "Write another container such as .mkv, and report this.",
             )
 
+    def _note_colour(self) -> None:
+        """Names what decoding the first picture shows to be lost."""
+        with open_input(self._partial) as container:
+            stream = next(s for s in container.streams.video if s.index == self._stream.index)
+            self.dropped += lost_colour(self._reader.info, probe(container, stream, self._partial))
+
+    def _note_losses(self, written: Any, stream: Any, copier: StreamCopier) -> None:
+        """Names what the muxer left out without a word."""
+        source = copier.source.streams[self._reader.info.stream_index]
+        self.dropped += lost_of_file(copier.source, written)
+        self.dropped += lost_of_streams(
+            [(source, stream), *copier.pairs(written, self._stream.index)], written.metadata
+        )
+        self.dropped += lost_chapters(self._chapters, written.chapters())
+
     def _compare_pixel_shape(self, stream: Any) -> None:
         """Says so where the pixels' shape got lost: PyAV gives Matroska's muxer no way to know it."""
-        wanted = self._reader.info.sample_aspect_ratio
+        wanted = self._aspect
         if wanted not in (None, 1) and stream.sample_aspect_ratio != wanted:
             self.dropped.append(f"pixel aspect ratio {wanted}")
 

@@ -1,0 +1,198 @@
+"""Streams that change their form because the container asks for it: the same sound, the same words, the same time."""
+
+import logging
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import numpy as np
+import pytest
+from clips import Clip, make, packets
+from fidelity.rows import MATRICES
+from fidelity.snapshot import snapshot
+from fidelity.sources import assemble, interlaced, mov_text, sound, text
+
+from vderain.errors import DamageError
+from vderain.process import Options, Result, process
+from vderain.video.captions import _words
+from vderain.video.describe import describe
+from vderain.video.encoders import EncodeOptions
+from vderain.video.orientation import Orientation
+from vderain.video.reader import VideoReader
+
+LOSSLESS = EncodeOptions(codec="ffv1")
+QUICK = EncodeOptions(codec="h264", preset="ultrafast")
+
+
+def untouched(source: Path, target: Path, encode: EncodeOptions = QUICK, **choices: Any) -> Result:
+    return process(source, target, Options(strength=0, encode=encode, **choices))
+
+
+def heard(path: Path) -> tuple[Fraction, Any]:
+    """When a sound begins, and its samples between -1 and 1."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(audio=0))
+        scale = {"u8": 128.0, "s16": 32768.0, "s32": 2.0**31, "flt": 1.0}[frames[0].format.name.removesuffix("p")]
+        values = np.concatenate([frame.to_ndarray().reshape(-1) for frame in frames]).astype(float)
+        silence = 128.0 if frames[0].format.name.startswith("u8") else 0.0
+        return frames[0].pts * frames[0].time_base, (values - silence) / scale
+
+
+@pytest.mark.parametrize(("codec", "rate", "suffix"), [("pcm_u8", 48000, ".mp4"), ("pcm_alaw", 8000, ".mkv")])
+def test_pcm_that_does_not_fit_loses_no_sample(tmp_path: Path, codec: str, rate: int, suffix: str) -> None:
+    source = assemble(tmp_path / "in.mov", Clip(), [sound(codec, rate=rate, start_s=Fraction(1, 10))])
+    result = untouched(source, tmp_path / f"out{suffix}")
+    assert result.changed == (f"audio #1 ({codec}) written as pcm_s16le without loss",) and result.dropped == ()
+    (begin, before), (begin_after, after) = heard(source), heard(result.target)
+    assert np.array_equal(before, after)
+    assert abs(begin - begin_after) < Fraction(1, 1000)
+
+
+def test_flac_in_mov_becomes_alac_of_the_same_samples(tmp_path: Path) -> None:
+    source = assemble(tmp_path / "in.mkv", Clip(), [sound("flac")])
+    before, after = heard(source), heard(untouched(source, tmp_path / "out.mov").target)
+    assert np.array_equal(before[1], after[1])
+
+
+def test_sound_that_is_encoded_anew_stays_where_it_was(tmp_path: Path) -> None:
+    source = assemble(tmp_path / "in.mkv", Clip(frames=60), [sound("libopus", start_s=Fraction(3, 10), seconds=1)])
+    result = untouched(source, tmp_path / "out.mov")
+    assert abs(_onset_s(source) - _onset_s(result.target)) < Fraction(2, 1000)
+    assert result.changed == ("audio #1 (opus) written as aac",)
+
+
+def _onset_s(path: Path) -> Fraction:
+    """When a tone is first heard at half its loudness."""
+    begin, samples = heard(path)
+    return begin + Fraction(int(np.argmax(np.abs(samples) > 0.12)), 48000)
+
+
+def test_the_part_of_a_recoded_sound_is_the_part_of_the_pictures(tmp_path: Path) -> None:
+    source = assemble(tmp_path / "in.mkv", Clip(frames=60), [sound("libopus", seconds=2)])
+    result = untouched(source, tmp_path / "out.mov", start_s=0.5, duration_s=0.6)
+    times = [packet[0] for packet in packets(result.target, "audio")]
+    assert -0.07 < times[0] < 0.03 and 0.5 < times[-1] < 0.62
+
+
+@pytest.mark.parametrize(("suffix", "target"), [(".srt", ".mp4"), (".ass", ".mov"), (".vtt", ".mp4")])
+def test_words_of_subtitles_keep_their_instants(tmp_path: Path, suffix: str, target: str) -> None:
+    source = assemble(tmp_path / "in.mkv", Clip(), [text(suffix, language="eng")])
+    written = packets(untouched(source, tmp_path / f"out{target}").target, "subtitle")
+    words = [(p[0], p[2], p[3][2:].decode()) for p in written if p[3] != b"\0\0"]
+    last = "Sun, at last" if suffix == ".srt" else "Sun"
+    assert words == [(0, Fraction(15, 100), "Rain"), (Fraction(1, 5), Fraction(15, 100), last)]
+
+
+def test_words_of_mp4_go_into_matroska(tmp_path: Path) -> None:
+    source = assemble(tmp_path / "in.mp4", Clip(), [mov_text()])
+    written = packets(untouched(source, tmp_path / "out.mkv").target, "subtitle")
+    assert [p[3] for p in written] == [b"rain 0", b"rain 1", b"rain 2", b"rain 3"]
+
+
+def test_markup_is_left_out() -> None:
+    assert _words(b"<b>Rain</b> &amp; sun", "webvtt") == "Rain & sun"
+    assert _words(b"0,0,Default,,0,0,0,,{\\i1}Rain,{\\i0}\\Nsun", "ass") == "Rain,\nsun"
+    assert _words(b"\0\4Rain\0\0\0\x0cstyl", "mov_text") == "Rain"
+
+
+@pytest.mark.parametrize("name", MATRICES)
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p", "yuv444p10le", "gray"])
+def test_pictures_are_turned_where_no_matrix_fits(tmp_path: Path, name: str, pixel_format: str) -> None:
+    """FFmpeg's own transpose and flips are the judge."""
+    source = make(
+        tmp_path / "in.mp4",
+        Clip(frames=2, codec="ffv1", pixel_format=pixel_format, display_matrix=MATRICES[name],
+             sample_aspect_ratio=Fraction(4, 3), encoder_options={"level": "3"}),
+    )  # fmt: skip
+    orientation = Orientation.of(MATRICES[name])
+    assert orientation is not None
+    filters = {
+        "90 degrees clockwise": ["transpose=clock"], "180 degrees": ["hflip", "vflip"],
+        "90 degrees counter-clockwise": ["transpose=cclock"], "mirrored left to right": ["hflip"],
+        "mirrored top to bottom": ["vflip", "copy"], "turned and mirrored": ["transpose=cclock_flip"],
+    }[name]  # fmt: skip
+    with VideoReader(source) as reader:
+        upright = orientation.frame(next(reader.frames()))
+        info = orientation.info(reader.info)
+    luma = _filtered(source, filters)
+    assert np.array_equal(upright.planes[0], luma)
+    assert (info.height_px, info.width_px) == luma.shape
+    assert info.sample_aspect_ratio == (Fraction(3, 4) if orientation.transposed else Fraction(4, 3))
+
+
+def _filtered(path: Path, filters: list[str]) -> Any:
+    with av.open(str(path)) as container:
+        frame = next(container.decode(video=0))
+    graph = av.filter.Graph()
+    last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25))
+    for each in filters:
+        name, _, argument = each.partition("=")
+        step = graph.add(name, argument or None)
+        last.link_to(step)
+        last = step
+    last.link_to(graph.add("buffersink"))
+    graph.configure()
+    frame.time_base = Fraction(1, 25)
+    graph.push(frame)
+    turned = graph.pull()
+    dtype = np.uint16 if "10" in turned.format.name else np.uint8
+    plane = turned.planes[0]
+    return np.frombuffer(plane, dtype).reshape(plane.height, -1)[:, : turned.width]
+
+
+def test_a_turned_clip_in_a_transport_stream_is_upright(tmp_path: Path) -> None:
+    source = make(tmp_path / "in.mp4", Clip(frames=3, display_matrix=MATRICES["90 degrees clockwise"]))
+    result = untouched(source, tmp_path / "out.ts")
+    assert snapshot(result.target).size == (48, 64) and snapshot(result.target).matrix is None
+    assert result.changed == ("rotation or mirroring (the pictures themselves are turned)",)
+
+
+@pytest.mark.parametrize("top_first", [True, False])
+def test_fields_become_whole_pictures(tmp_path: Path, top_first: bool, caplog: pytest.LogCaptureFixture) -> None:
+    source = interlaced(tmp_path / "in.mkv", "ffv1", top_first, frames=6)
+    with caplog.at_level(logging.WARNING):
+        result = untouched(source, tmp_path / "out.mkv", LOSSLESS)
+    assert result.frames == 6 and result.changed == ("interlaced pictures (deinterlaced)",)
+    assert [r.getMessage() for r in caplog.records][:1] == [
+        "'in.mkv' is interlaced: whole pictures are made of its fields (bwdif)."
+    ]
+    with av.open(str(source)) as a, av.open(str(result.target)) as b:
+        for before, after in zip(a.decode(video=0), b.decode(video=0), strict=True):
+            old, new = (np.asarray(f.to_ndarray(format="gray"), int) for f in (before, after))
+            kept = slice(0 if top_first else 1, None, 2)
+            assert np.array_equal(old[kept], new[kept])  # the earlier field is the file's own
+            assert not after.interlaced_frame
+
+
+def test_strict_refuses_fields(tmp_path: Path) -> None:
+    source = interlaced(tmp_path / "in.mkv", "ffv1", frames=3)
+    with pytest.raises(DamageError, match="is interlaced"):
+        untouched(source, tmp_path / "out.mkv", LOSSLESS, strict=True)
+    assert not (tmp_path / "out.mkv").exists()
+
+
+def test_a_description_says_what_will_change(tmp_path: Path) -> None:
+    source = assemble(
+        tmp_path / "in.mkv",
+        interlaced(tmp_path / "i.mkv", "libx264", **{"x264-params": "tff=1"}),
+        [sound("flac"), text(".srt")],
+    )
+    description = describe(source, ".mov")
+    assert description.interlaced
+    assert [(s.kept, s.becomes) for s in description.streams] == [
+        (True, None), (False, "alac without loss"), (False, "mov_text, without styles"),
+    ]  # fmt: skip
+
+
+def test_an_untagged_matrix_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    small, large = (make(tmp_path / f"{w}.mp4", Clip(frames=2, size=(w, 64))) for w in (64, 1280))
+    tagged = make(tmp_path / "tagged.mp4", Clip(frames=2, tags=(1, 1, 1, 1)))
+    with caplog.at_level(logging.INFO):
+        for path in (small, large, tagged):
+            with VideoReader(path):
+                pass
+    assert [r.getMessage() for r in caplog.records] == [
+        "'64.mp4' names no colour matrix: BT.601 is taken, as players do at 64x64.",
+        "'1280.mp4' names no colour matrix: BT.709 is taken, as players do at 1280x64.",
+    ]

@@ -1,0 +1,99 @@
+"""Owns the second look: a source and the file written from it enter, what of the first is not in the second leaves.
+
+Muxers drop what they have no place for without a word. Here it is found by reading, so that it can be named.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from fractions import Fraction
+from typing import Any
+
+from av.stream import Disposition
+
+from vderain.video.info import StreamInfo
+from vderain.video.planes import UNSPECIFIED
+from vderain.video.source import stream_name
+from vderain.video.tags import lasting, same_language
+
+_OF_THE_MUXER = frozenset({"handler_name", "vendor_id", "filename", "mimetype", "rotate", "name"})
+_DEFAULTS = Disposition.default | Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+_CHAPTER_TICK_S = Fraction(1, 500)  # two units of Matroska's and Nero's chapters
+
+
+def lost_tags(before: Mapping[str, str], after: Mapping[str, str], ignored: Iterable[str] = ()) -> list[str]:
+    """Names of the tags that are not there any more, or say something else."""
+    there = {key.lower(): value for key, value in after.items()}
+    left_out = _OF_THE_MUXER | set(ignored)
+    return sorted(
+        key for key, value in lasting(before).items()
+        if key.lower() not in left_out and not _same(key.lower(), value, there.get(key.lower()))
+    )  # fmt: skip
+
+
+def lost_of_file(source: Any, written: Any) -> list[str]:
+    """Tags of the file itself, in words."""
+    return [f"tag {key}" for key in lost_tags(source.metadata, written.metadata)]
+
+
+def lost_of_streams(pairs: Iterable[tuple[Any, Any]], of_file: Mapping[str, str]) -> Iterator[str]:
+    """Tags and marks of streams, in words.
+
+    Args:
+        pairs: streams of the source and what they became.
+        of_file: the written file's own tags; a stream's time of recording that they repeat is not lost.
+    """
+    for before, after in pairs:
+        stamp = "creation_time"
+        repeated = (stamp,) if before.metadata.get(stamp) == of_file.get(stamp) else ()
+        metadata = {**after.metadata, "title": after.metadata.get("title", after.metadata.get("name", ""))}
+        for key in lost_tags(before.metadata, metadata, repeated):
+            yield f"tag {key} of {stream_name(before)}"
+        for flag in Disposition:
+            if flag & before.disposition & ~after.disposition & ~_DEFAULTS:
+                yield f"mark {flag.name} of {stream_name(before)}"
+
+
+def lost_colour(before: StreamInfo, after: StreamInfo) -> list[str]:
+    """What of the meaning of code values the output does not say, in words."""
+    if before.colour.matrix == "rgb":
+        return []  # RGB needs no matrix, and where it became YCbCr the encoder was told which
+    a, b = before.tags, after.tags
+    names = ("primaries", "transfer", "matrix")
+    lost = [name for name in names if getattr(a, name) not in (UNSPECIFIED, getattr(b, name))]
+    if before.colour.full_range != after.colour.full_range:
+        lost.append("range")
+    if (a.chroma_location or "left") != (b.chroma_location or "left") and before.colour.chroma_w > 1:
+        lost.append("chroma location")
+    named = [f"colour tags ({', '.join(lost)})"] if lost else []
+    return named + (["HDR metadata"] if before.light and not after.light else [])
+
+
+def lost_chapters(wanted: list[Any], written: list[Any]) -> list[str]:
+    """Chapters that are gone, or do not end where they ended."""
+    if not wanted:
+        return []
+    before, after = _spans(wanted), _spans(written)
+    if len(before) != len(after) or any(
+        a[2] != b[2] or abs(a[0] - b[0]) > _CHAPTER_TICK_S for a, b in zip(before, after, strict=True)
+    ):
+        return ["chapters"]
+    ends = sum(abs(a[1] - b[1]) > _CHAPTER_TICK_S for a, b in zip(before[:-1], after[:-1], strict=True))
+    return ["ends of chapters (each lasts until the next)"] if ends else []
+
+
+def _spans(chapters: list[Any]) -> list[tuple[Fraction, Fraction, str]]:
+    found = []
+    for chapter in chapters:
+        base = chapter["time_base"]
+        titles = {key.lower(): value for key, value in chapter["metadata"].items()}
+        found.append((chapter["start"] * base, chapter["end"] * base, titles.get("title", "")))
+    return found
+
+
+def _same(key: str, before: str, after: str | None) -> bool:
+    if after is None:
+        return (key, before) == ("language", "und")
+    if key == "language":
+        return same_language(before, after)
+    if key == "creation_time":
+        return before[:19] == after[:19]
+    return before == after

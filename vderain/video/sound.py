@@ -1,0 +1,138 @@
+"""Owns sound that a container cannot hold as it is: its packets enter, packets of a codec that it holds leave."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from io import BytesIO
+from itertools import pairwise
+from typing import Any
+
+import av
+import av.filter
+
+from vderain.video.source import codec_name
+from vderain.video.tags import tags_for
+
+_LOSSLESS = frozenset({"flac", "alac", "wavpack", "tta", "truehd", "mlp", "ape", "shorten", "tak"})
+_PCM = {  # samples as they are decoded -> PCM that holds them all
+    "u8": "pcm_s16le", "s16": "pcm_s16le", "s32": "pcm_s32le", "flt": "pcm_f32le", "dbl": "pcm_f32le",
+}  # fmt: skip
+_SMALL = ("aac", "libopus", "libmp3lame")
+_BITS_A_CHANNEL = 128_000  # a second: above where listeners stop to hear a difference in AAC
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+_FILL_S = Fraction(1, 20)  # a longer pause between packets is filled with silence, so that nothing after it moves
+
+
+def substitute(muxer: str, stream: Any) -> str | None:
+    """The encoder that loses least of a sound and whose packets a container holds; None where there is none.
+
+    Sound that was stored without loss stays so where the container has a place for it.
+    """
+    if stream.type != "audio" or stream.codec_context is None:
+        return None
+    return next((name for name in _candidates(stream) if _holds(muxer, name, stream)), None)
+
+
+def is_lossless(encoder: str) -> bool:
+    return encoder == "alac" or encoder.startswith("pcm_")
+
+
+def _candidates(stream: Any) -> list[str]:
+    codec, sample = codec_name(stream), stream.codec_context.format
+    pcm = _PCM.get(sample.name.removesuffix("p")) if sample is not None else None
+    exact = [pcm] if pcm else []
+    if codec in _LOSSLESS:
+        return ["alac", *exact, *_SMALL]
+    return [*exact, *_SMALL] if codec.startswith("pcm_") else list(_SMALL)
+
+
+def _holds(muxer: str, encoder: str, stream: Any) -> bool:
+    """Asks the muxer and the encoder themselves."""
+    try:
+        with av.open(BytesIO(), "w", format=muxer) as trial:
+            _add(trial, encoder, stream)
+            trial.start_encoding()
+    except (av.error.FFmpegError, ValueError, OSError):
+        return False
+    return True
+
+
+def _add(output: Any, encoder: str, source: Any) -> Any:
+    context = source.codec_context
+    rate = _nearest_rate(encoder, context.sample_rate)
+    stream = output.add_stream(encoder, rate=rate)
+    stream.codec_context.time_base = Fraction(1, rate)  # else the source's, in which a sample may have no instant
+    channels = len(context.layout.channels)
+    stream.codec_context.layout = _LAYOUTS.get(channels, context.layout.name)
+    if encoder in _SMALL:
+        stream.codec_context.bit_rate = _BITS_A_CHANNEL * channels
+    stream.metadata.update(tags_for(output.format.name, source.metadata))
+    stream.disposition = source.disposition
+    return stream
+
+
+def _nearest_rate(encoder: str, rate: int) -> int:
+    """The encoder's lowest sampling rate that loses nothing, or its highest."""
+    offered = sorted(av.Codec(encoder, "w").audio_rates or (rate,))
+    return int(next((each for each in offered if each >= rate), offered[-1]))
+
+
+class Recoder:
+    """Decodes the packets of one stream and encodes them for an output, at the instants at which they are heard.
+
+    Args:
+        output: the output container, not yet begun.
+        source: the stream whose packets will come.
+        encoder: of `substitute`.
+
+    Attributes:
+        stream: of the output.
+    """
+
+    def __init__(self, output: Any, source: Any, encoder: str) -> None:
+        self.stream = _add(output, encoder, source)
+        self._source = source
+        self._graph: Any = None
+
+    def __call__(self, packet: Any | None) -> Iterator[Any]:
+        """The packets that are complete when one more has come (None: all that are left), on the source's clock."""
+        try:
+            frames = self._source.codec_context.decode(packet)
+        except (av.error.FFmpegError, ValueError):
+            frames = []  # silence fills the place
+        for frame in frames:
+            yield from self._encoded(frame)
+        if packet is None and self._graph is not None:
+            self._graph.push(None)
+            yield from self._drained()
+            yield from self.stream.encode(None)
+
+    def _encoded(self, frame: Any) -> Iterator[Any]:
+        frame.time_base = self._source.time_base
+        if self._graph is None:
+            self._graph = self._filter(frame)
+        self._graph.push(frame)
+        yield from self._drained()
+
+    def _filter(self, first: Any) -> Any:
+        """Fills pauses; the encoder's stream sees to format and portions by itself."""
+        graph = av.filter.Graph()
+        steps = [
+            graph.add_abuffer(
+                sample_rate=first.sample_rate, format=first.format.name, layout=first.layout.name,
+                time_base=self._source.time_base,
+            ),
+            graph.add("aresample", f"async=1:min_hard_comp={float(_FILL_S)}"),
+            graph.add("abuffersink"),
+        ]  # fmt: skip
+        for one, next_one in pairwise(steps):
+            one.link_to(next_one)
+        graph.configure()
+        return graph
+
+    def _drained(self) -> Iterator[Any]:
+        while True:
+            try:
+                frame = self._graph.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            yield from self.stream.encode(frame)
