@@ -1,11 +1,9 @@
 """The main job, for one file: decode, derain, smooth, encode. A source enters, a result and a file leave."""
 
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import partial
 from pathlib import Path
 from threading import Event
@@ -13,16 +11,16 @@ from threading import Event
 import cv2
 import numpy as np
 
-from vderain.errors import UsageError
-from vderain.model.checkpoint import DEFAULT_MODEL, load_checkpoint
-from vderain.restore.compare import COMPARISONS, Comparison, compare
+from vderain.model.checkpoint import load_checkpoint
+from vderain.options import Options
+from vderain.restore.compare import compare
 from vderain.restore.derain import Derainer
 from vderain.restore.device import choose_place, cores, side_by_side
 from vderain.restore.gate import Gate, by_gate
 from vderain.restore.guard import guard
 from vderain.restore.parallel import StageClock, give_back_memory, ordered_map, prefetch, share_one_arena, unless
 from vderain.restore.steady import steady
-from vderain.restore.temporal import RADIUS, TEMPORAL_MODES, Derained, Temporal, alone, windows
+from vderain.restore.temporal import RADIUS, Derained, alone, windows
 from vderain.video.clip import (
     Progress,
     Reader,
@@ -34,72 +32,16 @@ from vderain.video.clip import (
     quarter_turns,
 )
 from vderain.video.colour import add_residual
-from vderain.video.encoders import EncodeOptions
 from vderain.video.frame import Frame
 from vderain.video.pictures import PictureReader, PictureWriter, is_pictures
 from vderain.video.reader import VideoReader
 from vderain.video.streams import CONTAINERS, DEFAULT_SUFFIX
 from vderain.video.writer import VideoWriter
 
-__all__ = ["Options", "Progress", "Result", "default_target", "process"]
+__all__ = ["Loaded", "Options", "Progress", "Result", "See", "default_target", "load", "process"]
 
 TRIM_EVERY = 2  # frames
 AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the user can choose; the single home of these defaults.
-
-    Attributes:
-        model: name of a released generator, or a file of weights.
-        strength: factor on everything that is added to a frame; 0 leaves every code value as it is.
-        temporal: ``off`` looks at each frame alone; ``light`` lets the network see aligned neighbours and steadies its
-            result along the same motion; ``strong`` looks for motion again in that result, which rain no longer
-            hides, and steadies along that; ``only`` takes for rain what the neighbours show, without a network.
-        device, precision: see `restore.device`.
-        batch_size: frames at once; None fits it to memory.
-        encode: codec and quality of a video.
-        start_s, duration_s: the part to process, in seconds; None is the beginning, or the rest.
-        rate: frames a second of a folder of pictures.
-        guard: leave frames of dry scenes as they are, to the bit; see `restore.guard`.
-        compare: ``side`` or ``split`` shows before and after in one picture.
-        overwrite: replace an output that exists.
-        strict: stop at damage in the input instead of bridging it.
-    """
-
-    model: str = DEFAULT_MODEL
-    strength: float = 1.0
-    temporal: Temporal = "strong"
-    device: str = "auto"
-    precision: str = "auto"
-    batch_size: int | None = None
-    encode: EncodeOptions = field(default_factory=EncodeOptions)
-    start_s: float | None = None
-    duration_s: float | None = None
-    rate: Fraction = Fraction(30)
-    guard: bool = True
-    compare: Comparison | None = None
-    overwrite: bool = False
-    strict: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 2:
-            raise UsageError(f"strength {self.strength:g} is out of range.", "Give a number from 0 to 2.")
-        if self.temporal not in TEMPORAL_MODES:
-            raise UsageError(f"there is no temporal mode {self.temporal!r}.", f"Choose {', '.join(TEMPORAL_MODES)}.")
-        if self.compare is not None and self.compare not in COMPARISONS:
-            raise UsageError(f"there is no comparison {self.compare!r}.", f"Choose {' or '.join(COMPARISONS)}.")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"batch size {self.batch_size} is out of range.", "Give 1 or more.")
-        if self.start_s is not None and not 0 <= self.start_s < math.inf:
-            raise UsageError(f"start {self.start_s:g} is out of range.", "Give seconds from the beginning.")
-        if self.duration_s is not None and not 0 < self.duration_s < math.inf:
-            raise UsageError(f"duration {self.duration_s:g} is out of range.", "Give the number of seconds to process.")
-        if self.encode.crf is not None and not 0 <= self.encode.crf <= 63:
-            raise UsageError(f"crf {self.encode.crf:g} is out of range.", "Give 0 to 51, for av1 and vp9 up to 63.")
-        if self.rate <= 0:
-            raise UsageError("a rate must be above 0.", "Give frames per second, such as 30 or 30000/1001.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +77,31 @@ class Result:
     stages_s: dict[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A generator at its place, ready for as many files as come."""
+
+    name: str
+    derainer: Derainer
+
+
+See = Callable[[Frame, Frame, int], None]  # frame as decoded, frame less rain, quarter turns to be shown by
+
+
+def load(options: Options) -> Loaded | None:
+    """What `process` needs of a model; None where these options need no network.
+
+    Raises:
+        CheckpointError: there is no such model, or it is unusable.
+        DeviceError: the device asked for is not there.
+    """
+    if options.temporal == "only" or options.strength == 0:
+        return None
+    checkpoint = load_checkpoint(options.model)
+    place = choose_place(options.device, options.precision)
+    return Loaded(checkpoint.name, Derainer(checkpoint.generator, place, options.batch_size))
+
+
 def default_target(source: Path) -> Path:
     """``name.derained.ext`` beside the source, .mp4 for files that we cannot write; ``name.derained`` for a folder."""
     if source.name in ("", ".."):  # the folder one is in, or the one above
@@ -148,6 +115,7 @@ def default_target(source: Path) -> Path:
 def process(
     source: Path, target: Path | None = None, options: Options | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    loaded: Loaded | None = None, see: See = lambda before, after, turns: None,
 ) -> Result:  # fmt: skip
     """Take the rain out of one video, picture or folder of numbered pictures.
 
@@ -156,6 +124,8 @@ def process(
         target: what to write; `default_target` where None.
         options: the user's choices.
         report: is told of progress after every frame.
+        loaded: what `load` returned for these options; loaded here where None.
+        see: is shown every frame as it was and as it is now, in order.
 
     Raises:
         VderainError: whatever goes wrong; nothing is left under the target's name then.
@@ -170,21 +140,24 @@ def process(
     cv2.setNumThreads(1)  # frames are worked on side by side
     share_one_arena()
     clock = StageClock()
-    restorer = _Restorer(options, clock)
+    restorer = _Restorer(options, clock, loaded or load(options))
     stop = Event()
     with ExitStack() as stack:
         reader = _open(source, options)
         stack.enter_context(reader)
         single = isinstance(reader, PictureReader) and reader.count == 1
         decoded = unless(stop, prefetch(reader.frames(), AHEAD))
-        restored = prefetch(restorer(decoded, quarter_turns(reader), single, _pixels(reader)), AHEAD, stop)
+        turns = quarter_turns(reader)
+        restored = prefetch(restorer(decoded, turns, single, _pixels(reader)), AHEAD, stop)
         stack.enter_context(closing(restored))  # left after the writer, so that an unfinished file is gone at once
         writer = _create(target, reader, options)
         stack.enter_context(writer)
-        total_s, first_s, frames = duration_s(reader), None, 0
-        for frame in restored:
+        total_s, first_s, frames, dry = duration_s(reader), None, 0, 0
+        for done in restored:
+            frame = done.shown
             writer.write(frame)
-            frames += 1
+            see(done.before, done.after, turns)
+            frames, dry = frames + 1, dry + done.dry
             if frames % TRIM_EVERY == 0:
                 give_back_memory()
             now_s = float((frame.pts + frame.duration) * frame.time_base)
@@ -194,30 +167,36 @@ def process(
     stages_s = clock.seconds
     stages_s["video"] = max(0.0, time.process_time() - cpu_s - sum(stages_s.values()))
     return Result(
-        source, target, frames, damage.frames if damage else 0, damage.missing if damage else 0, restorer.dry,
+        source, target, frames, damage.frames if damage else 0, damage.missing if damage else 0, dry,
         tuple(damage.events) if damage else (),
         tuple(getattr(writer, "kept", ())), tuple(getattr(writer, "dropped", ())), restorer.model, restorer.device,
         time.monotonic() - started_s, stages_s,
     )  # fmt: skip
 
 
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A frame as decoded, less its rain, and as it is to be written; dry where it was left as it was for that."""
+
+    before: Frame
+    after: Frame
+    shown: Frame
+    dry: bool = False
+
+
 class _Restorer:
     """Frames to frames less rain, by the options."""
 
-    def __init__(self, options: Options, clock: StageClock) -> None:
+    def __init__(self, options: Options, clock: StageClock, loaded: Loaded | None) -> None:
         self.options, self.clock = options, clock
-        self.model, self.device, self.dry, self._derain = None, "-", 0, None
-        if options.temporal == "only" or options.strength == 0:
-            return
-        checkpoint = load_checkpoint(options.model)
-        place = choose_place(options.device, options.precision)
-        self.model, self.device = checkpoint.name, str(place)
-        self._derain = Derainer(checkpoint.generator, place, options.batch_size)
+        self.model = loaded.name if loaded else None
+        self.device = str(loaded.derainer.place) if loaded else "-"
+        self._derain = loaded.derainer if loaded else None
 
-    def __call__(self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int) -> Iterator[Frame]:
+    def __call__(self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int) -> Iterator[_Done]:
         options, timed = self.options, self.clock.timed
         if options.strength == 0:
-            return map(partial(self._finish, turns=turns), ((frame, frame) for frame in frames))
+            return (self._finish(frame, frame, turns) for frame in frames)
         workers = min(side_by_side(frame_px), options.batch_size or cores())
         still = options.temporal == "off" or single
         if still:
@@ -229,21 +208,18 @@ class _Restorer:
         else:
             derained = self._derain(seen, timed)
             if options.guard:
-                derained = guard(derained, 0 if still else RADIUS, self._note, timed)
+                derained = guard(derained, 0 if still else RADIUS, timed=timed)
             derained = derained if still else steady(derained, options.temporal == "strong", workers, timed)
         return ordered_map(timed("add", partial(self._add, turns=turns)), derained, workers)
 
-    def _note(self, presence: float) -> None:
-        self.dry += presence == 0
-
-    def _add(self, derained: Derained, turns: int) -> Frame:
+    def _add(self, derained: Derained, turns: int) -> _Done:
         frame = derained.window.sight.frame
         residual = np.rot90(derained.residual, -turns).astype(np.float32) * np.float32(self.options.strength)
-        return self._finish((frame, add_residual(frame, residual)), turns)
+        return self._finish(frame, add_residual(frame, residual), turns, derained.presence == 0)
 
-    def _finish(self, pair: tuple[Frame, Frame], turns: int) -> Frame:
-        before, after = pair
-        return compare(before, after, self.options.compare, turns) if self.options.compare else after
+    def _finish(self, before: Frame, after: Frame, turns: int, dry: bool = False) -> _Done:
+        how = self.options.compare
+        return _Done(before, after, compare(before, after, how, turns) if how else after, dry)
 
 
 def _open(source: Path, options: Options) -> Reader:
