@@ -1,14 +1,17 @@
 """What a user can choose for one file: flags enter, checked options leave. Nothing heavy is imported for it."""
 
+import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 
 from vderain.errors import UsageError
-from vderain.model.released import DEFAULT_MODEL
+from vderain.model.released import DEFAULT_MODEL, weights_hash
 from vderain.restore.compare import COMPARISONS, Comparison
 from vderain.restore.temporal import TEMPORAL_MODES, Temporal
 from vderain.video.encoders import EncodeOptions
+
+NOT_OF_THE_RESULT = ("device", "batch_size", "overwrite")  # these change how it is made, not what it is
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +67,22 @@ class Options:
             raise UsageError(f"crf {self.encode.crf:g} is out of range.", "Give 0 to 51, for av1 and vp9 up to 63.")
         if self.rate <= 0:
             raise UsageError("a rate must be above 0.", "Give frames per second, such as 30 or 30000/1001.")
+
+
+def settings(options: Options) -> str:
+    """Whatever of the options changes a result, as JSON that is the same for the same."""
+    facts = {name: value for name, value in asdict(options).items() if name not in NOT_OF_THE_RESULT}
+    return json.dumps(facts, sort_keys=True, default=str)
+
+
+def needs_network(options: Options) -> bool:
+    return options.temporal != "only" and options.strength != 0
+
+
+def weights(options: Options) -> str:
+    """The hash of the weights that the options need; empty where they need none.
+
+    Raises:
+        CheckpointError: there is no such model.
+    """
+    return weights_hash(options.model) if needs_network(options) else ""

@@ -5,14 +5,16 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from threading import Event
 
 import cv2
 import numpy as np
 
+from vderain import __version__
 from vderain.model.checkpoint import load_checkpoint
-from vderain.options import Options
+from vderain.options import Options, needs_network, settings, weights
 from vderain.restore.compare import compare
 from vderain.restore.derain import Derainer
 from vderain.restore.device import choose_place, cores, side_by_side
@@ -32,15 +34,18 @@ from vderain.video.clip import (
     quarter_turns,
 )
 from vderain.video.colour import add_residual
+from vderain.video.fingerprint import fingerprint
 from vderain.video.frame import Frame
 from vderain.video.pictures import PictureReader, PictureWriter, is_pictures
 from vderain.video.reader import VideoReader
+from vderain.video.segments import SEGMENT_FRAMES, SegmentedWriter, SegmentStore
 from vderain.video.streams import CONTAINERS, DEFAULT_SUFFIX
 from vderain.video.writer import VideoWriter
 
 __all__ = ["Loaded", "Options", "Progress", "Result", "See", "default_target", "load", "process"]
 
 TRIM_EVERY = 2  # frames
+CONTEXT = 2 * RADIUS + 1  # frames on each side that a result depends on: of the windows, of the guard, of steadying
 AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
 
 
@@ -95,7 +100,7 @@ def load(options: Options) -> Loaded | None:
         CheckpointError: there is no such model, or it is unusable.
         DeviceError: the device asked for is not there.
     """
-    if options.temporal == "only" or options.strength == 0:
+    if not needs_network(options):
         return None
     checkpoint = load_checkpoint(options.model)
     place = choose_place(options.device, options.precision)
@@ -115,7 +120,8 @@ def default_target(source: Path) -> Path:
 def process(
     source: Path, target: Path | None = None, options: Options | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
-    loaded: Loaded | None = None, see: See = lambda before, after, turns: None,
+    loaded: Loaded | None = None, see: See = lambda before, after, turns: None, resume: Path | None = None,
+    segment_frames: int = SEGMENT_FRAMES,
 ) -> Result:  # fmt: skip
     """Take the rain out of one video, picture or folder of numbered pictures.
 
@@ -126,6 +132,9 @@ def process(
         report: is told of progress after every frame.
         loaded: what `load` returned for these options; loaded here where None.
         see: is shown every frame as it was and as it is now, in order.
+        resume: a file for the encoded pieces of a video that is longer than one of them. Where it has some of the same
+            input and options, the work goes on behind them. It stays, and is the caller's to remove.
+        segment_frames: length of such a piece.
 
     Raises:
         VderainError: whatever goes wrong; nothing is left under the target's name then.
@@ -145,18 +154,29 @@ def process(
     with ExitStack() as stack:
         reader = _open(source, options)
         stack.enter_context(reader)
+        store = _store(resume, reader, target, options, restorer.device, segment_frames)
+        if store is not None:
+            stack.enter_context(store)
+        kept = store.frames if store is not None else 0
+        skipped = max(0, kept - CONTEXT)  # the frames before a joint are looked at, not written
         single = isinstance(reader, PictureReader) and reader.count == 1
-        decoded = unless(stop, prefetch(reader.frames(), AHEAD))
+        decoded = unless(stop, prefetch(islice(reader.frames(), skipped, None), AHEAD))
         turns = quarter_turns(reader)
         restored = prefetch(restorer(decoded, turns, single, _pixels(reader)), AHEAD, stop)
         stack.enter_context(closing(restored))  # left after the writer, so that an unfinished file is gone at once
-        writer = _create(target, reader, options)
+        writer = _create(target, reader, options, store)
         stack.enter_context(writer)
-        total_s, first_s, frames, dry = duration_s(reader), None, 0, 0
-        for done in restored:
+        total_s, frames, dry = duration_s(reader), kept, store.dry if store else 0
+        first_s = float(store.origin_s) if store and store.origin_s is not None else None
+        for number, done in enumerate(restored, skipped):
             frame = done.shown
-            writer.write(frame)
             see(done.before, done.after, turns)
+            if number < kept:
+                continue
+            if isinstance(writer, SegmentedWriter):
+                writer.write(frame, done.dry)
+            else:
+                writer.write(frame)
             frames, dry = frames + 1, dry + done.dry
             if frames % TRIM_EVERY == 0:
                 give_back_memory()
@@ -226,12 +246,26 @@ def _open(source: Path, options: Options) -> Reader:
     return open_clip(source, options.strict, options.start_s, options.duration_s, options.rate)
 
 
-def _create(target: Path, reader: Reader, options: Options) -> Writer:
+def _store(
+    resume: Path | None, reader: Reader, target: Path, options: Options, device: str, segment_frames: int
+) -> SegmentStore | None:
+    """Where pieces are kept; None where nobody wants them, or the whole is not longer than one."""
+    if resume is None or isinstance(reader, PictureReader):
+        return None
+    if reader.info.frames_estimate is not None and reader.info.frames_estimate <= segment_frames:
+        return None
+    facts = (fingerprint(reader.path), settings(options), weights(options), device, target.suffix.lower(), __version__)
+    return SegmentStore(resume, repr(facts), segment_frames)
+
+
+def _create(target: Path, reader: Reader, options: Options, store: SegmentStore | None) -> Writer:
     if isinstance(reader, PictureReader):
         return PictureWriter(target, reader)
     width_px, height_px = reader.info.width_px, reader.info.height_px
     if options.compare == "side":  # beside each other as shown: a clip on its side grows upwards as stored
         width_px, height_px = (width_px, 2 * height_px) if quarter_turns(reader) % 2 else (2 * width_px, height_px)
+    if store is not None:
+        return SegmentedWriter(target, reader, options.encode, (width_px, height_px), store)
     return VideoWriter(target, reader, options.encode, (width_px, height_px))
 
 

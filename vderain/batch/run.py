@@ -1,13 +1,12 @@
 """A run over many files: a plan, a ledger and workers enter; what happens is told, and what came of it leaves."""
 
-import json
 import os
 import shutil
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -19,15 +18,14 @@ from vderain.batch.record import Record
 from vderain.batch.report import write_report
 from vderain.batch.task import Moved, Outcome, Task, Workers, failure
 from vderain.errors import InputError, OutputError, VderainError
-from vderain.model.released import weights_hash
-from vderain.options import Options
+from vderain.options import Options, settings, weights
 from vderain.video.fingerprint import Fingerprint, fingerprint
+from vderain.video.segments import SEGMENT_FRAMES
 
 POLL_S = 0.1
 ELSEWHERE_S = 0.5  # between looks at what another run is doing
 WORK = f"{HIDDEN}/work"
 REPORT = "report"  # folder of pictures beside the page
-NOT_OF_THE_RESULT = ("device", "batch_size", "overwrite")  # these change how, not what
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +35,12 @@ class Manner:
     Attributes:
         retries: further attempts where a worker died, took too long, or failed as it might not again.
         fail_fast: stop at the first file that failed.
+        segment_frames: see `process`.
     """
 
     retries: int = 1
     fail_fast: bool = False
+    segment_frames: int = SEGMENT_FRAMES
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,20 +110,9 @@ class Summary:
     stopped: bool = False
 
 
-def settings_of(options: Options) -> str:
-    """Whatever changes the result, as JSON that is the same for the same."""
-    facts = {name: value for name, value in asdict(options).items() if name not in NOT_OF_THE_RESULT}
-    return json.dumps(facts, sort_keys=True, default=str)
-
-
 def _key(target: str) -> str:
     """A name for a folder that belongs to a result."""
     return sha256(os.fsencode(target)).hexdigest()[:16]
-
-
-def weights_of(options: Options) -> str:
-    """The hash of the weights these options need; empty where they need none."""
-    return "" if options.temporal == "only" or options.strength == 0 else weights_hash(options.model)
 
 
 class Run:
@@ -139,7 +128,7 @@ class Run:
 
     def __init__(self, ledger: Ledger, options: Options, manner: Manner, tell: Tell, stop: Event) -> None:
         self.ledger, self.options, self.manner, self.tell, self.stop = ledger, options, manner, tell, stop
-        self.settings, self.weights = settings_of(options), weights_of(options)
+        self.settings, self.weights = settings(options), weights(options)
         self.summary = Summary()
         self._todo: deque[tuple[Item, Fingerprint]] = deque()
         self._elsewhere: deque[tuple[Item, Fingerprint]] = deque()
@@ -213,10 +202,10 @@ class Run:
         self.summary.seconds = time.monotonic() - self._began_s
         return self.summary
 
-    def report(self, title: str, settings: dict[str, str]) -> Path:
+    def report(self, title: str, told: dict[str, str]) -> Path:
         """Writes the page about everything in the ledger."""
         rows = [record.as_report() for record in self.ledger.records().values()]
-        self.summary.report = write_report(self.outdir, rows, title, settings)
+        self.summary.report = write_report(self.outdir, rows, title, told)
         return self.summary.report
 
     # Inside
@@ -246,7 +235,17 @@ class Run:
         self._clear(item.target)
         key = _key(item.target)
         options = replace(self.options, overwrite=True)  # of the draft; whether the target may be was asked
-        workers.begin(Task(item.target, item.source, self.outdir, f"{WORK}/{key}", f"{REPORT}/{key}", options))
+        workers.begin(
+            Task(
+                item.target,
+                item.source,
+                self.outdir,
+                f"{WORK}/{key}",
+                f"{REPORT}/{key}",
+                options,
+                self.manner.segment_frames,
+            )
+        )
 
     def _clear(self, target: str) -> None:
         """Removes drafts that nobody will finish; what is kept of a file's segments stays."""

@@ -22,6 +22,7 @@ class Task:
         work: folder below OUTDIR for what is not finished.
         moments: folder below OUTDIR for pictures of the rainiest frames.
         options: the user's choices.
+        segment_frames: see `process`.
     """
 
     target: str
@@ -30,6 +31,7 @@ class Task:
     work: str
     moments: str
     options: Options
+    segment_frames: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,10 @@ class Worker:
         options = task.options
         if options.device == "auto":
             options = replace(options, device=self._device)
-        result = process(task.source, draft, options, report, self._model(options), see)
+        store = task.outdir / task.work / "segments.sqlite"
+        result = process(
+            task.source, draft, options, report, self._model(options), see, store, task.segment_frames
+        )  # fmt: skip
         with draft.open("rb+") as file:
             os.fsync(file.fileno())  # or a power cut could leave the name without the file
         moments = keepers[0].save(task.outdir / task.moments, task.outdir) if keepers else ()

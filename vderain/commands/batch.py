@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vderain.commands.flags import Make, options, with_options
-from vderain.commands.screen import STOPPING, Quiet, Verbose, complain, reporting
+from vderain.commands.screen import STOPPING, Quiet, Verbose, complain, given, reporting
 from vderain.errors import OutputError, UsageError, VderainError
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ def batch_command(
     workers: Annotated[int | None, typer.Option(metavar="N", help="Processes. Default: one for each device.")] = None,
     retries: Annotated[int, typer.Option(metavar="N", help="Further attempts where a worker died or hung.")] = 1,
     timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for one attempt at a file.")] = None,
+    segment: Annotated[
+        int | None, typer.Option(metavar="FRAMES", help="Go on from after a crash, in steps of this. Default 300.")
+    ] = None,
     fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first file that fails.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, how long and how large.")] = False,
     options: Make = options,
@@ -57,7 +60,7 @@ def batch_command(
         from vderain.commands.board import board
 
         chosen = options()
-        _check(workers, retries, timeout)
+        _check(workers, retries, timeout, segment)
         selection = Selection(
             tuple(inputs), tuple(include or ()), tuple(exclude or ()), container and f".{container.lower().lstrip('.')}"
         )
@@ -67,7 +70,7 @@ def batch_command(
         with _stopping() as stop, Ledger(output) as ledger, board(quiet, as_json, verbose) as shown:
             for sentence in ledger.said:
                 complain(sentence, "")
-            run = Run(ledger, chosen, Manner(retries, fail_fast), shown.tell, stop)
+            run = Run(ledger, chosen, Manner(retries, fail_fast, **given(segment_frames=segment)), shown.tell, stop)
             run.add(plan.items)
             code = _run(run, chosen.device, workers, timeout, shown, selection)
     raise typer.Exit(1 if code == 0 and any(problem.loses for problem in plan.problems) else code)
@@ -106,7 +109,9 @@ def _in_words(run: "Run", selection: "Selection") -> dict[str, str]:
     }
 
 
-def _check(workers: int | None, retries: int, timeout: float | None) -> None:
+def _check(workers: int | None, retries: int, timeout: float | None, segment: int | None) -> None:
+    if segment is not None and segment < 1:
+        raise UsageError(f"--segment {segment} is out of range.", "Give 1 frame or more.")
     if workers is not None and not 1 <= workers <= 1024:
         raise UsageError(f"--workers {workers} is out of range.", "Give 1 or more.")
     if retries < 0:

@@ -8,6 +8,7 @@ import typer
 
 from vderain.commands.flags import Make, options, with_options
 from vderain.commands.screen import Quiet, Verbose, clock, counted, out, reporting, shown
+from vderain.errors import Interrupted
 
 if TYPE_CHECKING:
     from vderain.process import Result
@@ -22,17 +23,31 @@ def process_command(
         Path | None, typer.Option("-o", "--output", help="Default: INPUT.derained.EXT beside it.")
     ] = None,
     options: Make = options,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Keep what is finished of a long video, and go on from what was kept.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Progress and result as JSON lines on stdout.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
     """Take the rain out of INPUT; everything else of the file stays."""
     with reporting(quiet, verbose):
-        from vderain.process import process
+        from vderain.process import default_target, process
+        from vderain.video.segments import remove
 
-        chosen = options()
-        with shown(source.name, quiet, as_json) as report:
-            result = process(source, output, chosen, report)
+        chosen, target = options(), output or default_target(source)
+        pieces = target.with_name(f".{target.name}.segments") if resume else None
+        try:
+            with shown(source.name, quiet, as_json) as report:
+                result = process(source, target, chosen, report, resume=pieces)
+        except KeyboardInterrupt:
+            if pieces is None or not pieces.exists():
+                raise
+            raise Interrupted(
+                "interrupted: what is finished is kept.", "The same command goes on from there."
+            ) from None
+        if pieces is not None:
+            remove(pieces)
         _tell(result, as_json, quiet)
 
 

@@ -17,6 +17,7 @@ from vderain.errors import OutputError
 from vderain.video.boxes import hidden_boxes
 from vderain.video.encoders import EncodeOptions, add_encoder
 from vderain.video.frame import Frame
+from vderain.video.info import StreamInfo
 from vderain.video.planes import layout_of_planes, nearest_layout, picture_of, with_neutral_chroma
 from vderain.video.reader import VideoReader
 from vderain.video.source import open_input
@@ -113,7 +114,7 @@ class VideoWriter:
         """
         with self._output_errors():
             if not self._started:
-                self._start(frame)
+                self._start(frame.pts * frame.time_base)
             pts = self._note_time(frame)
             self._mux(self._stream.encode(self._picture(frame, pts)))
 
@@ -122,9 +123,7 @@ class VideoWriter:
             str(self._partial.absolute()), "w", format=self._muxer,
             container_options=muxer_options(self._muxer, self._reader), metadata_errors="surrogateescape",
         )  # fmt: skip
-        info = self._reader.info
-        if self._size_px:
-            info = replace(info, width_px=self._size_px[0], height_px=self._size_px[1])
+        info = self._info()
         self._copier = StreamCopier(self._reader.path, info.stream_index)
         self.kept, self.dropped = self._copier.kept, self._copier.dropped
         self.dropped += hidden_boxes(self._reader.path)
@@ -135,6 +134,11 @@ class VideoWriter:
             else:
                 self._copier.add(self._output, stream)
         self._output.metadata.update(lasting(self._copier.source.metadata))
+
+    def _info(self) -> StreamInfo:
+        """The source's stream in the size that will be written."""
+        info = self._reader.info
+        return replace(info, width_px=self._size_px[0], height_px=self._size_px[1]) if self._size_px else info
 
     def _dress(self, source: Any) -> None:
         """What belongs to the video stream besides its pictures: tags, flags, rotation."""
@@ -153,13 +157,16 @@ class VideoWriter:
         info = self._reader.info
         return 1 / info.average_rate if self._muxer == "avi" and info.average_rate else info.time_base
 
-    def _start(self, first: Frame) -> None:
+    def _begin_at(self, first_s: Fraction) -> None:
+        """No container shows pictures before its zero: MP4 hides them, Matroska forgets when they were."""
+        self._shift_s = min(Fraction(0), first_s)
+
+    def _start(self, first_s: Fraction) -> None:
         """Writes the header, now that the first frame has fixed where the cut begins."""
         assert self._output is not None and self._copier is not None
+        self._begin_at(first_s)
         cut = self._reader.cut
-        if first.pts < 0:
-            # No container shows pictures before its zero: MP4 hides them, Matroska forgets when they were.
-            self._shift_s = first.pts * first.time_base
+        if self._shift_s:
             cut = replace(cut, shift_s=cut.shift_s + self._shift_s)
             log.info("'%s' begins before zero: all streams move by %.3f s.", self.target.name, -float(self._shift_s))
         self._output.set_chapters(chapters_in(self._copier.source, cut))
@@ -211,11 +218,7 @@ class VideoWriter:
         assert self._output is not None and self._copier is not None
         if not self._count:
             raise OutputError(f"No frame was written to '{self.target}'.", "Check the input.")
-        packets = self._stream.encode(None)
-        if self._count <= 2 and self._stream.codec_context.name == "libx265":
-            for packet in packets:  # x265 reads its dts from unwritten memory where it saw too few frames to reorder
-                packet.dts = packet.pts
-        self._mux(packets)
+        self._mux(self._flush())
         self._copier.copy_until(self._output, None)
         self._output.close()
         self._verify(self._copier)
@@ -223,6 +226,14 @@ class VideoWriter:
         self._partial.replace(self.target)
         if self.dropped:
             log.warning("'%s' cannot hold: %s.", self.target.name, ", ".join(self.dropped))
+
+    def _flush(self) -> list[Any]:
+        """What is still inside the encoder."""
+        packets: list[Any] = self._stream.encode(None)
+        if self._count <= 2 and self._stream.codec_context.name == "libx265":
+            for packet in packets:  # x265 reads its dts from unwritten memory where it saw too few frames to reorder
+                packet.dts = packet.pts
+        return packets
 
     def _verify(self, copier: StreamCopier) -> None:
         """Reads the packets back, without decoding: as many pictures as were written, at the same instants."""
