@@ -187,7 +187,7 @@ def _walk(
         name = below + entry.name
         if entry.name.startswith("."):
             continue  # macOS leaves ._NAME.MP4 beside each file of a card
-        if entry.is_dir():
+        if _is(Path(entry.path), "dir"):
             if not any(_matches(name, pattern) for pattern in selection.exclude):
                 yield from _walk(Path(entry.path), f"{name}/", selection, problems, above | {here})
         elif selection.takes(name):
@@ -204,16 +204,15 @@ def _matches(name: str, pattern: str) -> bool:
 
 def _check_apart(folder: Path, outdir: Path) -> None:
     """Finds out whether results would be looked at as inputs."""
-    inside, outside = outdir.resolve(), folder.resolve()
-    if inside.is_relative_to(outside):
+    if _real(outdir).is_relative_to(_real(folder)):
         raise UsageError(f"the folder of results {outdir} lies inside the input {folder}.", "Choose one outside of it.")
 
 
 def _check_places(items: list[Item], outdir: Path) -> None:
-    results = outdir.resolve()
+    results = _real(outdir)
     places: dict[str, Item] = {}
     for each in items:
-        if each.source.resolve().is_relative_to(results):
+        if _real(each.source).is_relative_to(results):
             raise UsageError(f"the input {each.source} lies inside the folder of results {outdir}.", "Choose another.")
         other = places.setdefault(each.target, each)
         if other is not each and other.source != each.source:
@@ -222,6 +221,11 @@ def _check_places(items: list[Item], outdir: Path) -> None:
                 "Give the folder above both as one input, or run them with two folders of results.",
             )
     items[:] = places.values()  # a file that was named twice is done once
+
+
+def _real(path: Path) -> Path:
+    """Without links, as far as they lead anywhere."""
+    return Path(os.path.realpath(path))
 
 
 def _is(path: Path, what: str) -> bool:

@@ -57,6 +57,7 @@ class Began:
     """A file was given to a worker."""
 
     item: Item
+    size_bytes: int
     attempt: int
 
 
@@ -231,7 +232,7 @@ class Run:
             self._failed(begun, failure(item.target, error))
             return
         self._begun[item.target] = begun
-        self.tell(Began(item, self._attempts[item.target]))
+        self.tell(Began(item, seen.size_bytes, self._attempts[item.target]))
         self._clear(item.target)
         key = _key(item.target)
         options = replace(self.options, overwrite=True)  # of the draft; whether the target may be was asked

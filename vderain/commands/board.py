@@ -73,7 +73,7 @@ class Board:
 
     @_count.register
     def _(self, told: Began) -> None:
-        self.now[told.item.target] = _Current(told.item.name, told.item.source.stat().st_size)
+        self.now[told.item.target] = _Current(told.item.name, told.size_bytes)
 
     @_count.register
     def _(self, told: Moved) -> None:

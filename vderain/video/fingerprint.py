@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import stat
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,6 +33,8 @@ def fingerprint(path: Path) -> Fingerprint:
         InputError: it cannot be read.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe is to wait for somebody to write
+            raise InputError(f"'{path}' is a pipe or a device.", "Save the video to a file first.")
         with path.open("rb") as file:
             facts = os.fstat(file.fileno())
             ends = hashlib.sha256(file.read(END_BYTES))
