@@ -142,6 +142,11 @@ class _Totals:
         best = [(row, moment) for row in self.rows if (moment := _best(row)) is not None]
         return sorted(best, key=lambda pair: -pair[1].removed)[:SHOWN_FIRST]
 
+    @cached_property
+    def bytes_in(self) -> int:
+        """Of those files that came out."""
+        return sum(row.bytes_in for row in self.rows if row.bytes_out)
+
     def sum(self, field: str) -> float:
         values: list[float] = [getattr(row, field) for row in self.rows]
         return sum(values)
