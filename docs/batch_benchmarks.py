@@ -20,8 +20,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import av
-from clips import Clip, damaged, make
+import av  # noqa: E402
+from clips import Clip, damaged, make  # noqa: E402
 
 # x264's macroblock tree reads memory that it never wrote; without it the same pictures make the same bytes.
 REPEATABLE = ("--encoder-opt", "x264-params=mbtree=0")
@@ -130,7 +130,8 @@ def kills(folder: Path, options: argparse.Namespace) -> str:
         make(card / f"{number}.mp4", Clip(frames=frames, size=(160, 96), audio="aac"))
     flags = (*REPEATABLE, "--model", tiny(folder), "--segment", 40, "--precision", "fp32", "--temporal", "light")
     began_s = time.monotonic()
-    assert batch(card, "-o", folder / "undisturbed", *flags).returncode == 0
+    done = batch(card, "-o", folder / "undisturbed", *flags)
+    assert done.returncode == 0, done.stderr
     takes_s = time.monotonic() - began_s
     killed = rounds = twice = differ = in_a_file = 0
     while killed < options.kills:

@@ -12,7 +12,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -102,20 +102,11 @@ class Ledger:
 
     def is_done(self, record: Record | None, seen: Fingerprint, settings: str, weights: str) -> bool:
         """Whether a result is there, is ours, and is of this source with these settings and weights."""
-        return (
-            record is not None
-            and record.state == "done"
-            and record.print == seen
-            and (record.settings, record.weights) == (settings, weights)
-            and self.is_ours(record)
-        )
+        return is_done(self.outdir, record, seen, settings, weights)
 
     def is_ours(self, record: Record) -> bool:
         """Whether what lies under the target's name is what was written there."""
-        with suppress(OSError):
-            facts = (self.outdir / record.target).stat()
-            return (facts.st_size, facts.st_mtime_ns) == (record.bytes_out, record.mtime_out_ns)
-        return False
+        return is_ours(self.outdir, record)
 
     # Who does what
 
@@ -321,6 +312,39 @@ class Ledger:
             for record in there:
                 self._put(record)
         return f"and a new one was made from the {len(there)} results that are noted in the journal and still there"
+
+
+def is_done(outdir: Path, record: Record | None, seen: Fingerprint, settings: str, weights: str) -> bool:
+    """See `Ledger.is_done`."""
+    return (
+        record is not None
+        and record.state == "done"
+        and record.print == seen
+        and (record.settings, record.weights) == (settings, weights)
+        and is_ours(outdir, record)
+    )
+
+
+def is_ours(outdir: Path, record: Record) -> bool:
+    """See `Ledger.is_ours`."""
+    with suppress(OSError):
+        facts = (outdir / record.target).stat()
+        return (facts.st_size, facts.st_mtime_ns) == (record.bytes_out, record.mtime_out_ns)
+    return False
+
+
+def peek(outdir: Path) -> dict[str, Record]:
+    """What the ledger of a folder knows, without touching anything; nothing where there is none that can be read."""
+    path = outdir / NAME
+    if not path.exists():
+        return {}
+    try:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=WAIT_S)) as db:
+            db.row_factory, db.text_factory = sqlite3.Row, os.fsdecode
+            _check(db)
+            return {row["target"]: Record.from_row(dict(row)) for row in db.execute("SELECT * FROM files ORDER BY id")}
+    except (sqlite3.Error, ValueError):
+        return {}
 
 
 class _Foreign(sqlite3.DatabaseError):

@@ -91,6 +91,11 @@ class Plan:
     items: list[Item] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 
+    @property
+    def incomplete(self) -> bool:
+        """Whether files may be missing."""
+        return any(problem.loses for problem in self.problems)
+
 
 def make_plan(selection: Selection, outdir: Path) -> Plan:
     """Looks for all files that are meant.
@@ -104,6 +109,17 @@ def make_plan(selection: Selection, outdir: Path) -> Plan:
             plan.items.append(item(name, source, selection))
     _check_places(plan.items, outdir)
     return plan
+
+
+def roots(selection: Selection) -> list[Path]:
+    """The folders in which files that are meant can appear."""
+    found = []
+    for given in selection.inputs:
+        path = Path(given)
+        if not _is(path, "exists") and WILD.search(given):
+            path = _split(given)[0]
+        found.append(path if _is(path, "dir") else path.parent)
+    return found
 
 
 def item(name: str, source: Path, selection: Selection) -> Item:
@@ -140,9 +156,7 @@ def _found(given: str, selection: Selection, outdir: Path, problems: list[Proble
 
 def _globbed(given: str, selection: Selection, outdir: Path, problems: list[Problem]) -> Iterator[tuple[str, Path]]:
     """Places are kept from the first part of the pattern on that has a wildcard."""
-    parts = Path(given).parts
-    first = next(number for number, part in enumerate(parts) if WILD.search(part))
-    root, pattern = Path(*parts[:first]), str(Path(*parts[first:]))
+    root, pattern = _split(given)
     found = sorted(glob.glob(pattern, root_dir=root, recursive=True), key=natural_key)  # noqa: PTH207
     if not found:
         raise UsageError(f"nothing matches {given}.", "Check the pattern, and quote it.")
@@ -157,6 +171,13 @@ def _globbed(given: str, selection: Selection, outdir: Path, problems: list[Prob
             selection.takes(posix) or PurePosixPath(pattern).suffix not in ("", ".*")
         ):
             yield posix, path.absolute()
+
+
+def _split(given: str) -> tuple[Path, str]:
+    """A pattern's folder, and the rest of it."""
+    parts = Path(given).parts
+    first = next(number for number, part in enumerate(parts) if WILD.search(part))
+    return Path(*parts[:first]), str(Path(*parts[first:]))
 
 
 def _walk(

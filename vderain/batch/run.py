@@ -17,10 +17,11 @@ from vderain.batch.plan import Item
 from vderain.batch.record import Record
 from vderain.batch.report import write_report
 from vderain.batch.task import Moved, Outcome, Task, Workers, failure
-from vderain.errors import InputError, OutputError, VderainError
+from vderain.errors import InputError, OutputError, UsageError, VderainError
 from vderain.options import Options, settings, weights
 from vderain.video.fingerprint import Fingerprint, fingerprint
 from vderain.video.segments import SEGMENT_FRAMES
+from vderain.video.target import SIZE_FACTOR
 
 POLL_S = 0.1
 ELSEWHERE_S = 0.5  # between looks at what another run is doing
@@ -167,14 +168,18 @@ class Run:
         skipped = len(items) - len(fresh)
         self.tell(Planned(tuple(item for item, _ in fresh), sum(seen.size_bytes for _, seen in fresh), skipped))
 
-    def work(self, workers: Workers, more: Callable[[], Iterable[Item] | None] = lambda: None) -> None:
+    def work(
+        self, workers: Workers, more: Callable[[], Iterable[Item] | None] = lambda: None,
+        rest: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
         """Does what is to be done.
 
         Args:
             workers: who does it.
             more: looked at again and again: further files, or None where no more will come.
+            rest: called whenever all is done and more may come.
         """
-        coming = True
+        coming = worked = True
         while not self.stop.is_set():
             if coming:
                 found = more()
@@ -184,12 +189,31 @@ class Run:
             self._begin(workers)
             if not (self._begun or self._todo or self._elsewhere or coming):
                 break
+            if self._begun:
+                worked = True
+            elif worked and not self._todo:
+                worked = False
+                rest()
             for happened in workers.happened(POLL_S):
                 self._take(happened)
             if self.manner.fail_fast and self.summary.failed:
                 break
             self._look_elsewhere()
             self.ledger.sign()
+
+    def check_space(self) -> None:
+        """Finds out before any work whether the results will find room.
+
+        Raises:
+            VderainError: they would not.
+        """
+        need_bytes = SIZE_FACTOR * sum(seen.size_bytes for _, seen in self._todo)
+        free_bytes = shutil.disk_usage(self.outdir).free
+        if free_bytes < need_bytes:
+            raise VderainError(
+                f"{self.outdir} has {free_bytes / 1e9:.1f} GB free, and about {need_bytes / 1e9:.1f} GB are needed.",
+                "Free some space, choose another folder with -o, or begin with some of the files (--include).",
+            )
 
     def close(self, workers: Workers | None = None) -> Summary:
         """Stops, gives back what is not finished, and sums up; the page is `Run.report`."""
@@ -215,6 +239,9 @@ class Run:
         """Gives work to whoever has none."""
         while self._todo and workers.idle and not self.stop.is_set():
             item, seen = self._todo.popleft()
+            if item.target in self._begun:  # it changed while it is worked on
+                self._elsewhere.append((item, seen))
+                break
             claim = self.ledger.claim(item, seen, self.settings, self.weights)
             if claim == "busy":
                 self._elsewhere.append((item, seen))
@@ -283,6 +310,9 @@ class Run:
             self.tell(happened)
             return
         del self._begun[happened.target]
+        if happened.hopeless:
+            self.ledger.free(happened.target)
+            raise UsageError(happened.error, happened.cure)
         for text in happened.said:
             self.tell(Said(happened.target, text))
         if not happened.error:
@@ -310,6 +340,7 @@ class Run:
             return
         shutil.rmtree(draft.parent.parent, ignore_errors=True)
         self.summary.done.append(record)
+        self.summary.failed = [other for other in self.summary.failed if other.target != record.target]
         self.tell(Ended(record))
 
     def _failed(self, begun: "_Begun", outcome: Outcome) -> None:

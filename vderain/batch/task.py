@@ -55,6 +55,7 @@ class Outcome:
         said: warnings on the way.
         error, cure, exit_code: of a failure.
         again: whether another attempt may end otherwise.
+        hopeless: whether all other files would fail for it, too: there is no such model, no such device.
     """
 
     target: str
@@ -75,6 +76,7 @@ class Outcome:
     cure: str = ""
     exit_code: int = 0
     again: bool = False
+    hopeless: bool = False
 
 
 def failure(target: str, error: VderainError, again: bool = False) -> Outcome:

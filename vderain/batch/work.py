@@ -44,9 +44,16 @@ class Worker:
             task: what to do.
             tell: is told how far the task is, a few times a second.
         """
+        options = task.options
+        if options.device == "auto":
+            options = replace(options, device=self._device)
+        try:
+            loaded = self._model(options)
+        except VderainError as error:
+            return replace(failure(task.target, error), hopeless=True)
         with _Listening() as said:
             try:
-                outcome = self._done(task, tell)
+                outcome = self._done(replace(task, options=options), loaded, tell)
             except VderainError as error:
                 # what a file is does not change; what was unforeseen, and a device's memory, may
                 outcome = failure(task.target, error, type(error) in (VderainError, DeviceError))
@@ -60,7 +67,7 @@ class Worker:
                 outcome = failure(task.target, VderainError(f"an error in vderain itself: {reason}.", cure), again=True)
         return replace(outcome, said=tuple(said))
 
-    def _done(self, task: Task, tell: Tell) -> Outcome:
+    def _done(self, task: Task, loaded: Loaded | None, tell: Tell) -> Outcome:
         folder = task.outdir / task.work / uuid.uuid4().hex[:8]  # its own: a worker given up for dead may still write
         try:
             folder.mkdir(parents=True)
@@ -68,12 +75,12 @@ class Worker:
             raise OutputError(f"{folder} cannot be made ({error.strerror}).", "Check the disk.") from error
         draft = folder / Path(task.target).name
         try:
-            return self._processed(task, draft, tell)
+            return self._processed(task, draft, loaded, tell)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
 
-    def _processed(self, task: Task, draft: Path, tell: Tell) -> Outcome:
+    def _processed(self, task: Task, draft: Path, loaded: Loaded | None, tell: Tell) -> Outcome:
         keepers: list[MomentKeeper] = []
         last = Progress(0, 0.0, None)
         told_s = 0.0
@@ -90,12 +97,9 @@ class Worker:
                 told_s = now_s
                 tell(task.target, progress)
 
-        options = task.options
-        if options.device == "auto":
-            options = replace(options, device=self._device)
         store = task.outdir / task.work / "segments.sqlite"
         result = process(
-            task.source, draft, options, report, self._model(options), see, store, task.segment_frames
+            task.source, draft, task.options, report, loaded, see, store, task.segment_frames
         )  # fmt: skip
         with draft.open("rb+") as file:
             os.fsync(file.fileno())  # or a power cut could leave the name without the file

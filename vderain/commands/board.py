@@ -251,7 +251,7 @@ def _by_camera(records: list[Record]) -> Table:
     from rich import box
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for number, name in enumerate(("", "done", "failed", "frames", "bridged", "dry", "plays", "took", "in", "out")):
+    for number, name in enumerate(("", "done", "failed", "frames", "bridged", "dry", "plays", "in", "out")):
         table.add_column(name, justify="right" if number else "left")
     families = sorted({record.family for record in records})
     for family in families:
@@ -266,6 +266,6 @@ def _sums(records: list[Record]) -> list[str]:
     return [
         str(len(done)), str(len(records) - len(done)), str(sum(r.frames for r in done)),
         str(sum(r.repeated + r.missing for r in done)), str(sum(r.dry for r in done)),
-        clock(sum(r.media_s for r in done)), clock(sum(r.seconds for r in records)),
+        clock(sum(r.media_s for r in done)),
         f"{sum(r.size_bytes for r in done) / 1e6:.1f} MB", f"{sum(r.bytes_out for r in done) / 1e6:.1f} MB",
     ]  # fmt: skip

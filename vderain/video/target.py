@@ -10,7 +10,7 @@ from vderain.video.reader import VideoReader
 from vderain.video.source import open_input
 from vderain.video.streams import DISK_ERRORS
 
-_SIZE_FACTOR = 1.3  # of the source: the output at the default quality is rarely larger
+SIZE_FACTOR = 1.3  # of the source: the output at the default quality is rarely larger
 _INT32_MAX = 2**31 - 1
 _MP4_SCALE = 1000  # units a second of a movie's own clock, as most programs write it
 _MP4_LIKE = ("mp4", "mov")
@@ -46,7 +46,7 @@ def check_target(target: Path, reader: VideoReader) -> None:
         raise OutputError(f"'{folder}' may not be written to.", "Choose another folder for the output.")
     if target.exists() and target.samefile(reader.path):
         raise UsageError(f"'{target}' is the input itself.", "Choose another name for the output.")
-    need_bytes = int(reader.path.stat().st_size * reader.share * _SIZE_FACTOR)
+    need_bytes = int(reader.path.stat().st_size * reader.share * SIZE_FACTOR)
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < need_bytes:
         raise OutputError(
