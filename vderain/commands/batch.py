@@ -1,6 +1,7 @@
 """`vderain batch`: files and folders enter, how each of them fared is said."""
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from vderain.commands.board import Board
 
 INTERRUPTED = 130
+PLACE = re.compile(r"ray(://[^/:]+(:\d+)?)?")
 
 
 @with_options
@@ -53,6 +55,9 @@ def batch_command(
     settle: Annotated[
         float | None, typer.Option(metavar="S", help="A file at rest for so long is complete. Default 5.")
     ] = None,
+    on: Annotated[
+        str | None, typer.Option(metavar="ray[://HOST:PORT]", help="Work on a Ray cluster instead of here.")
+    ] = None,
     options: Make = options,
     as_json: Annotated[bool, typer.Option("--json", help="What happens as JSON lines on stdout.")] = False,
     quiet: Quiet = False,
@@ -67,6 +72,8 @@ def batch_command(
 
         chosen = options()
         _check(workers, retries, timeout, segment, settle)
+        if on is not None and not PLACE.fullmatch(on):
+            raise UsageError(f"--on {on} is no place to work.", "Give ray, or ray://HOST:PORT of a cluster's head.")
         selection = Selection(
             tuple(inputs), tuple(include or ()), tuple(exclude or ()), container and f".{container.lower().lstrip('.')}"
         )
@@ -82,7 +89,7 @@ def batch_command(
             for sentence in ledger.said:
                 complain(sentence, "")
             run = Run(ledger, chosen, Manner(retries, fail_fast, **given(segment_frames=segment)), shown.tell, stop)
-            crew = partial(_crew, chosen.device, workers, timeout)
+            crew = partial(_crew, on, chosen.device, workers, timeout, retries)
             if watch:
                 from vderain.batch.watch import SETTLE_S, Watcher
 
@@ -119,7 +126,11 @@ def _run(
     return INTERRUPTED if summary.stopped else 1 if summary.failed else 0
 
 
-def _crew(device: str, count: int | None, timeout: float | None) -> "Workers":
+def _crew(on: str | None, device: str, count: int | None, timeout: float | None, retries: int) -> "Workers":
+    if on is not None:
+        from vderain.batch.on_ray import RayWorkers
+
+        return RayWorkers(on, count, device, timeout, retries)
     from vderain.batch.pool import LocalWorkers
 
     return LocalWorkers(count, device, timeout)
