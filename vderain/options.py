@@ -31,6 +31,7 @@ class Options:
         start_s, duration_s: the part to process, in seconds; None is the beginning, or the rest.
         rate: frames a second of a folder of pictures.
         guard: leave frames of dry scenes as they are, to the bit; see `restore.guard`.
+        auto: look first when it rains in a video, and run nothing over dry spells; see `restore.spells`.
         gpx: write the camera's GPS track beside the video, as ``.gpx``.
         container: file suffix of the output without its dot; must be that of the target, where one is given.
         compare: ``side`` or ``split`` shows before and after in one picture.
@@ -49,6 +50,7 @@ class Options:
     duration_s: float | None = None
     rate: Fraction = Fraction(30)
     guard: bool = True
+    auto: bool = False
     gpx: bool = False
     container: str | None = None
     compare: Comparison | None = None

@@ -23,6 +23,7 @@ from vderain.restore.device import choose_place, cores, side_by_side
 from vderain.restore.gate import Gate, by_gate
 from vderain.restore.guard import guard
 from vderain.restore.parallel import StageClock, give_back_memory, ordered_map, prefetch, tame_allocator, unless
+from vderain.restore.spells import Spell, by_spell, spells, survey
 from vderain.restore.steady import steady
 from vderain.restore.temporal import RADIUS, Derained, alone, windows
 from vderain.video.clip import (
@@ -71,6 +72,7 @@ class Result:
         model: name of the generator, or None where none ran.
         device: where it ran, in words, or "-".
         seconds: wall-clock time.
+        spells: of rain and of dry weather, where `Options.auto` looked for them.
         stages_s: processor seconds of each stage.
     """
 
@@ -88,6 +90,7 @@ class Result:
     model: str | None
     device: str
     seconds: float
+    spells: tuple[Spell, ...] = ()
     stages_s: dict[str, float] = field(default_factory=dict)
 
 
@@ -174,9 +177,10 @@ def process(
         kept = store.frames if store is not None else 0
         skipped = max(0, kept - CONTEXT)  # the frames before a joint are looked at, not written
         single = isinstance(reader, PictureReader) and reader.count == 1
-        decoded = unless(stop, prefetch(islice(reader.frames(), skipped, None), AHEAD))
         turns = quarter_turns(reader)
-        restored = prefetch(restorer(decoded, turns, single, _pixels(reader)), AHEAD, stop)
+        weather = _weather(source, options, restorer, turns)
+        decoded = unless(stop, prefetch(islice(reader.frames(), skipped, None), AHEAD))
+        restored = prefetch(restorer(decoded, turns, single, _pixels(reader), weather, skipped), AHEAD, stop)
         stack.enter_context(closing(restored))  # left after the writer, so that an unfinished file is gone at once
         gpx = stack.enter_context(_track(target, reader, options))
         writer = _create(target, reader, options, store)
@@ -206,7 +210,7 @@ def process(
         tuple(damage.events) if damage else (),
         tuple(getattr(writer, "kept", ())), tuple(getattr(writer, "dropped", ())),
         (*getattr(reader, "changed", ()), *getattr(writer, "changed", ())), gpx, restorer.model, restorer.device,
-        time.monotonic() - started_s, stages_s,
+        time.monotonic() - started_s, tuple(weather or ()), stages_s,
     )  # fmt: skip
 
 
@@ -227,22 +231,32 @@ class _Restorer:
         self.options, self.clock = options, clock
         self.model = loaded.name if loaded else None
         self.device = str(loaded.derainer.place) if loaded else "-"
-        self._derain = loaded.derainer if loaded else None
+        self.derain = loaded.derainer if loaded else None
 
-    def __call__(self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int) -> Iterator[_Done]:
+    def __call__(
+        self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int, weather: list[Spell] | None, first: int
+    ) -> Iterator[_Done]:
+        if self.options.strength == 0:
+            yield from (self._finish(frame, frame, turns) for frame in frames)
+        elif weather is None:
+            yield from self._restored(frames, turns, single, frame_px)
+        else:
+            for rainy, spell in by_spell(frames, weather, first):
+                dry = (self._finish(frame, frame, turns, dry=True) for frame in spell)
+                yield from self._restored(spell, turns, single, frame_px) if rainy else dry
+
+    def _restored(self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int) -> Iterator[_Done]:
         options, timed = self.options, self.clock.timed
-        if options.strength == 0:
-            return (self._finish(frame, frame, turns) for frame in frames)
         workers = min(side_by_side(frame_px), options.batch_size or cores())
         still = options.temporal == "off" or single
         if still:
             seen = ordered_map(timed("align", partial(alone, turns=turns)), frames, workers)
         else:
             seen = windows(frames, workers, turns, timed, keep_motions=options.temporal == "light")
-        if self._derain is None:
+        if self.derain is None:
             derained = ordered_map(timed("gate", partial(by_gate, gate=Gate())), seen, workers)
         else:
-            derained = self._derain(seen, timed)
+            derained = self.derain(seen, timed)
             if options.guard:
                 derained = guard(derained, 0 if still else RADIUS, timed=timed)
             derained = derained if still else steady(derained, options.temporal == "strong", workers, timed)
@@ -260,6 +274,14 @@ class _Restorer:
 
 def _open(source: Path, options: Options) -> Reader:
     return open_clip(source, options.strict, options.start_s, options.duration_s, options.rate)
+
+
+def _weather(source: Path, options: Options, restorer: _Restorer, turns: int) -> list[Spell] | None:
+    """A first reading of the clip, for when it rains; None where nobody asked, or nothing can tell."""
+    if not options.auto or restorer.derain is None or is_pictures(source):
+        return None
+    with _open(source, options) as reader:
+        return spells(survey(reader.frames(), restorer.derain, turns))
 
 
 def _check_container(source: Path, target: Path | None, container: str | None) -> None:

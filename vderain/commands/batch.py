@@ -6,6 +6,7 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
@@ -40,9 +41,6 @@ def batch_command(
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Leave out such files and folders; repeatable.")
     ] = None,
-    container: Annotated[
-        str | None, typer.Option(metavar=".EXT", help="Of the results. Default: that of each input.")
-    ] = None,
     workers: Annotated[int | None, typer.Option(metavar="N", help="Processes. Default: one for each device.")] = None,
     retries: Annotated[int, typer.Option(metavar="N", help="Further attempts where a worker died or hung.")] = 1,
     timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for one attempt at a file.")] = None,
@@ -74,9 +72,9 @@ def batch_command(
         _check(workers, retries, timeout, segment, settle)
         if on is not None and not PLACE.fullmatch(on):
             raise UsageError(f"--on {on} is no place to work.", "Give ray, or ray://HOST:PORT of a cluster's head.")
-        selection = Selection(
-            tuple(inputs), tuple(include or ()), tuple(exclude or ()), container and f".{container.lower().lstrip('.')}"
-        )
+        suffix = f".{chosen.container}" if chosen.container else None
+        selection = Selection(tuple(inputs), tuple(include or ()), tuple(exclude or ()), suffix)
+        chosen = replace(chosen, container=None)  # the plan names every result; pictures stay pictures
         plan = make_plan(selection, output)
         _check_found(plan, watch)
         if dry_run:

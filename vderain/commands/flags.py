@@ -68,6 +68,9 @@ def options(
         bool | None,
         typer.Option("--guard/--no-guard", help="Leave dry scenes untouched. Default: on.", show_default=False),
     ] = None,
+    auto: Annotated[
+        bool, typer.Option("--auto", help="Look first when it rains, and leave dry spells alone: faster.")
+    ] = False,
     container: Annotated[
         str | None, typer.Option(help="mp4, mov, mkv, webm ... Default: that of INPUT, or of -o.")
     ] = None,
@@ -89,7 +92,7 @@ def options(
     chosen = given(codec=codec, crf=crf, preset=preset, encoder_opts=_pairs(encoder_opt))
     encode = EncodeOptions(lossless=lossless, **chosen)
     return Options(
-        encode=encode, gpx=gpx, compare=compare, overwrite=overwrite, strict=strict,  # type: ignore[arg-type]
+        encode=encode, auto=auto, gpx=gpx, compare=compare, overwrite=overwrite, strict=strict,  # type: ignore[arg-type]
         **given(
             model=model, strength=strength, temporal=temporal, device=device, precision=precision,
             batch_size=batch_size, start_s=start, duration_s=duration, rate=_fraction(rate), guard=guard,

@@ -69,5 +69,9 @@ def _tell(result: "Result", as_json: bool, quiet: bool) -> None:
         f"{result.target}: {counted(result.frames, 'frame')}{damage} in {clock(result.seconds)} "
         f"({rate:.1f} frames/s, {model})", markup=False,
     )  # fmt: skip
+    for spell, end_s in zip(result.spells, (*(s.begin_s for s in result.spells[1:]), None), strict=True):
+        until = "the end" if end_s is None else clock(end_s)
+        weather = "rain" if spell.rainy else "dry, left as it was"
+        out.print(f"  {clock(spell.begin_s)} to {until}: {weather} (presence {spell.presence:.2f})", markup=False)
     if result.gpx:
         out.print(f"{result.gpx}: GPS track", markup=False)
