@@ -178,7 +178,7 @@ def process(
         skipped = max(0, kept - CONTEXT)  # the frames before a joint are looked at, not written
         single = isinstance(reader, PictureReader) and reader.count == 1
         turns = quarter_turns(reader)
-        weather = _weather(source, options, restorer, turns)
+        weather = None if single else _weather(source, options, restorer, turns)
         decoded = unless(stop, prefetch(islice(reader.frames(), skipped, None), AHEAD))
         restored = prefetch(restorer(decoded, turns, single, _pixels(reader), weather, skipped), AHEAD, stop)
         stack.enter_context(closing(restored))  # left after the writer, so that an unfinished file is gone at once
@@ -278,7 +278,7 @@ def _open(source: Path, options: Options) -> Reader:
 
 def _weather(source: Path, options: Options, restorer: _Restorer, turns: int) -> list[Spell] | None:
     """A first reading of the clip, for when it rains; None where nobody asked, or nothing can tell."""
-    if not options.auto or restorer.derain is None or is_pictures(source):
+    if not options.auto or restorer.derain is None:
         return None
     with _open(source, options) as reader:
         return spells(survey(reader.frames(), restorer.derain, turns))

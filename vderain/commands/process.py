@@ -1,6 +1,7 @@
 """`vderain process`: flags to options, and the closing line."""
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +56,7 @@ def process_command(
 def _tell(result: "Result", as_json: bool, quiet: bool) -> None:
     """The closing line."""
     if as_json:
-        facts = {name: getattr(result, name) for name in result.__slots__}
+        facts = asdict(result)
         out.print(json.dumps({"event": "done"} | facts, default=str), markup=False)
         return
     if quiet:

@@ -6,7 +6,7 @@ begin at a faint one: between the two thresholds it goes on as it was.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby, islice, pairwise
 
 from vderain.restore.derain import Derainer
 from vderain.restore.guard import darkening, rain_presence
@@ -90,7 +90,7 @@ def spells(looks: list[Look]) -> list[Spell]:
     ends at the first dry look after the last that was not.
     """
     rainy = _by_hysteresis([look.presence for look in looks])
-    wide = [now or after for now, after in zip(rainy, [*rainy[1:], False], strict=True)]
+    wide = [*(now or after for now, after in pairwise(rainy)), *rainy[-1:]]
     found: list[Spell] = []
     for is_rainy, group in groupby(zip(looks, wide, strict=True), key=lambda pair: pair[1]):
         inside = [look for look, _ in group]

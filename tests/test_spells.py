@@ -1,0 +1,94 @@
+"""Rain is found where it rains, with `--auto`, and dry spells stay as they are."""
+
+import json
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from vderain.restore.spells import BEGINS, ENDS, Look, by_spell, is_rainy, spells
+
+SAMPLES = Path(__file__).parents[1] / "samples"
+
+
+def looks(*presences: float) -> list[Look]:
+    return [Look(30 * second + 2, second + 2 / 30, presence) for second, presence in enumerate(presences)]
+
+
+def weather(*presences: float) -> str:
+    """One letter a second: what frame 30 n + 15 is in."""
+    found = spells(looks(*presences))
+    return "".join("r" if is_rainy(found, 30 * n + 15) else "d" for n in range(len(presences)))
+
+
+def test_rain_is_taken_from_the_look_before_it_was_seen() -> None:
+    assert weather(0, 0, 0, 1, 1, 1) == "ddrrrr"
+
+
+def test_a_wiper_does_not_end_a_spell_and_a_dry_stretch_does() -> None:
+    assert weather(1, 1, 0, 1, 1) == "rrrrr"
+    assert weather(1, 1, 0, 0, 0, 0, 0) == "rrrrddd"
+
+
+def test_between_the_thresholds_weather_stays_as_it_was() -> None:
+    middle = (BEGINS + ENDS) / 2
+    assert weather(0, middle, middle, middle, middle) == "ddddd"
+    assert weather(1, middle, middle, middle, middle) == "rrrrr"
+
+
+def test_without_a_look_nothing_is_rain() -> None:
+    assert spells([]) == []
+    assert not is_rainy([], 0)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.05, 0.3, 0.7, 1.0]), min_size=1, max_size=40), st.integers(0, 50))
+def test_every_frame_is_in_one_spell_and_spells_take_turns(presences: list[float], first: int) -> None:
+    found = spells(looks(*presences))
+    assert found[0].first == 0
+    assert all(a.first < b.first and a.rainy != b.rainy for a, b in pairwise(found))
+    numbers = list(range(first, 30 * len(presences)))
+    taken = [(rainy, list(frames)) for rainy, frames in by_spell(numbers, found, first)]  # type: ignore[arg-type]
+    assert [frame for _, frames in taken for frame in frames] == numbers
+    assert all(is_rainy(found, int(frame)) == rainy for rainy, frames in taken for frame in frames)  # type: ignore[call-overload]
+
+
+@pytest.fixture(scope="module")
+def changeable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder: four seconds of the dry sample, then two of the rainy one, at 12 pictures a second."""
+    folder = tmp_path_factory.mktemp("changeable") / "weather"
+    folder.mkdir()
+    number = 0
+    for name, seconds in (("driving_dry.mp4", 4), ("driving_rain.mp4", 2)):
+        video = cv2.VideoCapture(str(SAMPLES / name))
+        for _ in range(12 * seconds):
+            there, picture = video.read()
+            assert there
+            cv2.imwrite(str(folder / f"{number:04}.png"), picture[80:260, 160:480])
+            number += 1
+    return folder
+
+
+def test_dry_spells_are_left_to_the_bit_and_rainy_ones_are_not(
+    changeable: Path, tmp_path: Path, vderain: Callable[..., Result]
+) -> None:
+    target = tmp_path / "out"
+    done = vderain("process", changeable, "-o", target, "--auto", "--rate", "12", "--json")
+    assert done.exit_code == 0, done.output
+    result = json.loads(done.stdout.splitlines()[-1])
+    assert [spell["rainy"] for spell in result["spells"]] == [False, True]
+    begins = result["spells"][1]["first"]
+    assert 36 <= begins <= 48  # at most a look before the rain
+    assert result["spells"][0]["presence"] < ENDS < BEGINS < result["spells"][1]["presence"]
+    changed = [
+        not np.array_equal(cv2.imread(str(target / f"{n:04}.png")), cv2.imread(str(changeable / f"{n:04}.png")))
+        for n in range(72)
+    ]
+    assert not any(changed[:begins])
+    assert all(changed[50:])
+    assert result["dry"] >= begins
