@@ -22,9 +22,11 @@ import torch
 from numpy.typing import NDArray
 
 from vderain.model.checkpoint import DEFAULT_MODEL
-from vderain.process import Options, Progress, Result, process
+from vderain.process import Options, Progress, Result, load, process
 from vderain.rain.composite import Light, rain_onto
 from vderain.rain.streaks import draw_style, streak_opacity
+from vderain.restore.spells import is_rainy, spells, survey
+from vderain.video.clip import open_clip
 from vderain.video.encoders import EncodeOptions
 
 SAMPLES = Path(__file__).parent.parent / "samples"
@@ -34,7 +36,7 @@ SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # Wang et al., IEEE TIP
 RAIN_SEED = 5
 LOSSLESS = EncodeOptions(codec="ffv1")
 SHOWN = ("temporal", "strength")  # on stderr, while it goes on
-SECTIONS = ("rain", "clear", "exact", "resources")
+SECTIONS = ("rain", "clear", "exact", "weather", "resources")
 
 Picture = NDArray[np.uint8]  # (H, W, 3) BGR
 Luma = NDArray[np.float64]  # (H, W), 16..235
@@ -61,6 +63,8 @@ def main() -> None:
         bench.clear()
     if "exact" in chosen:
         bench.exact()
+    if "weather" in chosen:
+        bench.weather()
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,32 @@ class Bench:
         self._process(source, target, strength=0.0, encode=LOSSLESS)
         same = all(np.array_equal(a, b) for a, b in zip(_planes(source), _planes(target), strict=True))
         print(f"\n`--strength 0 --codec ffv1`: all planes {'bit-identical' if same else 'DIFFER'}")
+
+    def weather(self) -> None:
+        """What `--auto` takes for rain and for dry weather, beside what it is."""
+        print("\n| clip | it is | frames | judged otherwise | lowest and highest presence |")
+        print("|---|---|--:|--:|--:|")
+        clips = [("own sample", SAMPLES / "driving_rain.mp4", True), ("own sample", SAMPLES / "driving_dry.mp4", False)]
+        if self.data:
+            street = self.data / "clear_clips/street.mp4"
+            clips += [("NTURain a1", self.data / f"ntu_a1/{kind}", kind == "rain") for kind in ("rain", "clear")]
+            clips += [("street.mp4", street, False)]
+            clips += [(f"street.mp4, every {n}th frame", self._every(street, n), False) for n in (4, 8)]
+            clips += [("street.mp4, rain by us, every 4th frame", self._rained_on(street, 4)[0], True)]
+            clips += [(f"real: {path.name}", path, True) for path in sorted((self.data.parent / "real").iterdir())
+                      if path.is_dir() or path.suffix == ".mp4"]  # fmt: skip
+        loaded = load(Options(model=self.model))
+        assert loaded is not None
+        for name, source, rains in clips:
+            with open_clip(source) as reader:
+                seen = list(islice(reader.frames(), self.limit))
+            looks = survey(seen, loaded.derainer)
+            found = spells(looks)
+            wrong = sum(is_rainy(found, number) != rains for number in range(len(seen)))
+            lowest, highest = min(look.presence for look in looks), max(look.presence for look in looks)
+            kind = "rain" if rains else "dry"
+            share = f"{wrong / len(seen):.1%}"
+            print(f"| {name} | {kind} | {len(seen)} | {share} | {lowest:.2f} to {highest:.2f} |", flush=True)
 
     def resources(self) -> None:
         """Memory and speed at 1280x720, by our own sample enlarged and repeated."""
@@ -201,7 +231,8 @@ class Bench:
         for folder in folders:
             folder.mkdir()
         for number, clear in enumerate(islice(frames(source), 300, 300 + 40 * step, step)):
-            opacity = streak_opacity(style, *clear.shape[:2], chance)
+            height_px, width_px = clear.shape[:2]
+            opacity = streak_opacity(style, height_px, width_px, chance)
             picture = torch.from_numpy(clear.astype(np.float32) / 255).permute(2, 0, 1)[None]
             rainy = rain_onto(picture, opacity, light)[0].permute(1, 2, 0).numpy()
             for folder, shown in zip(folders, ((rainy * 255).round().astype(np.uint8), clear), strict=True):
