@@ -4,6 +4,7 @@ The measures are written out here, away from the program, so that it does not ju
 """
 
 import argparse
+import math
 import os
 import shutil
 import sys
@@ -34,7 +35,7 @@ SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # Wang et al., IEEE TIP
 RAIN_SEED = 5
 LOSSLESS = EncodeOptions(codec="ffv1")
 SHOWN = ("temporal", "strength")  # on stderr, while it goes on
-SECTIONS = ("rain", "clear", "exact", "resources")
+SECTIONS = ("rain", "clear", "exact", "size", "resources")
 
 Picture = NDArray[np.uint8]  # (H, W, 3) BGR
 Luma = NDArray[np.float64]  # (H, W), 16..235
@@ -52,6 +53,7 @@ def main() -> None:
     shutil.rmtree(given.work, ignore_errors=True)
     given.work.mkdir(parents=True)
     bench = Bench(given.work, given.model, given.data / "eval" if given.data else None, given.limit)
+    real = sorted((given.data / "real").glob("*.mp4")) if given.data else []
     chosen = given.only or SECTIONS
     if "resources" in chosen:  # first: memory is measured in a process that has done nothing else
         bench.resources()
@@ -61,6 +63,8 @@ def main() -> None:
         bench.clear()
     if "exact" in chosen:
         bench.exact()
+    if "size" in chosen:
+        bench.size(real)
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +134,30 @@ class Bench:
         self._process(source, target, strength=0.0, encode=LOSSLESS)
         same = all(np.array_equal(a, b) for a, b in zip(_planes(source), _planes(target), strict=True))
         print(f"\n`--strength 0 --codec ffv1`: all planes {'bit-identical' if same else 'DIFFER'}")
+
+    def size(self, real: list[Path]) -> None:
+        """How large the output becomes, and what the limit on its bit rate costs, against a lossless result."""
+        print("\n| clip | source, kbit/s | derained | at constant quality | PSNR | with the limit | PSNR |")
+        print("|---|--:|---|--:|--:|--:|--:|")
+        for source in [SAMPLES / "driving_rain.mp4", *real]:
+            duration_s = (self.limit or 120) / _rate(source)
+            before = _kilobits(source, duration_s)
+            for strength in (0.0, 1.0):
+                cells = []
+                chosen = {
+                    "whole": EncodeOptions(lossless=True),
+                    "free": EncodeOptions(crf=17),
+                    "limited": EncodeOptions(),
+                }
+                for name, encode in chosen.items():
+                    target = self.work / f"{source.stem}-{name}.mp4"
+                    self._process(source, target, strength=strength, duration_s=duration_s, encode=encode)
+                    if name != "whole":
+                        pairs = zip(frames(target), frames(self.work / f"{source.stem}-whole.mp4"), strict=True)
+                        near = np.mean([psnr(luma(one), luma(other)) for one, other in pairs])
+                        cells.append(f"x{_kilobits(target) / before:.2f} | {near:.2f}")
+                how = "yes" if strength else "no"
+                print(f"| {source.name} | {before:.0f} | {how} | {' | '.join(cells)} |", flush=True)
 
     def resources(self) -> None:
         """Memory and speed at 1280x720, by our own sample enlarged and repeated."""
@@ -312,6 +340,17 @@ def _planes(path: Path) -> Iterator[Picture]:
 def _rate(path: Path) -> float:
     with av.open(str(path)) as container:
         return float(container.streams.video[0].average_rate or 30)
+
+
+def _kilobits(path: Path, duration_s: float = math.inf) -> float:
+    """Kilobits a second of the pictures of a video, or of its beginning."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        packets = [
+            (float(p.pts * p.time_base), p.size) for p in container.demux(stream) if p.size and p.pts is not None
+        ]
+    part = [(time_s, size) for time_s, size in packets if time_s < packets[0][0] + duration_s]
+    return sum(size for _, size in part) * 8 / 1000 / (len(part) / _rate(path))
 
 
 def _enlarge(source: Path, target: Path, size_px: tuple[int, int], count: int) -> None:
