@@ -4,6 +4,7 @@ The measures are written out here, away from the program, so that it does not ju
 """
 
 import argparse
+import math
 import os
 import shutil
 import sys
@@ -36,7 +37,7 @@ SSIM_C1, SSIM_C2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2  # Wang et al., IEEE TIP
 RAIN_SEED = 5
 LOSSLESS = EncodeOptions(codec="ffv1")
 SHOWN = ("temporal", "strength")  # on stderr, while it goes on
-SECTIONS = ("rain", "clear", "exact", "weather", "resources")
+SECTIONS = ("rain", "clear", "exact", "weather", "size", "resources")
 
 Picture = NDArray[np.uint8]  # (H, W, 3) BGR
 Luma = NDArray[np.float64]  # (H, W), 16..235
@@ -54,6 +55,7 @@ def main() -> None:
     shutil.rmtree(given.work, ignore_errors=True)
     given.work.mkdir(parents=True)
     bench = Bench(given.work, given.model, given.data / "eval" if given.data else None, given.limit)
+    real = sorted((given.data / "real").glob("*.mp4")) if given.data else []
     chosen = given.only or SECTIONS
     if "resources" in chosen:  # first: memory is measured in a process that has done nothing else
         bench.resources()
@@ -65,6 +67,8 @@ def main() -> None:
         bench.exact()
     if "weather" in chosen:
         bench.weather()
+    if "size" in chosen:
+        bench.size(real)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +164,25 @@ class Bench:
             kind = "rain" if rains else "dry"
             share = f"{wrong / len(seen):.1%}"
             print(f"| {name} | {kind} | {len(seen)} | {share} | {lowest:.2f} to {highest:.2f} |", flush=True)
+
+    def size(self, real: list[Path]) -> None:
+        """How large the output becomes, and what the limit on its bit rate costs, against a lossless result."""
+        print("\n| clip | source, kbit/s | derained | at constant quality | PSNR | with the limit | PSNR |")
+        print("|---|--:|---|--:|--:|--:|--:|")
+        sample = SAMPLES / "driving_rain.mp4"
+        for source, strength in [(sample, 0.0), (sample, 1.0), *((clip, 0.0) for clip in real)]:
+            duration_s = self.limit / _rate(source) if self.limit else None
+            before = _kilobits(source, duration_s or math.inf)
+            whole, cells = self.work / f"{source.stem}-whole.mp4", []
+            for encode in (EncodeOptions(lossless=True), EncodeOptions(crf=17), EncodeOptions()):
+                target = whole if encode.lossless else self.work / f"{source.stem}-lossy.mp4"
+                self._process(source, target, strength=strength, duration_s=duration_s, encode=encode)
+                if target != whole:
+                    pairs = zip(frames(target), frames(whole), strict=True)
+                    near = np.mean([psnr(luma(one), luma(other)) for one, other in pairs])
+                    cells.append(f"x{_kilobits(target) / before:.2f} | {near:.2f}")
+            how = "yes" if strength else "no"
+            print(f"| {source.name} | {before:.0f} | {how} | {' | '.join(cells)} |", flush=True)
 
     def resources(self) -> None:
         """Memory and speed at 1280x720, by our own sample enlarged and repeated."""
@@ -343,6 +366,17 @@ def _planes(path: Path) -> Iterator[Picture]:
 def _rate(path: Path) -> float:
     with av.open(str(path)) as container:
         return float(container.streams.video[0].average_rate or 30)
+
+
+def _kilobits(path: Path, duration_s: float = math.inf) -> float:
+    """Kilobits a second of the pictures of a video, or of its beginning."""
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        packets = [
+            (float(p.pts * p.time_base), p.size) for p in container.demux(stream) if p.size and p.pts is not None
+        ]
+    part = [(time_s, size) for time_s, size in packets if time_s < packets[0][0] + duration_s]
+    return sum(size for _, size in part) * 8 / 1000 / (len(part) / _rate(path))
 
 
 def _enlarge(source: Path, target: Path, size_px: tuple[int, int], count: int) -> None:

@@ -159,7 +159,7 @@ def test_what_a_container_cannot_hold_is_named(tmp_path: Path, plain: Path, suff
     names = [GPS, f"box moov/udta/vndr ({len(ODD)} bytes)"]
     run = vderain("process", source, "-o", tmp_path / f"out{suffix}", "--strength", 0, "--json")
     assert run.exit_code == 0
-    assert json.loads(run.stdout.splitlines()[-1])["dropped"] == names
+    assert set(names) <= set(json.loads(run.stdout.splitlines()[-1])["dropped"])
     assert all(name in run.stderr for name in names)
     told = vderain("info", source, "--container", suffix[1:]).stdout
     assert all(f"{name}: NOT KEPT" in told for name in names)
@@ -182,7 +182,10 @@ def test_what_belongs_to_one_track_is_named(tmp_path: Path, plain: Path) -> None
 
 
 def test_padding_and_common_boxes_are_nothing(tmp_path: Path, plain: Path, clip: Make) -> None:
-    padded = Dashcam(beside=box(b"free", bytes(1000)) + box(b"skip") + box(b"wide"), behind=bytes(4000))
+    padded = Dashcam(
+        beside=box(b"free", bytes(1000)) + box(b"free", b"IsoMedia File Produced with GPAC 2.2") + box(b"skip"),
+        behind=bytes(4000),
+    )
     fast = clip("fast.mov", chapters=True, audio="aac", muxer_options={"movflags": "+faststart"})
     fragments = clip("fragments.mp4", muxer_options={"movflags": "frag_keyframe+empty_moov"})
     for path in (plain, fast, fragments, clip("a.mkv"), clip("a.avi"), dashcam(plain, tmp_path / "in.mp4", padded)):

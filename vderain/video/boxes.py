@@ -122,6 +122,20 @@ def _moved(content: bytes, move: Callable[[Places], Places], wide: bool) -> byte
     return b"".join(parts) + content[end:]
 
 
+def sample_bytes(file: BinaryIO, box: Box) -> int:
+    """The sizes of all samples that an index lists, in ``stsz``, the box of sample sizes."""
+    total = 0
+    for inner in boxes(file, box.content, box.end):
+        if inner.kind in _TO_THE_CHUNKS:
+            total += sample_bytes(file, inner)
+        elif inner.kind == b"stsz":
+            content = read_span(file, inner.content, inner.end - inner.content)
+            same, count = int.from_bytes(content[4:8], "big"), int.from_bytes(content[8:12], "big")
+            listed = np.frombuffer(content[12 : 12 + (len(content) - 12) // 4 * 4], ">u4")
+            total += same * count if same else int(listed.sum(dtype=np.int64))
+    return total
+
+
 def _with_udta(content: bytes, added: bytes) -> bytes:
     """The content of ``moov`` with more in its ``udta``, in front: an old ``udta`` may end with four zero bytes."""
     if not added:

@@ -27,6 +27,7 @@ from vderain.video.boxes import (
     grow_moov,
     make_box,
     read_span,
+    sample_bytes,
 )
 from vderain.video.source import open_input
 
@@ -39,6 +40,7 @@ _SCAN_BYTES = 1 << 20
 _INDEX_GROWTH_BYTES = 64 << 20  # places of chunks with 64 bits instead of 32: that of a film of days
 _FOURCC = re.compile(rb"[ -~\xa9]{4}")
 
+_REMARK = b"IsoMedia File Produced with GPAC"  # of many a file from the net; of the old file, not of its content
 _PADDING = frozenset({b"free", b"skip", b"wide"})
 _OF_FILES = _PADDING.union(b"ftyp moov mdat moof mfra sidx ssix styp pdin prft emsg".split())
 _OF_MOOV = frozenset(b"mvhd trak udta mvex iods meta cmov rmra pssh".split())
@@ -123,7 +125,8 @@ def _part(box: Box, place: Place, movable: bool = True) -> Hidden:
 def _is_foreign(file: BinaryIO, box: Box, known: Set[bytes]) -> bool:
     """Whether a box holds something that no one else carries over."""
     if box.kind in _PADDING:
-        return not _is_blank(file, box.content, box.end)
+        remark = read_span(file, box.content, len(_REMARK)) == _REMARK
+        return not remark and not _is_blank(file, box.content, box.end)
     return box.kind not in known
 
 
@@ -153,8 +156,10 @@ def _gps(file: BinaryIO, path: Path, tops: list[Box], moov: Box) -> list[Hidden]
             spans = _listed(table, os.fstat(file.fileno()).st_size)
             return [Hidden(_GPS_LABEL, "moov", GPS_INDEX, spans, table, is_gps=True)]
     found = [(box.begin, box.size) for box in tops if box.kind in _PADDING and _holds_record(file, box.content - 4)]
-    mdat = next((box for box in tops if box.kind == b"mdat"), None)
-    found += _unlisted(file, path, mdat.content) if mdat is not None else []
+    media = [box for box in tops if box.kind == b"mdat"]
+    more = sum(box.end - box.content for box in media) - sample_bytes(file, moov)
+    if more >= _RECORD_HEAD_BYTES and not any(box.kind == b"moof" for box in tops):  # there is more than samples
+        found += _unlisted(file, path, media[0].content)
     if not found:
         return []
     return [Hidden(_GPS_LABEL, "file", b"free", tuple(sorted(set(found))), is_gps=True)]
