@@ -243,7 +243,7 @@ class Trainer(ABC):
 
     def facts(self, seconds: float) -> dict[str, Any]:
         """What the header of the weights says about how they came to be; nothing of folders on this machine."""
-        paths: Any = {"card": True, "data": {"photos", "clips", "rain"}, "validation": {"sets"}}
+        paths: Any = {"card": True, "data": {"photos", "clips", "rain", "pairs"}, "validation": {"sets"}}
         recipe = self.recipe.model_dump(mode="json", exclude=paths)
         start = recipe["model"]["start"]
         recipe["model"]["start"] = start and Path(start).name
