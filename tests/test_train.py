@@ -21,12 +21,12 @@ from safetensors.torch import load_file
 
 from vderain.errors import CheckpointError, InputError, UsageError, VderainError
 from vderain.model.checkpoint import load_checkpoint
-from vderain.train.config import Data, Recipe, load_recipe
+from vderain.train.config import Data, Pair, Recipe, load_recipe
 from vderain.train.logbook import Event, Progress
 from vderain.train.loop import train
 from vderain.train.losses import charbonnier, supervised_loss
 from vderain.train.pool import WindowPool
-from vderain.train.scenes import load_scenes
+from vderain.train.scenes import Scenes, load_pairs, load_scenes
 from vderain.train.supervised import Supervised
 from vderain.train.trainer import BEST, GENERATOR, OFFENDING, RESUME, Losses, learning_rate
 from vderain.train.windows import Window, WindowMaker
@@ -319,6 +319,35 @@ def test_dry_windows_are_asked_to_stay_and_rainy_ones_are_rainy(scenes: Path) ->
             assert bool(window.dry) == bool(share_dry)
         unchanged = [torch.equal(window.rainy[2], window.clear) for window in windows]
         assert all(unchanged) if share_dry else sum(unchanged) <= 2, "drizzle may miss so small a window"
+
+
+@pytest.mark.parametrize("single", [False, True])
+def test_pairs_of_ones_own_are_trained_on(smoke: Callable[..., Recipe], tmp_path: Path, single: bool) -> None:
+    for name, light in (("rain", 40), ("clear", 0)):
+        (tmp_path / name).mkdir()
+        for number in range(6):
+            size = (80 + 4 * number * single, 90)
+            cv2.imwrite(str(tmp_path / name / f"{number}.png"), textured(9, size) // 2 + light)
+    given = [Pair(rain=tmp_path / "rain", clear=tmp_path / "clear", single=single)]
+    pairs = load_pairs(given, 64)
+    assert [len(pair) for pair in pairs] == ([5] * 6 if single else [6])
+    scenes = Scenes([textured(1, (90, 110))], [], pairs)
+    maker = WindowMaker(scenes, Data(side_px=48, border_px=8, share_pairs=1.0), 0)
+    for window in (maker[i] for i in range(3)):
+        assert not window.dry
+        assert window.rainy.shape == (5, 3, 48, 48)
+        assert ((window.rainy[2].int() - window.clear.int()) == 40).all()
+    seldom = WindowMaker(scenes, Data(side_px=48, border_px=8, share_pairs=0.3, share_dry=1.0), 0)
+    assert 2 < sum(not seldom[i].dry for i in range(24)) < 16
+    rain, clear = tmp_path / "rain", tmp_path / "clear"
+    recipe = smoke(f'data.pairs=[{{rain="{rain}", clear="{clear}", single={str(single).lower()}}}]')
+    trained(recipe, tmp_path / "run")
+    assert str(tmp_path) not in json.dumps(load_checkpoint(str(tmp_path / "run" / GENERATOR)).facts)
+
+
+def test_pairs_that_do_not_go_together_are_said(smoke: Callable[..., Recipe], scenes: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="does not exist"):
+        trained(smoke(f'data.pairs=[{{rain="{scenes / "clip.mp4"}", clear="/nowhere.mp4"}}]'), tmp_path)
 
 
 def numbered(number: int) -> Window:

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.utils.data import Dataset
 
+from vderain.errors import InputError
 from vderain.train import feed
 from vderain.train.feed import Feed
 from vderain.train.ranks import ALONE, Ranks
@@ -26,6 +27,7 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     yield
 
 
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_one_more_process_changes_no_example(four_cores: None) -> None:
     stream = Feed(Numbers(), 7, None, ALONE)
     assert stream.workers == 1
@@ -52,3 +54,15 @@ def test_processes_of_a_run_share_the_examples(start: int) -> None:
     shares = [taken(stream, 4) for stream in streams]
     assert sorted(number for share in shares for number in share) == list(range(start, start + 12))
     assert all(number % 3 == rank for rank, share in enumerate(shares) for number in share)
+
+
+class Broken(Dataset[torch.Tensor]):
+    def __getitem__(self, index: int) -> torch.Tensor:
+        raise InputError("it is gone.", "Bring it back.")
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_failure_arrives_in_one_line(workers: int) -> None:
+    with pytest.raises(InputError) as caught:
+        next(Feed(Broken(), 0, workers, ALONE))
+    assert str(caught.value) == "it is gone. Bring it back."

@@ -224,6 +224,21 @@ def test_footage_that_goes_away_costs_a_look(pictures: Path, tmp_path: Path, cap
     assert names_in(tmp_path / "run") >= {BEST, GENERATOR, RESUME}
 
 
+def test_pictures_that_go_away_end_a_run_with_its_state_saved(pictures: Path, tmp_path: Path) -> None:
+    more = ("model.window=1", "cyclegan.layers=1", "cyclegan.width=4", "optimiser.iterations=50", "run.save_every=40")
+    recipe = load_recipe(SMOKE, (f"data.photos='{pictures}'", f"data.rain='{pictures}'", *more))
+
+    def watch(event: Event) -> None:
+        if isinstance(event, Progress) and event.iteration == 2:
+            for path in pictures.iterdir():
+                path.unlink()
+
+    with pytest.raises(InputError, match="no longer be read") as caught:
+        train(recipe, tmp_path / "run", False, watch)
+    assert "\n" not in str(caught.value)
+    assert load_checkpoint(str(tmp_path / "run" / GENERATOR)).facts["iterations"] == 2
+
+
 def test_footage_that_does_not_go_together_is_said_at_the_start(pictures: Path, tmp_path: Path) -> None:
     for name, count in (("rain", 2), ("clear", 3)):
         (tmp_path / name).mkdir()

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vderain.commands.screen import Quiet, Verbose, clock, err, out, reporting
-from vderain.errors import Interrupted
+from vderain.errors import Interrupted, VderainError
 
 if TYPE_CHECKING:
     from vderain.train.logbook import Event, Progress, Validated
+
+
+# What fails in one process mostly fails in all, and torchrun ends all as soon as one has ended: the first is to say it.
+# Who is still there after this time has failed alone, and says so.
+LINGER_S = 30
 
 
 def train_command(
@@ -27,7 +32,8 @@ def train_command(
     verbose: Verbose = False,
 ) -> None:
     """Train a generator by a recipe; Ctrl-C saves, --resume goes on."""
-    if int(os.environ.get("RANK", "0")) and "TORCHELASTIC_RUN_ID" in os.environ:
+    helps = int(os.environ.get("RANK", "0")) > 0 and "TORCHELASTIC_RUN_ID" in os.environ
+    if helps:
         err.quiet = out.quiet = quiet = True  # of all processes that torchrun starts, the first speaks
     with reporting(quiet, verbose):
         from vderain.train.config import load_recipe
@@ -42,6 +48,11 @@ def train_command(
             saved = (out_dir / RESUME).exists()
             cure = f"The state is in {out_dir}: --resume goes on from there." if saved else "Nothing was saved yet."
             raise Interrupted("interrupted.", cure) from None
+        except VderainError:
+            if helps:
+                time.sleep(LINGER_S)
+                err.quiet = False
+            raise
         if not quiet:
             out.print(str(weights), markup=False)
 

@@ -44,9 +44,10 @@ class Board:
     """
 
     def __init__(self, folder: Path, iteration: int) -> None:
-        from tensorboard.compat.proto import event_pb2
+        from tensorboard.compat.proto import event_pb2, summary_pb2
 
         self._events: Any = event_pb2
+        self._summaries: Any = summary_pb2
         folder.mkdir(parents=True, exist_ok=True)
         self._path = folder / f"events.out.tfevents.{time.time():.0f}.{socket.gethostname()}.{os.getpid()}"
         start = self._events.SessionLog(status=self._events.SessionLog.START)
@@ -59,11 +60,14 @@ class Board:
         for name, value in values.items():
             self._write(iteration, summary=scalar(name, value))  # type: ignore[no-untyped-call]
 
-    def picture(self, iteration: int, picture: Picture) -> None:
-        from torch.utils.tensorboard.summary import image
-
-        shown = image("pictures", picture, dataformats="HWC")  # type: ignore[no-untyped-call]
-        self._write(iteration, summary=shown)
+    def picture(self, iteration: int, picture: Picture, encoded: bytes) -> None:
+        """A picture and the PNG of it."""
+        height_px, width_px, colours = picture.shape
+        image = self._summaries.Summary.Image(
+            height=height_px, width=width_px, colorspace=colours, encoded_image_string=encoded
+        )
+        value = self._summaries.Summary.Value(tag="pictures", image=image)
+        self._write(iteration, summary=self._summaries.Summary(value=[value]))
 
     def _write(self, iteration: int, **content: Any) -> None:
         from tensorboard.summary.writer.record_writer import RecordWriter

@@ -16,12 +16,22 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Pair(_Section):
+    """Rainy and clear footage of one scene, frame by frame."""
+
+    rain: Path
+    clear: Path
+    single: bool = Field(False, description="the pictures of the folders are no clip")
+
+
 class Data(_Section):
     """Where the clear pictures are and how windows are cut from them."""
 
     photos: Path | None = None
     clips: Path | None = None
     rain: Path | None = Field(None, description="rainy pictures and clips, unpaired: for cyclegan and dashcam")
+    pairs: tuple[Pair, ...] = ()
+    share_pairs: float = Field(0.25, ge=0, le=1, description="windows from `pairs`, where there are any")
     side_px: int = Field(176, ge=32, description="side of a prepared window")
     border_px: int = Field(24, ge=0, description="thrown away around it: flow has no context there")
     workers: int | None = Field(None, ge=0, description="feeding processes; None: one, more while cores idle")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from vderain.errors import VderainError
 from vderain.restore.device import cores
 from vderain.train.ranks import Ranks, neighbours
 
@@ -31,7 +32,14 @@ class Feed:
         self._made = self._loader()
 
     def __next__(self) -> Any:
+        """The next example.
+
+        Raises:
+            VderainError: it cannot be made.
+        """
         example = next(self._made)
+        if isinstance(example, VderainError):
+            raise example
         self._next += self._ranks.count
         return example
 
@@ -44,11 +52,25 @@ class Feed:
         return True
 
     def _loader(self) -> Iterator[Any]:
+        numbers = _Count(self._next, self._ranks.count)
         loader = DataLoader(
-            self._examples, batch_size=None, sampler=_Count(self._next, self._ranks.count), num_workers=self.workers,
+            _Told(self._examples), batch_size=None, sampler=numbers, num_workers=self.workers,
             prefetch_factor=PREFETCHED if self.workers else None, worker_init_fn=_calm if self.workers else None,
         )  # fmt: skip
         return iter(loader)
+
+
+class _Told(Dataset[Any]):
+    """Hands failures over as they are; raised in another process they would arrive with its whole trace as message."""
+
+    def __init__(self, examples: Dataset[Any]) -> None:
+        self.examples = examples
+
+    def __getitem__(self, index: int) -> Any:
+        try:
+            return self.examples[index]
+        except VderainError as error:
+            return error
 
 
 class _Count:

@@ -133,16 +133,17 @@ class Logbook:
             "event": "validation", "iteration": event.iteration, "blend_db": event.blend_db, "best": event.best,
             "sets": scores,
         })  # fmt: skip
-        self._kept(lambda: self._hang(event))
+        encoded = png(event.picture)
+        self._kept(lambda: self._hang(event.iteration, encoded))
         scalars = {f"{name}/{key}": score[key] for name, score in scores.items() for key in ("psnr_y_db", "ssim_y")}
         self._scalars(event.iteration, {"blend_db": event.blend_db} | scalars)
         if self._board:
-            self._kept(partial(self._board.picture, event.iteration, event.picture))
+            self._kept(partial(self._board.picture, event.iteration, event.picture, encoded))
 
-    def _hang(self, event: Validated) -> None:
+    def _hang(self, iteration: int, encoded: bytes) -> None:
         folder = self.out / PICTURES
         folder.mkdir(exist_ok=True)
-        (folder / f"{event.iteration:06}.png").write_bytes(png(event.picture))
+        (folder / f"{iteration:06}.png").write_bytes(encoded)
 
     def _line(self, entry: dict[str, Any]) -> None:
         self._kept(partial(append, self.out / LOG, (json.dumps(entry) + "\n").encode()))

@@ -12,7 +12,7 @@ from threading import current_thread, main_thread
 import cv2
 import torch
 
-from vderain.errors import InputError, OutputError, VderainError
+from vderain.errors import InputError, OutputError
 from vderain.restore.device import cores
 from vderain.train.config import Recipe
 from vderain.train.cyclegan import CycleGAN
@@ -21,7 +21,7 @@ from vderain.train.logbook import Event, Logbook, Progress, Stepped
 from vderain.train.ranks import Ranks, joined, neighbours
 from vderain.train.scenes import Scenes
 from vderain.train.supervised import Supervised
-from vderain.train.trainer import GENERATOR, RESUME, Losses, Trainer, learning_rate
+from vderain.train.trainer import GENERATOR, RESUME, Diverged, Losses, Trainer, learning_rate
 from vderain.train.validation import Validator
 
 log = logging.getLogger(__name__)
@@ -80,6 +80,7 @@ class _Run:
         self.trainer, self.recipe, self.report = trainer, trainer.recipe, report
         self.held = trainer.material()
         self._before_s, self._started_s = before_s, time.monotonic()
+        self._under_way = False  # until the first line of the log: everyone waits for the first examples
 
     @property
     def seconds(self) -> float:
@@ -117,10 +118,10 @@ class _Run:
 
     def _progress(self, since: list[Losses], elapsed_s: float, waiting: float) -> Progress:
         trainer, settings = self.trainer, self.recipe.optimiser
-        first_line = trainer.iteration <= self.recipe.run.log_every  # waited while the first examples were made
-        if waiting > WAITING_MAX and not first_line and any([feed.grow() for feed in trainer.feeds]):
+        if waiting > WAITING_MAX and self._under_way and any([feed.grow() for feed in trainer.feeds]):
             workers = sum(feed.workers for feed in trainer.feeds)
             log.info("waiting for data %.0f %% of the time: %d processes make it now", 100 * waiting, workers)
+        self._under_way = True
         means = {name: sum(losses[name] for losses in since) / len(since) for name in since[0]}
         return Progress(
             trainer.iteration, settings.iterations, means.pop("loss"), means,
@@ -151,10 +152,9 @@ class _Recorded(_Run):
             for events in self._iterations(stop):
                 for event in events:
                     self._tell(event)
-                if not stop.is_set():
-                    self._look_and_save()
-        except VderainError:
-            raise  # a loss that is not finite: the state before it is the one to keep
+                self._look_and_save()
+        except Diverged:
+            raise  # the state before it is the one to keep
         except BaseException:
             self.trainer.save(self.seconds)
             raise

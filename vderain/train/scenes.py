@@ -5,8 +5,8 @@ slowly, things cross in front, and thin bright marks lie in the scene, which loo
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.errors import InputError
+from vderain.measure.footage import Footage, side_by_side
+from vderain.train.config import Pair
 from vderain.train.material import (
     SUFFIXES_CLIP,
     SUFFIXES_PHOTO,
@@ -36,10 +38,12 @@ class Scenes:
     Attributes:
         photos: (H, W, 3) uint8 each.
         clips: (T, H, W, 3) uint8 each, at least five frames.
+        pairs: (T, H, W, 6) uint8 each, rainy and clear, at least five frames.
     """
 
     photos: list[Picture]
     clips: list[NDArray[np.uint8]]
+    pairs: list[NDArray[np.uint8]] = field(default_factory=list)
 
 
 def load_scenes(
@@ -92,18 +96,37 @@ def held_out(scenes: Scenes, share: float) -> tuple[Scenes, Scenes]:
     """Scenes to train on, and some to judge by: photographs, or where there are not two the ends of the clips."""
     if len(scenes.photos) > 1:
         kept, held = split(scenes.photos, share)
-        return Scenes(kept, scenes.clips), Scenes(held, [])
+        return Scenes(kept, scenes.clips, scenes.pairs), Scenes(held, [])
     ends = [max(WINDOW, round(len(clip) * share)) for clip in scenes.clips if share]
     pairs = [(c[:-end], c[-end:]) for c, end in zip(scenes.clips, ends, strict=False) if len(c) >= end + WINDOW]
     if not pairs:
         return scenes, Scenes([], [])
     short = [c for c, end in zip(scenes.clips, ends, strict=True) if len(c) < end + WINDOW]
-    return Scenes(scenes.photos, [c for c, _ in pairs] + short), Scenes([], [c for _, c in pairs])
+    return Scenes(scenes.photos, [c for c, _ in pairs] + short, scenes.pairs), Scenes([], [c for _, c in pairs])
 
 
-def clip_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Five frames of a clip, one to eight apart: (5, side, side, 3)."""
-    clip = scenes.clips[rng.integers(len(scenes.clips))]
+def load_pairs(pairs: Sequence[Pair], side_px: int) -> list[NDArray[np.uint8]]:
+    """Rainy footage and the truth, see `Scenes.pairs`; a single picture is a clip in which nothing moves.
+
+    Raises:
+        InputError: something cannot be read, or the two do not go together.
+    """
+    survey, found = Survey(), []
+    for pair in pairs:
+        clips = [Footage(path, pair.single) for path in (pair.rain, pair.clear)]
+        frames = [np.dstack(pictures) for pictures in side_by_side(clips)]
+        for clip in ([frame] * WINDOW for frame in frames) if pair.single else [frames]:
+            if len(clip) >= WINDOW and min(clip[0].shape[:2]) >= side_px:
+                found.append(np.broadcast_to(clip[0], (WINDOW, *clip[0].shape)) if pair.single else np.stack(clip))
+            else:
+                survey.note(f"passed over, smaller than {side_px} pixels a side or {WINDOW} frames", pair.rain)
+    survey.tell()
+    return found
+
+
+def clip_window(clips: Sequence[NDArray[np.uint8]], side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Five frames of a clip, one to eight apart: (5, side, side, channels)."""
+    clip = clips[int(rng.integers(len(clips)))]
     stride = int(
         min(rng.choice([1, 2, 3, 4, 6, 8], p=[0.4, 0.2, 0.12, 0.12, 0.08, 0.08]), (len(clip) - 1) // (WINDOW - 1))
     )
@@ -215,8 +238,8 @@ def _place(shape: tuple[int, ...], side_px: int, rng: np.random.Generator) -> tu
 
 def _cut(picture: Picture, top: int, left: int, size: int, side_px: int) -> Picture:
     cut = picture[top : top + size, left : left + size]
-    return (
-        cut
-        if size == side_px
-        else np.asarray(cv2.resize(cut, (side_px, side_px), interpolation=cv2.INTER_AREA), np.uint8)
-    )
+    if size == side_px:
+        return cut
+    colours = [cut[..., first : first + 3] for first in range(0, cut.shape[2], 3)]  # OpenCV takes four at most
+    resized = [cv2.resize(part, (side_px, side_px), interpolation=cv2.INTER_AREA) for part in colours]
+    return np.asarray(np.dstack(resized), np.uint8)

@@ -1,6 +1,7 @@
 """The first stage of training: rendered windows enter, a generator that takes their rain out leaves."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from vderain.train.feed import Feed
 from vderain.train.losses import supervised_loss
 from vderain.train.pool import W, WindowPool
 from vderain.train.ranks import ALONE, Ranks
-from vderain.train.scenes import CENTRE, Scenes, held_out, load_scenes
+from vderain.train.scenes import CENTRE, Scenes, held_out, load_pairs, load_scenes
 from vderain.train.trainer import Batch, Losses, Trainer
 from vderain.train.windows import Window, WindowMaker
 
@@ -30,6 +31,7 @@ class Supervised(Trainer):
     def material(self) -> Scenes:
         data = self.recipe.data
         scenes = load_scenes(data.photos, data.clips, data.side_px + 2 * data.border_px)
+        scenes = replace(scenes, pairs=load_pairs(data.pairs, data.side_px + 2 * data.border_px))
         self.scenes, held = held_out(scenes, self.recipe.held_share)
         return held
 

@@ -99,7 +99,7 @@ class Trainer(ABC):
         """One iteration.
 
         Raises:
-            VderainError: a loss is not finite; the batch is saved for who wants to know why.
+            Diverged: a loss is not finite; the batch is saved for who wants to know why.
         """
         for optimiser in self.optimisers.values():
             for group in optimiser.param_groups:
@@ -107,7 +107,7 @@ class Trainer(ABC):
         try:
             losses = self.losses(*batch)
         except NotFinite as error:
-            raise VderainError(
+            raise Diverged(
                 f"the loss became {error} at iteration {self.iteration}.",
                 f"Lower optimiser.rate; {self._convicted(batch)}.",
             ) from error
@@ -243,7 +243,7 @@ class Trainer(ABC):
 
     def facts(self, seconds: float) -> dict[str, Any]:
         """What the header of the weights says about how they came to be; nothing of folders on this machine."""
-        paths: Any = {"card": True, "data": {"photos", "clips", "rain"}, "validation": {"sets"}}
+        paths: Any = {"card": True, "data": {"photos", "clips", "rain", "pairs"}, "validation": {"sets"}}
         recipe = self.recipe.model_dump(mode="json", exclude=paths)
         start = recipe["model"]["start"]
         recipe["model"]["start"] = start and Path(start).name
@@ -259,6 +259,10 @@ class Trainer(ABC):
             "hardware": f"CPU, {torch.get_num_threads()} threads, {precision}{processes}",
             "torch": torch.__version__,
         }
+
+
+class Diverged(VderainError):
+    """A loss stopped being finite: there is nothing to go on with but an earlier state."""
 
 
 class NotFinite(ArithmeticError):

@@ -139,5 +139,5 @@ def _footage(paired: PairedSet, window: int, seen: Path) -> Iterator[Pair]:
     pictures = shown.pictures()
     lonely = paired.single or window == 1
     windows = (alone(frame_of(picture)) for picture in pictures) if lonely else windows_of(pictures)
-    for around, truth in zip(windows, clear.pictures(), strict=True):
+    for around, truth in zip(windows, clear.pictures(), strict=False):
         yield Pair(around.aligned, around.trust, truth)

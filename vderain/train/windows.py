@@ -73,13 +73,27 @@ class WindowMaker(Dataset[Window]):
     def __getitem__(self, index: int) -> Window:
         cv2.setNumThreads(1)
         rng = np.random.default_rng((self.seed, 1, index))
+        if self.scenes.pairs and rng.random() < self.data.share_pairs:
+            return self._inner(*self._paired(rng))
         clear, kind = self._scene(rng)
         clear = _tone(clear, rng)
         clear = _noise(clear, rng, same=kind == "repeat")
         dry = bool(rng.random() < self.data.share_dry)
         rainy, clear = (clear, clear) if dry else self._rain(clear, index, rng, same=kind == "repeat")
         rainy, target = _compress(rainy, clear[CENTRE], rng)
-        rainy, trust = self._aligned(rainy, kind, rng)
+        return self._inner(*self._aligned(rainy, kind, rng), target, dry)
+
+    def _paired(self, rng: np.random.Generator) -> tuple[Frames, NDArray[np.uint8], NDArray[np.uint8], bool]:
+        """Filmed or made by others, rain and truth: nothing is laid over it."""
+        both = clip_window(self.scenes.pairs, self.side_px, rng)
+        both = both[:, :, ::-1] if rng.random() < 0.5 else both
+        rainy, target = (np.ascontiguousarray(part) for part in (both[..., :3], both[CENTRE, ..., 3:]))
+        return *self._aligned(rainy, "moving", rng), target, np.array_equal(rainy[CENTRE], target)
+
+    def _inner(
+        self, rainy: Frames, trust: NDArray[np.uint8], target: NDArray[np.uint8], dry: bool
+    ) -> Window:  # fmt: skip
+        """Without the border."""
         inner = slice(self.data.border_px, self.data.border_px + self.data.side_px)
         return Window(
             torch.from_numpy(np.ascontiguousarray(rainy[:, inner, inner].transpose(0, 3, 1, 2))),
@@ -91,7 +105,7 @@ class WindowMaker(Dataset[Window]):
     def _scene(self, rng: np.random.Generator) -> tuple[Frames, str]:
         chance = rng.random()
         if not self.scenes.photos or (self.scenes.clips and chance < self.data.share_clips):
-            return clip_window(self.scenes, self.side_px, rng), "moving"
+            return clip_window(self.scenes.clips, self.side_px, rng), "moving"
         if chance < self.data.share_clips + self.data.share_drives:
             return drive_window(self.scenes, self.side_px, rng), "moving"
         photo = photo_window(self.scenes, self.side_px, rng)
