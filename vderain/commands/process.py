@@ -70,9 +70,9 @@ def _tell(result: "Result", as_json: bool, quiet: bool) -> None:
         f"{result.target}: {counted(result.frames, 'frame')}{damage} in {clock(result.seconds)} "
         f"({rate:.1f} frames/s, {model})", markup=False,
     )  # fmt: skip
-    for spell, end_s in zip(result.spells, (*(s.begin_s for s in result.spells[1:]), None), strict=True):
-        until = "the end" if end_s is None else clock(end_s)
+    ends = [clock(spell.begin_s) for spell in result.spells[1:]] + ["the end"]
+    for spell, end in zip(result.spells, ends, strict=False):
         weather = "rain" if spell.rainy else "dry, left as it was"
-        out.print(f"  {clock(spell.begin_s)} to {until}: {weather} (presence {spell.presence:.2f})", markup=False)
+        out.print(f"  {clock(spell.begin_s)} to {end}: {weather} (presence {spell.presence:.2f})", markup=False)
     if result.gpx:
         out.print(f"{result.gpx}: GPS track", markup=False)
