@@ -34,9 +34,11 @@ def process_command(
     """Take the rain out of INPUT; everything else of the file stays."""
     with reporting(quiet, verbose):
         from vderain.process import default_target, process
+        from vderain.video.clip import check_source
         from vderain.video.segments import remove
 
         chosen = options()
+        check_source(source)
         target = output or default_target(source, chosen.container)
         pieces = target.with_name(f".{target.name}.segments") if resume else None
         try:
