@@ -24,6 +24,7 @@ from fidelity.sources import (
     sound,
     telemetry,
     text,
+    with_clean_aperture,
 )
 
 SUFFIXES = (".mp4", ".mkv", ".mov")
@@ -313,6 +314,12 @@ PICTURE = [
     Row("two pixels by two", plain(frames=4, size=(2, 2))),
     Row("7680 columns", plain(frames=2, size=(7680, 32))),
     Row("4320 rows", plain(frames=2, size=(32, 4320))),
+    Row(
+        "a cropping rectangle of the container",
+        lambda f: with_clean_aperture(make(f / "plain.mp4", Clip(frames=4)), f / "in.mp4"),
+        sees=lambda seen: replace(seen, size=(48, 40)),
+        pixels=False,
+    ),
     Row("a cropping rectangle", lambda f: cropped(f, "crop_left=2:crop_right=6:crop_top=4:crop_bottom=4")),
     Row("interlaced, top field first", lambda f: interlaced(f / "in.mkv", "mpeg2video", qmin="2"), pixels=False),
     Row("interlaced, bottom field first", lambda f: interlaced(f / "in.mkv", "ffv1", top_first=False), pixels=False),

@@ -28,6 +28,7 @@ from vderain.video.source import codec_name, open_input
 from vderain.video.streams import TIMECODE, StreamCopier, chapters_in, output_format
 from vderain.video.tags import lasting, tags_for
 from vderain.video.target import check_target, muxer_options, output_error
+from vderain.video.timecode import advance
 
 __all__ = ["EncodeOptions", "VideoWriter"]
 
@@ -207,11 +208,24 @@ class VideoWriter:
             self._shift_s = first.pts * first.time_base
             cut = replace(cut, shift_s=cut.shift_s + self._shift_s)
             log.info("'%s' begins before zero: all streams move by %.3f s.", self.target.name, -float(self._shift_s))
+        if cut.begin_s is not None:
+            self._advance_timecodes(cut.begin_s)
         self._chapters = chapters_in(self._copier.source, cut)
         self._output.set_chapters(self._chapters)
         self._output.start_encoding()
         self._copier.begin(cut)
         self._started = True
+
+    def _advance_timecodes(self, begin_s: Fraction) -> None:
+        """Makes timecodes those of the first picture that is left."""
+        assert self._output is not None and self._copier is not None
+        source, rate = self._copier.source.streams[self._reader.info.stream_index], self._reader.info.average_rate
+        if rate is None or source.time_base is None:
+            return
+        frames = round((begin_s - (source.start_time or 0) * source.time_base) * rate)
+        for metadata in (self._output.metadata, self._stream.metadata):
+            if "timecode" in metadata:
+                metadata["timecode"] = advance(metadata["timecode"], frames, rate) or metadata["timecode"]
 
     def _note_time(self, frame: Frame) -> int:
         """Remembers when a frame is shown, and says it in the encoder's units."""
