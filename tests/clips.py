@@ -1,5 +1,6 @@
 """Makes tiny clips on the fly, each with one awkward property that real files have."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -100,6 +101,8 @@ def make(path: Path, clip: Clip | None = None) -> Path:
 
 
 def _video(output: Any, clip: Clip) -> Any:
+    if clip.codec == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "1")  # it reads this once, and tests of silence come after
     stream = output.add_stream(clip.codec, rate=clip.rate)
     stream.width, stream.height = clip.size
     stream.pix_fmt = clip.pixel_format

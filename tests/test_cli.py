@@ -264,8 +264,8 @@ def test_quiet_still_says_what_went_wrong(vderain: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("flag", ["-v", "--verbose"])
 def test_verbose_says_what_is_decided(vderain: Run, clip: Make, tiny: Path, flag: str) -> None:
     source = clip("in.mkv", frames=2, size=(37, 53), codec="ffv1", **MILLISECONDS)
-    silent = vderain("process", source, "--model", tiny)
-    result = vderain("process", source, "--model", tiny, "--overwrite", flag)
+    silent = vderain("process", source, "--model", tiny, "--codec", "h264")
+    result = vderain("process", source, "--model", tiny, "--codec", "h264", "--overwrite", flag)
     assert silent.stderr == ""
     assert "yuv444p" in result.stderr, "the encoder takes no subsampled chroma at odd sizes"
     assert all(line.startswith("vderain: ") for line in result.stderr.splitlines())

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from clips import names_in, textured
+from clips import Clip, make, names_in, textured
 from safetensors.torch import load_file
 
 from vderain.errors import InputError
@@ -19,10 +19,12 @@ from vderain.model.patchgan import PatchGAN
 from vderain.model.unet import UNet, UNetConfig
 from vderain.train.config import Recipe, load_recipe
 from vderain.train.cyclegan import CycleGAN
-from vderain.train.loop import Progress, train
+from vderain.train.logbook import Event, Progress
+from vderain.train.loop import train
 from vderain.train.losses import least_squares
-from vderain.train.trainer import GENERATOR, RESUME, Losses
-from vderain.train.unpaired import Unpaired
+from vderain.train.material import Survey
+from vderain.train.trainer import BEST, GENERATOR, RESUME, Losses
+from vderain.train.unpaired import Gallery, Unpaired, hang
 
 Run = Callable[..., Result]
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.toml"
@@ -59,9 +61,9 @@ def settings(folders: Path) -> tuple[str, ...]:
 
 
 def trained(recipe: Recipe, out: Path, resume: bool = False) -> list[Progress]:
-    told: list[Progress] = []
+    told: list[Event] = []
     train(recipe, out, resume, told.append)
-    return told
+    return [event for event in told if isinstance(event, Progress)]
 
 
 def same_state(one: Path, other: Path) -> bool:
@@ -107,8 +109,9 @@ def test_a_run_ends_with_a_generator_that_is_used_at_once(
     assert "  adversarial " in result.stderr
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert set(log[0]["parts"]) == {"adversarial", "cycle", "identity", "critics"}
-    assert all(math.isfinite(value) for entry in log for value in entry["parts"].values())
-    assert names_in(tmp_path / "run") == {GENERATOR, RESUME, "log.jsonl"}
+    lines = [entry for entry in log if entry["event"] == "progress"]
+    assert all(math.isfinite(value) for entry in lines for value in entry["parts"].values())
+    assert names_in(tmp_path / "run") - {"tensorboard"} == {BEST, GENERATOR, RESUME, "log.jsonl", "pictures"}
     facts = load_checkpoint(str(tmp_path / "run" / GENERATOR)).facts
     assert str(folders) not in json.dumps(facts)
     done = vderain("process", clip("in.mp4", frames=3), "--model", tmp_path / "run" / GENERATOR)
@@ -149,7 +152,7 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 def test_the_pool_hands_out_pictures_of_earlier(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     trainer = CycleGAN(smoke(), tmp_path)
     chance = torch.Generator().manual_seed(0)
-    shown = [trainer._pooled("pool_clear", torch.full((1, 3, 32, 32), float(i)), chance) for i in range(40)]
+    shown = [trainer.critics.pooled("clear", torch.full((1, 3, 32, 32), float(i)), chance) for i in range(40)]
     numbers = [int(picture[0, 0, 0, 0]) for picture in shown]
     assert numbers[:3] == [0, 1, 2]
     assert all(number <= i for i, number in enumerate(numbers))
@@ -177,30 +180,67 @@ def test_a_rainy_folder_is_learned_from(smoke: Callable[..., Recipe], tmp_path: 
 
 
 def test_example_number_n_is_the_same_whoever_makes_it(folders: Path) -> None:
-    one, other = (Unpaired(folders / "rain", folders / "clear", 32, 4, rendered=True) for _ in range(2))
+    one, other = (Unpaired(*hung(folders / "rain", folders / "clear"), 32, 4, rendered=True) for _ in range(2))
     _ = one[3]
     assert all(torch.equal(a, b) for a, b in zip(one[7], other[7], strict=True))
     assert not torch.equal(one[7][0], one[8][0])
     assert [part.shape for part in one[7]] == [(3, 32, 32)] * 3
 
 
-def test_what_cannot_be_decoded_is_named_and_passed_over(
-    folders: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def hung(*folders: Path) -> list[Gallery]:
+    return [hang("such", "data.such", [folder], 32, Survey()) for folder in folders]
+
+
+def test_what_cannot_be_decoded_is_passed_over(folders: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     cv2.imwrite(str(tmp_path / "b.png"), np.full((40, 40), 60000, np.uint16))
     cv2.imwrite(str(tmp_path / "c.png"), np.full((40, 40, 4), 90, np.uint8))
-    examples = Unpaired(tmp_path, folders / "clear", 32, 0, rendered=False)
+    examples = Unpaired(*hung(tmp_path, folders / "clear"), 32, 0, rendered=False)
     assert {int(examples[i][0].max()) for i in range(20)} == {60000 // 256, 90}
-    assert [record.getMessage().count("a.png") for record in caplog.records] == [1]
+
+
+def test_a_picture_that_goes_away_stops_nothing(folders: Path, tmp_path: Path) -> None:
+    for number in range(3):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((40, 40), 50 * number, np.uint8))
+    examples = Unpaired(*hung(tmp_path, folders / "clear"), 32, 0, rendered=False)
+    (tmp_path / "0.png").unlink()
+    assert {int(examples[i][0].max()) for i in range(20)} == {50, 100}
+    for path in tmp_path.iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="no longer"):
+        examples[0]
+
+
+def test_clips_lend_frames_to_both_sides(folders: Path, tmp_path: Path) -> None:
+    make(tmp_path / "rain.mp4", Clip(frames=11, size=(96, 80)))
+    (gallery,) = hung(tmp_path)
+    assert [picture.shape for picture in gallery.pictures if not isinstance(picture, Path)] == [(80, 96, 3)] * 3
 
 
 def test_a_folder_of_nothing_is_said(folders: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="no rainy picture"):
-        Unpaired(None, folders / "clear", 32, 0, rendered=False)
+    with pytest.raises(InputError, match="no such picture"):
+        hung(tmp_path / "nowhere")
     (tmp_path / "a.png").write_bytes(b"no picture")
     with pytest.raises(InputError, match="can be decoded"):
-        Unpaired(tmp_path, folders / "clear", 32, 0, rendered=False)[0]
+        hung(tmp_path)
+
+
+def test_two_folders_of_unequal_size_train_out_of_the_box(vderain: Run, tmp_path: Path) -> None:
+    """The shape of SyraHQ: five rainy pictures to a clear one, of many sizes, and nothing in common."""
+    for kind, count in (("rain", 20), ("clear", 4)):
+        (tmp_path / "syrahq" / kind).mkdir(parents=True)
+        for number in range(count):
+            size = (256 + 20 * (number % 5), 300 - 15 * (number % 4))
+            cv2.imwrite(str(tmp_path / "syrahq" / kind / f"{kind} ({number}).jpg"), noisy(number, size))
+    flags = [
+        "--set", f"data.rain={tmp_path / 'syrahq' / 'rain'}", "--set", f"data.photos={tmp_path / 'syrahq' / 'clear'}",
+        "--set", "optimiser.iterations=2", "--set", "model.widths=[8, 8]", "--set", "cyclegan.width=4",
+        "--set", "validation.windows=2", "--set", "data.workers=0", "--set", "run.threads=1",
+    ]  # fmt: skip
+    result = vderain("train", SMOKE.with_name("cyclegan.toml"), "--out", tmp_path / "run", *flags)
+    assert result.exit_code == 0, result.stderr
+    assert "enlarged" in result.stderr, "some are smaller than a crop"
+    assert load_checkpoint(str(tmp_path / "run" / GENERATOR)).facts["iterations"] == 2
 
 
 def test_windows_are_refused(vderain: Run, folders: Path, tmp_path: Path) -> None:

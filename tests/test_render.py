@@ -120,8 +120,9 @@ def test_a_drop_shows_the_street_upside_down_and_leaves_the_rest_alone() -> None
         getattr(drops, name)[0] = value
     drops.run_s[0] = math.inf
     clear = street(120, 200)
-    rainy, cover = seen_through(clear, drops, 0.0)
-    assert float(cover[60, 96]) == pytest.approx(1)
+    rainy, cover = seen_through(clear[None], drops, 0.0, Glass())
+    assert float(cover[60, 96]) == pytest.approx(1, abs=1e-4)
+    rainy = rainy[0]
     assert float(rainy[0, 54, 96]) < float(rainy[0, 66, 96])  # the road above, the sky below
     assert torch.equal(rainy[:, cover == 0], clear[:, cover == 0])
     assert 0 < int((cover > 0).sum()) < 0.15 * cover.numel()

@@ -22,12 +22,13 @@ from safetensors.torch import load_file
 from vderain.errors import CheckpointError, InputError, UsageError, VderainError
 from vderain.model.checkpoint import load_checkpoint
 from vderain.train.config import Data, Recipe, load_recipe
-from vderain.train.loop import Progress, train
+from vderain.train.logbook import Event, Progress
+from vderain.train.loop import train
 from vderain.train.losses import charbonnier, supervised_loss
 from vderain.train.pool import WindowPool
 from vderain.train.scenes import load_scenes
 from vderain.train.supervised import Supervised
-from vderain.train.trainer import GENERATOR, OFFENDING, RESUME, Losses, learning_rate
+from vderain.train.trainer import BEST, GENERATOR, OFFENDING, RESUME, Losses, learning_rate
 from vderain.train.windows import Window, WindowMaker
 
 Run = Callable[..., Result]
@@ -53,9 +54,9 @@ def smoke(scenes: Path) -> Callable[..., Recipe]:
 
 
 def trained(recipe: Recipe, out: Path, resume: bool = False) -> list[Progress]:
-    told: list[Progress] = []
+    told: list[Event] = []
     train(recipe, out, resume, told.append)
-    return told
+    return [event for event in told if isinstance(event, Progress)]
 
 
 def states_match(one: Path, other: Path) -> bool:
@@ -72,11 +73,12 @@ def test_the_smoke_recipe_runs_and_its_weights_are_used_at_once(
     result = vderain("train", SMOKE, "--out", tmp_path / "run", *paths)
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"{tmp_path / 'run' / GENERATOR}\n"
-    assert len(result.stderr.splitlines()) == 6
+    assert len(result.stderr.splitlines()) == 8
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert [entry["iteration"] for entry in log] == [1, 2, 3, 4, 5, 6]
-    assert all(math.isfinite(entry["loss"]) and entry["loss"] > 0 for entry in log)
-    assert names_in(tmp_path / "run") == {GENERATOR, RESUME, "log.jsonl"}
+    assert [entry["iteration"] for entry in log] == [1, 2, 3, 3, 4, 5, 6, 6]
+    losses = [entry["loss"] for entry in log if entry["event"] == "progress"]
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
+    assert names_in(tmp_path / "run") - {"tensorboard"} == {BEST, GENERATOR, RESUME, "log.jsonl", "pictures"}
     checkpoint = load_checkpoint(str(tmp_path / "run" / GENERATOR))
     assert checkpoint.facts["iterations"] == 6
     assert checkpoint.facts["recipe"]["name"] == "smoke"
@@ -141,7 +143,7 @@ def test_ctrl_c_saves_and_resume_goes_on(
     vderain: Run, scenes: Path, tmp_path: Path, number: signal.Signals
 ) -> None:  # fmt: skip
     out, log = tmp_path / "run", tmp_path / "run" / "log.jsonl"
-    flags = ["--out", str(out), "--set", f"data.photos={scenes}", "--set"]
+    flags = ["--out", str(out), "--set", f"data.photos={scenes}", "--set", "optimiser.decay=0", "--set"]
     with subprocess.Popen(
         [sys.executable, ROOT / "cli.py", "train", SMOKE, *flags, "optimiser.iterations=100000"],
         stderr=subprocess.PIPE, text=True, start_new_session=True,
@@ -154,12 +156,31 @@ def test_ctrl_c_saves_and_resume_goes_on(
     assert running.returncode == 130
     assert errors.splitlines()[-1] == f"vderain: interrupted. The state is in {out}: --resume goes on from there."
     assert "Traceback" not in errors
-    assert names_in(out) == {GENERATOR, RESUME, "log.jsonl"}
+    assert {GENERATOR, RESUME, "log.jsonl"} <= names_in(out)
+    assert not any(name.endswith(".partial") for name in names_in(out))
     with safe_open(out / RESUME, framework="pt") as file:
         reached = int(file.metadata()["iteration"])
     result = vderain("train", SMOKE, *flags, f"optimiser.iterations={reached + 1}", "--resume")
     assert result.exit_code == 0, result.stderr
     assert result.stderr.startswith(f"{reached + 1}/{reached + 1} ")
+    straight = load_recipe(
+        SMOKE, (f"data.photos='{scenes}'", "optimiser.decay=0", f"optimiser.iterations={reached + 1}")
+    )
+    trained(straight, tmp_path / "straight")
+    assert states_match(tmp_path / "straight", out), "the iteration was finished, and nothing of it done twice"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no terminals of that kind")
+def test_on_a_terminal_a_bar_tells_how_it_goes(scenes: Path, tmp_path: Path) -> None:
+    flags = ["--out", str(tmp_path / "run"), "--set", f"data.photos={scenes}"]
+    command = [sys.executable, str(ROOT / "cli.py"), "train", str(SMOKE), *flags]
+    code = f"import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn({command})))"
+    terminal = os.environ | {"TERM": "xterm", "COLUMNS": "120"}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, env=terminal)
+    assert done.returncode == 0, done.stdout
+    assert re.search(r"6/6 loss 0\.\d{5} .*images/s .* left", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", done.stdout))
+    assert "6/6  loss " in done.stdout, "a line of the log stays above the bar"
+    assert "the best so far" in done.stdout
 
 
 def test_a_loss_that_is_not_finite_stops_and_spoils_no_state(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
@@ -173,7 +194,7 @@ def test_a_loss_that_is_not_finite_stops_and_spoils_no_state(smoke: Callable[...
     assert before == ((tmp_path / RESUME).read_bytes(), (tmp_path / GENERATOR).read_bytes())
 
 
-@pytest.mark.parametrize(("log_every", "save_every", "saves"), [(1, 2, [2, 4, 5]), (2, 3, [4, 5])])
+@pytest.mark.parametrize(("log_every", "save_every", "saves"), [(1, 2, [2, 4, 5]), (4, 3, [3, 5])])
 def test_the_state_is_saved_now_and_then(
     smoke: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     log_every: int, save_every: int, saves: list[int],
@@ -306,7 +327,7 @@ def numbered(number: int) -> Window:
 
 
 def test_the_pool_keeps_the_latest_and_crops_are_of_one_window() -> None:
-    pool = WindowPool(3)
+    pool: WindowPool[Window] = WindowPool(3, 8)
     for number in range(10):
         pool.add(numbered(number))
     assert len(pool) == 3
@@ -351,6 +372,7 @@ def test_training_can_start_from_weights(smoke: Callable[..., Recipe], tmp_path:
     weights = tmp_path / "first" / "generator.safetensors"
     going_on = smoke(f'model.start="{weights}"', "optimiser.iterations=1", "optimiser.rate=1e-12")
     trained(going_on, tmp_path / "second")
+    assert str(tmp_path) not in json.dumps(load_checkpoint(str(tmp_path / "second" / GENERATOR)).facts)
     before = load_checkpoint(str(weights)).generator.state_dict()
     after = load_checkpoint(str(tmp_path / "second" / "generator.safetensors")).generator.state_dict()
     assert all(torch.allclose(before[name], after[name], atol=1e-3) for name in before)

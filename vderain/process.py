@@ -1,9 +1,10 @@
 """The main job, for one file: decode, derain, smooth, encode. A source enters, a result and a file leave."""
 
+import logging
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
@@ -20,7 +21,7 @@ from vderain.restore.derain import Derainer
 from vderain.restore.device import choose_place, cores, side_by_side
 from vderain.restore.gate import Gate, by_gate
 from vderain.restore.guard import guard
-from vderain.restore.parallel import StageClock, give_back_memory, ordered_map, prefetch, share_one_arena, unless
+from vderain.restore.parallel import StageClock, give_back_memory, ordered_map, prefetch, tame_allocator, unless
 from vderain.restore.steady import steady
 from vderain.restore.temporal import RADIUS, TEMPORAL_MODES, Derained, Temporal, alone, windows
 from vderain.video.clip import (
@@ -36,6 +37,7 @@ from vderain.video.clip import (
 from vderain.video.colour import add_residual
 from vderain.video.encoders import EncodeOptions
 from vderain.video.frame import Frame
+from vderain.video.gps import gpx_file, read_fixes
 from vderain.video.pictures import PictureReader, PictureWriter, is_pictures
 from vderain.video.reader import VideoReader
 from vderain.video.streams import CONTAINERS, DEFAULT_SUFFIX
@@ -43,7 +45,9 @@ from vderain.video.writer import VideoWriter
 
 __all__ = ["Options", "Progress", "Result", "default_target", "process"]
 
-TRIM_EVERY = 2  # frames
+log = logging.getLogger(__name__)
+
+TRIM_EVERY = 8  # frames
 AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
 
 
@@ -63,6 +67,8 @@ class Options:
         start_s, duration_s: the part to process, in seconds; None is the beginning, or the rest.
         rate: frames a second of a folder of pictures.
         guard: leave frames of dry scenes as they are, to the bit; see `restore.guard`.
+        gpx: write the camera's GPS track beside the video, as ``.gpx``.
+        container: file suffix of the output without its dot; must be that of the target, where one is given.
         compare: ``side`` or ``split`` shows before and after in one picture.
         overwrite: replace an output that exists.
         strict: stop at damage in the input instead of bridging it, and at interlaced pictures.
@@ -79,6 +85,8 @@ class Options:
     duration_s: float | None = None
     rate: Fraction = Fraction(30)
     guard: bool = True
+    gpx: bool = False
+    container: str | None = None
     compare: Comparison | None = None
     overwrite: bool = False
     strict: bool = False
@@ -98,6 +106,9 @@ class Options:
             raise UsageError(f"duration {self.duration_s:g} is out of range.", "Give the number of seconds to process.")
         if self.encode.crf is not None and not 0 <= self.encode.crf <= 63:
             raise UsageError(f"crf {self.encode.crf:g} is out of range.", "Give 0 to 51, for av1 and vp9 up to 63.")
+        if self.container is not None and f".{self.container}" not in CONTAINERS:
+            known = ", ".join(suffix[1:] for suffix in CONTAINERS)
+            raise UsageError(f"there is no container {self.container!r}.", f"Choose one of {known}.")
         if self.rate <= 0:
             raise UsageError("a rate must be above 0.", "Give frames per second, such as 30 or 30000/1001.")
 
@@ -113,8 +124,9 @@ class Result:
         dry: frames that were left as they are because it does not rain in them.
         missing: frames beyond the end of a truncated file, which nothing stands in for.
         damage: what was broken, in words.
-        kept, dropped: other streams that were copied, and what the container could not hold.
+        kept, dropped: what else was copied, and what the container could not hold.
         changed: what is there in another form, in words.
+        gpx: the file with the camera's GPS track, or None where none was written.
         model: name of the generator, or None where none ran.
         device: where it ran, in words, or "-".
         seconds: wall-clock time.
@@ -131,20 +143,25 @@ class Result:
     kept: tuple[str, ...]
     dropped: tuple[str, ...]
     changed: tuple[str, ...]
+    gpx: Path | None
     model: str | None
     device: str
     seconds: float
     stages_s: dict[str, float] = field(default_factory=dict)
 
 
-def default_target(source: Path) -> Path:
-    """``name.derained.ext`` beside the source, .mp4 for files that we cannot write; ``name.derained`` for a folder."""
+def default_target(source: Path, container: str | None = None) -> Path:
+    """``name.derained.ext`` beside the source, ``name.derained`` for a folder.
+
+    The suffix is that of the container asked for, else the source's own, or .mp4 for files that we cannot write.
+    """
     if source.name in ("", ".."):  # the folder one is in, or the one above
         source = source.resolve()
     if not source.is_file():
         return source.with_name(f"{source.name}.derained")
     writable = is_pictures(source) or source.suffix.lower() in CONTAINERS
-    return source.with_name(f"{source.stem}.derained{source.suffix if writable else DEFAULT_SUFFIX}")
+    suffix = f".{container}" if container else source.suffix if writable else DEFAULT_SUFFIX
+    return source.with_name(f"{source.stem}.derained{suffix}")
 
 
 def process(
@@ -164,13 +181,14 @@ def process(
     """
     options = options or Options()
     check_source(source)
-    target = target or default_target(source)
+    _check_container(source, target, options.container)
+    target = target or default_target(source, options.container)
     check_name(target, source, options.overwrite)
     started_s, cpu_s = time.monotonic(), time.process_time()
     reader: Reader
     writer: Writer
     cv2.setNumThreads(1)  # frames are worked on side by side
-    share_one_arena()
+    tame_allocator()
     clock = StageClock()
     restorer = _Restorer(options, clock)
     stop = Event()
@@ -181,6 +199,7 @@ def process(
         decoded = unless(stop, prefetch(reader.frames(), AHEAD))
         restored = prefetch(restorer(decoded, quarter_turns(reader), single, _pixels(reader)), AHEAD, stop)
         stack.enter_context(closing(restored))  # left after the writer, so that an unfinished file is gone at once
+        gpx = stack.enter_context(_track(target, reader, options))
         writer = _create(target, reader, options)
         stack.enter_context(writer)
         total_s, first_s, frames = duration_s(reader), None, 0
@@ -199,7 +218,7 @@ def process(
         source, target, frames, damage.frames if damage else 0, damage.missing if damage else 0, restorer.dry,
         tuple(damage.events) if damage else (),
         tuple(getattr(writer, "kept", ())), tuple(getattr(writer, "dropped", ())),
-        (*getattr(reader, "changed", ()), *getattr(writer, "changed", ())), restorer.model, restorer.device,
+        (*getattr(reader, "changed", ()), *getattr(writer, "changed", ())), gpx, restorer.model, restorer.device,
         time.monotonic() - started_s, stages_s,
     )  # fmt: skip
 
@@ -251,6 +270,33 @@ class _Restorer:
 
 def _open(source: Path, options: Options) -> Reader:
     return open_clip(source, options.strict, options.start_s, options.duration_s, options.rate)
+
+
+def _check_container(source: Path, target: Path | None, container: str | None) -> None:
+    if container is None:
+        return
+    if is_pictures(source):
+        raise UsageError(f"{source} is no video, so --container has no part in it.", "Leave it out.")
+    if target is not None and target.suffix.lower() != f".{container}":
+        raise UsageError(f"{target} is not the name of a {container} file.", "Leave out --container, or change -o.")
+
+
+@contextmanager
+def _track(target: Path, reader: Reader, options: Options) -> Iterator[Path | None]:
+    """The GPS track of a video, which takes its name when the video has been written."""
+    if not options.gpx or isinstance(reader, PictureReader):
+        yield None
+        return
+    gpx = target.with_suffix(".gpx")
+    check_name(gpx, reader.path, options.overwrite)
+    end_s = None if options.duration_s is None else (options.start_s or 0) + options.duration_s
+    fixes = read_fixes(reader.path, options.start_s, end_s)
+    if not fixes:
+        log.warning("'%s' has no GPS track that can be read: no .gpx was written.", reader.path.name)
+        yield None
+        return
+    with gpx_file(gpx, fixes, reader.path.stem):
+        yield gpx
 
 
 def _create(target: Path, reader: Reader, options: Options) -> Writer:

@@ -12,12 +12,13 @@ from vderain.commands.screen import Verbose, out, reporting
 
 def info_command(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A video to describe.")] = None,
+    container: Annotated[str | None, typer.Option(help="What a mkv, mov ... would keep. Default: as FILE.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Describe this installation, or FILE: its streams and what processing will keep of them."""
     with reporting(False, verbose):
-        facts = _facts_of_file(file) if file else _facts_of_installation()
+        facts = _facts_of_file(file, container) if file else _facts_of_installation()
         if as_json:
             out.print(json.dumps(facts, default=str), markup=False)
         elif file:
@@ -50,13 +51,14 @@ def _facts_of_installation() -> dict[str, Any]:
     }
 
 
-def _facts_of_file(file: Path) -> dict[str, Any]:
+def _facts_of_file(file: Path, container: str | None) -> dict[str, Any]:
     from dataclasses import asdict
 
     from vderain.video.describe import describe
     from vderain.video.streams import CONTAINERS, DEFAULT_SUFFIX
 
-    return asdict(describe(file, file.suffix if file.suffix.lower() in CONTAINERS else DEFAULT_SUFFIX))
+    own = file.suffix if file.suffix.lower() in CONTAINERS else DEFAULT_SUFFIX
+    return asdict(describe(file, f".{container.lower().lstrip('.')}" if container else own))
 
 
 def _print_file(facts: dict[str, Any]) -> None:
@@ -72,7 +74,9 @@ def _print_file(facts: dict[str, Any]) -> None:
         )
     if facts["interlaced"]:
         out.print("  interlaced: whole pictures are made of its fields", markup=False)
-    for name in facts["hidden"]:
-        out.print(f"  {name}: NOT KEPT", markup=False)
+    for part in facts["hidden"]:
+        out.print(f"  {part['name']}: {'copied' if part['kept'] else 'NOT KEPT'}", markup=False)
+    if facts["gps_fixes"]:
+        out.print(f"  {facts['gps_fixes']} GPS positions, which --gpx writes into a file of their own", markup=False)
     if facts["chapters"]:
         out.print(f"  {facts['chapters']} chapters: copied", markup=False)

@@ -32,11 +32,13 @@ def process_command(
     precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16. Default auto.")] = None,
     batch_size: Annotated[int | None, typer.Option(help="Frames at once. Default: what memory holds.")] = None,
     codec: Annotated[
-        str | None, typer.Option(help="h264, hevc, av1, vp9, ffv1 or any FFmpeg encoder. Default h264.")
+        str | None,
+        typer.Option(help="h264, hevc, av1, vp9, ffv1, prores, auto-hw or any FFmpeg encoder. Default: the source's."),
     ] = None,
     crf: Annotated[
         float | None, typer.Option(help="Constant quality, lower is better; the scale is the codec's.")
     ] = None,
+    lossless: Annotated[bool, typer.Option("--lossless", help="Keep every bit of the pictures.")] = False,
     preset: Annotated[str | None, typer.Option(help="The encoder's speed preset.")] = None,
     encoder_opt: Annotated[
         list[str] | None, typer.Option(metavar="K=V", help="One more encoder option; repeatable.")
@@ -48,6 +50,10 @@ def process_command(
         bool | None,
         typer.Option("--guard/--no-guard", help="Leave dry scenes untouched. Default: on.", show_default=False),
     ] = None,
+    container: Annotated[
+        str | None, typer.Option(help="mp4, mov, mkv, webm ... Default: that of INPUT, or of -o.")
+    ] = None,
+    gpx: Annotated[bool, typer.Option("--gpx", help="Write the camera's GPS track too, beside the video.")] = False,
     compare: Annotated[str | None, typer.Option(help="Before and after in one picture: side or split.")] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace the output if it exists.")] = False,
     strict: Annotated[
@@ -62,12 +68,14 @@ def process_command(
         from vderain.process import Options, process
         from vderain.video.encoders import EncodeOptions
 
-        encode = EncodeOptions(**given(codec=codec, crf=crf, preset=preset, encoder_opts=_pairs(encoder_opt)))
+        chosen = given(codec=codec, crf=crf, preset=preset, encoder_opts=_pairs(encoder_opt))
+        encode = EncodeOptions(lossless=lossless, **chosen)
         options = Options(
-            encode=encode, compare=compare, overwrite=overwrite, strict=strict,  # type: ignore[arg-type]
+            encode=encode, gpx=gpx, compare=compare, overwrite=overwrite, strict=strict,  # type: ignore[arg-type]
             **given(
                 model=model, strength=strength, temporal=temporal, device=device, precision=precision,
                 batch_size=batch_size, start_s=start, duration_s=duration, rate=_fraction(rate), guard=guard,
+                container=container.lower().lstrip(".") if container else None,
             ),
         )  # fmt: skip
         with shown(source.name, quiet, as_json) as report:
@@ -109,3 +117,5 @@ def _tell(result: "Result", as_json: bool, quiet: bool) -> None:
         f"{result.target}: {counted(result.frames, 'frame')}{damage} in {clock(result.seconds)} "
         f"({rate:.1f} frames/s, {model})", markup=False,
     )  # fmt: skip
+    if result.gpx:
+        out.print(f"{result.gpx}: GPS track", markup=False)

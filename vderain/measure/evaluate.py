@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from statistics import fmean
 from typing import TypeVar
 
@@ -115,7 +116,7 @@ def look(rain: Footage, out: Footage, note: Note = lambda frames: None) -> Looke
     Raises:
         InputError: something cannot be read, the clips do not go together, or they are single pictures.
     """
-    clips = map(_windows, _apart(side_by_side([rain, out])))
+    clips = map(windows_of, _apart(side_by_side([rain, out])))
     pairs = ((now, later) for _, now, later in neighbourhoods(zip(*clips, strict=True), 1) if now)
     traces = list(_counted(ordered_map(_traced, pairs, cores()), note))
     if len(traces) < 2:
@@ -173,12 +174,13 @@ def _apart(pairs: Iterator[tuple[Picture, ...]]) -> tuple[Iterator[Picture], Ite
     return side(waiting[0]), side(waiting[1])
 
 
-def _windows(pictures: Iterable[Picture]) -> Iterator[Window]:
-    frames = (
-        Frame((picture[..., 0], picture[..., 1], picture[..., 2]), RGB8, number, 1, 1 / RATE)
-        for number, picture in enumerate(pictures)
-    )
-    return windows(frames, cores(), keep_motions=False)
+def windows_of(pictures: Iterable[Picture]) -> Iterator[Window]:
+    """The pictures of a clip, each with its aligned neighbours."""
+    return windows(map(frame_of, pictures, count()), cores(), keep_motions=False)
+
+
+def frame_of(picture: Picture, number: int = 0) -> Frame:
+    return Frame((picture[..., 0], picture[..., 1], picture[..., 2]), RGB8, number, 1, 1 / RATE)
 
 
 def _flicker(warp: float | None, clear: float | None) -> Flicker | None:

@@ -12,6 +12,7 @@ ROWS = 4
 CELL_W_PX = 400
 BAND_PX = 24  # of labels, above each row
 GAIN = 4  # what was removed is too faint to be seen as it is
+REMOVED = f"removed x{GAIN} (grey: nothing)"
 MIDDLE = 128  # of a removed picture: nothing was removed
 TEXT, PAPER = (230, 230, 230), (24, 24, 24)
 
@@ -45,28 +46,37 @@ def write_sheet(target: Path, rain: Footage, out: Footage, clear: Footage | None
         OutputError: the disk refuses it.
     """
     chosen = {(2 * row + 1) * frames // (2 * ROWS) for row in range(ROWS)}
-    labels = ["input", "output", *(["truth"] if clear else []), f"removed x{GAIN} (grey: nothing)"]
+    labels = ["input", "output", *(["truth"] if clear else []), REMOVED]
     rows = []
     for number, pictures in enumerate(side_by_side([rain, out, *([clear] if clear else [])])):
         if number in chosen:
-            removed = (pictures[0].astype(np.int16) - pictures[1]) * GAIN + MIDDLE
-            rows.append(_row([*pictures, np.clip(removed, 0, 255).astype(np.uint8)], labels, number))
-    done, data = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))
+            named = [f"{labels[0]}, frame {number}", *labels[1:]]
+            rows.append(row([*pictures, removed(*pictures[:2])], named))
     try:
-        target.write_bytes(data.tobytes() if done else b"")
+        target.write_bytes(png(np.vstack(rows)))
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror}.", "Check the space left.") from error
 
 
-def _row(pictures: list[Picture], labels: list[str], number: int) -> Picture:
+def removed(before: Picture, after: Picture) -> Picture:
+    """What was taken out, enlarged around a grey that stands for nothing."""
+    difference = (before.astype(np.int16) - after) * GAIN + MIDDLE
+    return np.asarray(np.clip(difference, 0, 255), np.uint8)
+
+
+def png(picture: Picture) -> bytes:
+    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
+    return data.tobytes() if done else b""
+
+
+def row(pictures: list[Picture], labels: list[str]) -> Picture:
     """One frame's pictures beside each other, under their labels."""
     height_px, width_px = pictures[0].shape[:2]
     cell = CELL_W_PX, max(1, round(height_px * CELL_W_PX / width_px))
     way = cv2.INTER_AREA if width_px > CELL_W_PX else cv2.INTER_NEAREST
-    row = np.hstack([np.asarray(cv2.resize(picture, cell, interpolation=way), np.uint8) for picture in pictures])
-    band = np.full((BAND_PX, row.shape[1], 3), PAPER, np.uint8)
-    for column, label in enumerate(labels):
-        text = f"{label}, frame {number}" if column == 0 else label
+    beside = np.hstack([np.asarray(cv2.resize(picture, cell, interpolation=way), np.uint8) for picture in pictures])
+    band = np.full((BAND_PX, beside.shape[1], 3), PAPER, np.uint8)
+    for column, text in enumerate(labels):
         where = column * CELL_W_PX + 6, BAND_PX - 7
         cv2.putText(band, text, where, cv2.FONT_HERSHEY_SIMPLEX, 0.5, TEXT, 1, cv2.LINE_AA)
-    return np.vstack([band, row])
+    return np.vstack([band, beside])

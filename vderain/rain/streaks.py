@@ -92,7 +92,7 @@ def streak_opacity(style: Style, height_px: int, width_px: int, generator: torch
     for layer in style:
         for variant in range(VARIANTS):
             line = _line(layer, variant, generator).to(device)
-            grown = (_round_up(height_px + line.shape[0]), _round_up(width_px + line.shape[1]))
+            grown = (fft_side_px(height_px + line.shape[0]), fft_side_px(width_px + line.shape[1]))
             seeds = _seeds(layer, frames, grown, generator)
             drawn = torch.fft.irfft2(torch.fft.rfft2(seeds) * torch.fft.rfft2(line, s=grown), s=grown)
             opacity = drawn[:, line.shape[0] :, line.shape[1] :][:, :height_px, :width_px].clamp(0, 1)
@@ -103,8 +103,8 @@ def streak_opacity(style: Style, height_px: int, width_px: int, generator: torch
 VARIANTS = 3  # lines of differing length, width and angle in a layer: enough not to look stamped
 
 
-def _round_up(side_px: int) -> int:
-    """To a multiple of 64: FFTs of sides with large prime factors are several times slower."""
+def fft_side_px(side_px: int) -> int:
+    """At least this, a multiple of 64: FFTs of sides with large prime factors are several times slower."""
     return -(-side_px // 64) * 64
 
 

@@ -97,8 +97,9 @@ class Weather:
         if self._windshield is None:
             chance = torch.Generator().manual_seed(self._glass_seed)
             self._windshield = Windshield(self.style.glass, rainy.shape[2] / rainy.shape[1], chance)
-        rainy, cover = seen_through(rainy, self._windshield.drops(time_s), time_s)
-        return rainy, 1 - (1 - opacity) * (1 - cover)
+        sky = self._sky or 1.0
+        rainy, cover = seen_through(rainy[None], self._windshield.drops(time_s), time_s, self.style.glass, sky)
+        return rainy[0], 1 - (1 - opacity) * (1 - cover)
 
     def _brightest(self, clear: Tensor) -> float:
         """Of the larger parts of the picture: the sky by day, a lit street by night. It follows slowly."""

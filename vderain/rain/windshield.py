@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from vderain.rain.streaks import fft_side_px, log_uniform, uniform
+
 BLOCK_S = 0.25  # of time whose drops are drawn together, so that the glass does not depend on when frames are asked for
 WARM_S = 12.0  # of rain before the first frame
 MARGIN_H = 0.06  # around the picture, where drops land too
@@ -26,9 +28,10 @@ FILM_S = 0.7  # in which the rest of the trail thins to 1/e
 
 VIEW_H = 0.42  # how far from its place the rim of a drop looks
 SEEN_ROWS = 48  # of the picture as drops see it: they shrink it so much that more would only flicker
-DEFOCUS_H = 0.0022  # the lens looks at the street, not at the glass
 RIM_SHADE = 0.62  # of the light that the steepest rim loses
 SMALLEST_PX = 0.4
+FAINTEST = 1e-3  # cover that is still seen
+NEVER_S = 1e9
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +46,8 @@ class Glass:
         wipe_every_s, wipe_s: between two passes of the wiper, and how long one takes, there and back.
         pivot_h: of the wiper, to the right of the left edge and down from the upper edge.
         reach_h: from the pivot, where the blade begins and ends.
+        defocus_h: standard deviation of the blur of what is on the glass: the lens looks at the street.
+        glow: share of a drop's light that comes from the sky, whatever is behind the drop.
     """
 
     landing: float = 90.0
@@ -54,6 +59,8 @@ class Glass:
     wipe_s: float = 1.1
     pivot_h: tuple[float, float] = (0.55, 1.35)
     reach_h: tuple[float, float] = (0.35, 1.42)
+    defocus_h: float = 0.0022
+    glow: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -224,25 +231,45 @@ class Windshield:
         )  # fmt: skip
 
 
-def seen_through(clear: Tensor, drops: Drops, time_s: float) -> tuple[Tensor, Tensor]:
-    """A frame as it is seen through wet glass.
+def draw_glass(generator: torch.Generator) -> Glass:
+    """A clip's wet glass: from fine, sharp drops to a few large ones far out of focus."""
+    radius_h = log_uniform(0.008, 0.11, generator)
+    cover = log_uniform(0.02, 0.35, generator)  # of the glass, if drops stayed for `rest_s` and never met
+    rest_s = 12.0
+    return Glass(
+        landing=cover / (rest_s * math.pi * radius_h**2),
+        radius_h=radius_h,
+        spread=uniform(0.1, 0.5, generator),
+        rest_s=rest_s,
+        wipe_every_s=NEVER_S,
+        defocus_h=radius_h * log_uniform(0.1, 1.2, generator),
+        glow=max(0.0, uniform(-0.3, 0.9, generator)),
+    )
+
+
+def seen_through(clear: Tensor, drops: Drops, time_s: float, glass: Glass, sky: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Frames as they are seen through the same wet glass.
 
     Args:
-        clear: (3, H, W) in 0..1.
+        clear: (T, 3, H, W) in 0..1.
         drops: on the glass, from `Windshield.drops`.
         time_s: the same instant.
+        glass: that they are on.
+        sky: its brightness, 0..1, for the glow of the drops.
 
     Returns:
-        (3, H, W) in 0..1, and how much of each pixel is drop, (H, W) in 0..1; where that is 0 the frame is untouched.
+        (T, 3, H, W) in 0..1, and how much of each pixel is drop, (H, W) in 0..1; where that is 0 frames are untouched.
     """
-    height_px = clear.shape[1]
-    surface_px = thickness_px(drops, time_s, clear.shape[1], clear.shape[2], clear.device)
+    height_px, width_px = clear.shape[2:]
+    surface_px = thickness_px(drops, time_s, height_px, width_px, clear.device)
     slope_y, slope_x = _slopes(surface_px)
     cover = surface_px.clamp(max=1)  # the first pixel inside the rim is half glass, half water
     steep = torch.hypot(slope_x, slope_y).clamp(max=1)
     inside = _refracted(clear, slope_x, slope_y, VIEW_H * height_px) * (1 - RIM_SHADE * steep**3)
-    soft = _blurred(torch.cat([inside * cover, cover.unsqueeze(0)]), DEFOCUS_H * height_px)
-    return clear * (1 - soft[3]) + soft[:3], soft[3]
+    inside = torch.lerp(inside, torch.full_like(inside, sky), glass.glow) * cover
+    soft = _blurred(torch.cat([inside.flatten(0, 1), cover.unsqueeze(0)]), glass.defocus_h * height_px)
+    soft = soft * (soft[-1] > FAINTEST)
+    return clear * (1 - soft[-1]) + soft[:-1].view_as(clear), soft[-1]
 
 
 def thickness_px(drops: Drops, time_s: float, height_px: int, width_px: int, device: torch.device) -> Tensor:
@@ -271,23 +298,25 @@ def _slopes(surface_px: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _refracted(clear: Tensor, slope_x: Tensor, slope_y: Tensor, view_px: float) -> Tensor:
-    """(3, H, W): each pixel shows the place to which the slope bends its ray."""
-    _, height_px, width_px = clear.shape
+    """(T, 3, H, W): each pixel shows the place to which the slope bends its ray."""
+    frames, _, height_px, width_px = clear.shape
     rows = min(SEEN_ROWS, height_px)
     seen = F.adaptive_avg_pool2d(clear, (rows, max(1, round(rows * width_px / height_px))))
     x_px = torch.arange(width_px, device=clear.device) + 0.5 + view_px * slope_x
     y_px = torch.arange(height_px, device=clear.device).view(-1, 1) + 0.5 + view_px * slope_y
     grid = torch.stack([2 * x_px / width_px - 1, 2 * y_px / height_px - 1], -1)
-    return F.grid_sample(seen[None], grid[None], padding_mode="border", align_corners=False)[0]
+    return F.grid_sample(seen, grid.expand(frames, -1, -1, -1), padding_mode="border", align_corners=False)
 
 
 def _blurred(planes: Tensor, sigma_px: float) -> Tensor:
-    """(C, H, W) through a Gaussian."""
+    """(C, H, W) through a Gaussian, by its transfer function: drops far out of focus cost no more than sharp ones."""
+    height_px, width_px = planes.shape[1:]
     reach = max(1, math.ceil(2.5 * sigma_px))
-    steps = torch.arange(-reach, reach + 1, device=planes.device)
-    kernel = torch.exp(-0.5 * (steps / max(sigma_px, 1e-3)) ** 2)
-    kernel = (kernel / kernel.sum()).view(1, 1, 1, -1)
-    blurred = planes.unsqueeze(1)  # (C, 1, H, W)
-    blurred = F.conv2d(F.pad(blurred, (reach, reach, 0, 0), mode="replicate"), kernel)
-    blurred = F.conv2d(F.pad(blurred, (0, 0, reach, reach), mode="replicate"), kernel.transpose(2, 3))
-    return blurred.squeeze(1)
+    rows, columns = fft_side_px(height_px + 2 * reach), fft_side_px(width_px + 2 * reach)
+    around = (reach, columns - width_px - reach, reach, rows - height_px - reach)
+    padded = F.pad(planes[None], around, mode="replicate")[0]
+    down = torch.fft.fftfreq(rows, device=planes.device).view(-1, 1)
+    right = torch.fft.rfftfreq(columns, device=planes.device)
+    passed = torch.exp(-2 * (math.pi * sigma_px) ** 2 * (down**2 + right**2))
+    blurred: Tensor = torch.fft.irfft2(torch.fft.rfft2(padded) * passed, s=(rows, columns))
+    return blurred[:, reach : reach + height_px, reach : reach + width_px]

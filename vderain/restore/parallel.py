@@ -5,6 +5,7 @@ its time at the barriers between layers as soon as anything else runs, and decod
 """
 
 import ctypes
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
@@ -17,17 +18,23 @@ T = TypeVar("T")
 U = TypeVar("U")
 
 
-M_ARENA_MAX = -8  # of glibc's malloc.h
+M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h
+LARGE_BYTES = 4 * 2**20
 
 
-def share_one_arena() -> None:
-    """Let all threads allocate from one heap; by itself glibc gives each thread its own.
+def tame_allocator() -> None:
+    """Keep freed pictures from staying resident.
 
-    Pictures are made by one thread and freed by another, so that every heap fills with holes of their size: a quarter
-    of the resident memory. Where there is no glibc nothing happens.
+    Pictures of many sizes are made by one thread and freed by another, so that heaps fill with holes. Two settings of
+    glibc prevent it: one heap instead of one for each thread, and large blocks outside it, gone as soon as they are
+    freed. Mapping those anew costs little in huge pages, which torch asks for where it is told to. Where there is no
+    glibc nothing happens.
     """
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).mallopt(M_ARENA_MAX, 1)
+        libc = ctypes.CDLL(None)
+        libc.mallopt(M_ARENA_MAX, 1)
+        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
 
 
 def give_back_memory() -> None:

@@ -54,3 +54,47 @@ def supervised_loss(
     untouched = ((rainy - clear).abs().amax(1, keepdim=True) < UNTOUCHED).float()  # (B, 1, H, W)
     loss = charbonnier(difference, foot, 1 + (untouched_weight - 1) * untouched) + block_weight * block_harm(difference)
     return (loss * torch.where(dry, dry_weight, 1.0)).mean()
+
+
+def grey_layer(residual: Tensor, layer_max: float) -> Tensor:
+    """Rain as light without colour, bounded: (B, 3, H, W) to (B, 1, H, W) within -layer_max..layer_max.
+
+    Drops refract the whole sky, so that streaks have next to no colour of their own (Garg & Nayar, IJCV 2007).
+    """
+    return layer_max * torch.tanh(residual.mean(1, keepdim=True) / layer_max)
+
+
+def colourfulness(residual: Tensor) -> Tensor:
+    """Mean distance of what is taken out from grey: (B, 3, H, W) to a scalar."""
+    return (residual - residual.mean(1, keepdim=True)).abs().mean()
+
+
+def rain_mask(residual: Tensor, half: float = UNTOUCHED) -> Tensor:
+    """Where a generator sees rain, softly: (B, 3, H, W) to (B, 1, H, W), 0 for nothing, 1/2 for a change of `half`."""
+    change = residual.abs().mean(1, keepdim=True)
+    return change / (change + half)
+
+
+def inconsistency(now: Tensor, after: Tensor, flow_px: Tensor, trust: Tensor) -> Tensor:
+    """How far a frame is from the next one, brought back along its motion.
+
+    Lai et al., "Learning blind video temporal consistency", ECCV 2018.
+
+    Args:
+        now: (B, 3, H, W).
+        after: the same, a frame later.
+        flow_px: (B, 2, H, W), x and y: now(x) is found at after(x + flow).
+        trust: (B, 1, H, W) in 0..1, of the flow.
+
+    Returns:
+        A scalar: the mean absolute difference where the flow is trusted and ends within the picture.
+    """
+    height_px, width_px = now.shape[-2:]
+    y, x = torch.meshgrid(torch.arange(height_px), torch.arange(width_px), indexing="ij")
+    place = torch.stack([x, y]).to(flow_px) + flow_px  # (B, 2, H, W)
+    size = torch.tensor([width_px - 1, height_px - 1]).to(flow_px).view(1, 2, 1, 1).clamp(min=1)
+    inside = ((place >= 0) & (place <= size)).all(1, keepdim=True)
+    grid = (2 * place / size - 1).permute(0, 2, 3, 1)  # (B, H, W, 2)
+    found = F.grid_sample(after, grid, padding_mode="border", align_corners=True)
+    weight = trust * inside
+    return (weight * (now - found).abs()).sum() / (3 * weight.sum()).clamp(min=1)

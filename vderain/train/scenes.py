@@ -5,6 +5,7 @@ slowly, things cross in front, and thin bright marks lie in the scene, which loo
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +14,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.errors import InputError
-from vderain.video.colour import to_rgb8
-from vderain.video.reader import VideoReader
+from vderain.train.material import (
+    SUFFIXES_CLIP,
+    SUFFIXES_PHOTO,
+    Picture,
+    Survey,
+    files,
+    load_frames,
+    load_photo,
+    split,
+)
 
-Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 WINDOW = 5
 CENTRE = WINDOW // 2
-SUFFIXES_PHOTO = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
-SUFFIXES_CLIP = {".mp4", ".mov", ".mkv", ".avi", ".webm"}
 
 
 @dataclass(frozen=True)
@@ -36,37 +42,63 @@ class Scenes:
     clips: list[NDArray[np.uint8]]
 
 
-def load_scenes(photos: Path | None, clips: Path | None, side_px: int) -> Scenes:
+def load_scenes(
+    photos: Path | None, clips: Path | None, side_px: int, what: str = "clear", key: str = "data.photos or data.clips"
+) -> Scenes:
     """Decode every photograph and clip below two folders whose sides are at least `side_px`.
+
+    Args:
+        photos: a folder.
+        clips: a folder.
+        side_px: of the smallest.
+        what: they are, and
+        key: where the recipe names them, for messages.
 
     Raises:
         InputError: nothing usable was found.
     """
-    pictures = [load_photo(path) for path in _files(photos, SUFFIXES_PHOTO)]
-    films = [_load_clip(path) for path in _files(clips, SUFFIXES_CLIP)]
+    survey = Survey()
     scenes = Scenes(
-        [p for p in pictures if p is not None and min(p.shape[:2]) >= side_px],
-        [c for c in films if len(c) >= WINDOW and min(c.shape[1:3]) >= side_px],
+        list(_large(files(photos, SUFFIXES_PHOTO), side_px, survey)),
+        list(load_clips(clips, side_px, survey)),
     )
+    survey.tell()
     if not scenes.photos and not scenes.clips:
-        raise InputError(f"no clear picture or clip in {photos} and {clips}.", "Set data.photos or data.clips.")
+        where = photos if photos == clips else f"{photos} and {clips}"
+        raise InputError(f"no {what} picture or clip in {where}.", f"Set {key}.")
     return scenes
 
 
-def _files(folder: Path | None, suffixes: set[str]) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes) if folder else []
+def _large(paths: list[Path], side_px: int, survey: Survey) -> Iterator[Picture]:
+    for path in paths:
+        picture = load_photo(path, survey)
+        if picture is not None and min(picture.shape[:2]) >= side_px:
+            yield picture
+        elif picture is not None:
+            survey.note(f"passed over, smaller than {side_px} pixels a side", path)
 
 
-def load_photo(path: Path) -> Picture | None:
-    """(H, W, 3) RGB of any bit depth, colour model or transparency, or None for what is no picture."""
-    data = np.fromfile(path, np.uint8)
-    bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    return None if bgr is None else np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
+def load_clips(folder: Path | None, side_px: int, survey: Survey) -> Iterator[NDArray[np.uint8]]:
+    """Clips of a folder, (T, H, W, 3) each, that hold a window of five frames whose sides are at least `side_px`."""
+    for path in files(folder, SUFFIXES_CLIP):
+        frames = load_frames(path, survey)
+        if len(frames) >= WINDOW and min(frames[0].shape[:2]) >= side_px:
+            yield np.stack(frames)
+        elif frames:
+            survey.note(f"passed over, smaller than {side_px} pixels a side or {WINDOW} frames", path)
 
 
-def _load_clip(path: Path) -> NDArray[np.uint8]:
-    with VideoReader(path) as reader:
-        return np.stack([to_rgb8(frame) for frame in reader.frames()])
+def held_out(scenes: Scenes, share: float) -> tuple[Scenes, Scenes]:
+    """Scenes to train on, and some to judge by: photographs, or where there are not two the ends of the clips."""
+    if len(scenes.photos) > 1:
+        kept, held = split(scenes.photos, share)
+        return Scenes(kept, scenes.clips), Scenes(held, [])
+    ends = [max(WINDOW, round(len(clip) * share)) for clip in scenes.clips if share]
+    pairs = [(c[:-end], c[-end:]) for c, end in zip(scenes.clips, ends, strict=False) if len(c) >= end + WINDOW]
+    if not pairs:
+        return scenes, Scenes([], [])
+    short = [c for c, end in zip(scenes.clips, ends, strict=True) if len(c) < end + WINDOW]
+    return Scenes(scenes.photos, [c for c, _ in pairs] + short), Scenes([], [c for _, c in pairs])
 
 
 def clip_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:

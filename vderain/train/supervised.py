@@ -1,20 +1,20 @@
 """The first stage of training: rendered windows enter, a generator that takes their rain out leaves."""
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from vderain.train.config import Recipe
+from vderain.train.feed import Feed
 from vderain.train.losses import supervised_loss
-from vderain.train.pool import WindowPool
-from vderain.train.scenes import CENTRE, load_scenes
-from vderain.train.trainer import Batch, Losses, Trainer, finite, numbered
-from vderain.train.windows import WindowMaker
-
-log = logging.getLogger(__name__)
+from vderain.train.pool import W, WindowPool
+from vderain.train.ranks import ALONE, Ranks
+from vderain.train.scenes import CENTRE, Scenes, held_out, load_scenes
+from vderain.train.trainer import Batch, Losses, Trainer
+from vderain.train.windows import Window, WindowMaker
 
 GRADIENT_NORM_MAX = 1.0
 
@@ -22,42 +22,60 @@ GRADIENT_NORM_MAX = 1.0
 class Supervised(Trainer):
     """A generator that is shown what it should have made."""
 
-    def __init__(self, recipe: Recipe, out: Path) -> None:
-        super().__init__(recipe, out)
+    def __init__(self, recipe: Recipe, out: Path, ranks: Ranks = ALONE) -> None:
+        super().__init__(recipe, out, ranks)
         self.generator = self.networks["generator"]
-        rate = recipe.optimiser.rate
-        self.optimisers["adam"] = torch.optim.Adam(self.generator.parameters(), lr=rate, betas=(0.9, 0.99))
+        self.optimises("adam", [self.generator], betas=(0.9, 0.99), norm_max=GRADIENT_NORM_MAX)
+
+    def material(self) -> Scenes:
+        data = self.recipe.data
+        scenes = load_scenes(data.photos, data.clips, data.side_px + 2 * data.border_px)
+        self.scenes, held = held_out(scenes, self.recipe.held_share)
+        return held
 
     def batches(self) -> Iterator[Batch]:
+        """(B, 15, s, s) rainy, (B, 1, s, s) trust, (B, 3, s, s) clear, (B,) dry: see `Window.crop`."""
         settings, data, seed = self.recipe.optimiser, self.recipe.data, self.recipe.run.seed
-        maker = WindowMaker(load_scenes(data.photos, data.clips, data.side_px + 2 * data.border_px), data, seed)
-        log.info("%d photographs, %d clips", len(maker.scenes.photos), len(maker.scenes.clips))
-        pool = WindowPool(data.pool)
-        taken = max(0, (self.iteration + 1) * data.fresh - data.pool)
-        windows = numbered(maker, taken, data.workers)
-        while True:
-            for _ in range((self.iteration + 1) * data.fresh - taken):
-                pool.add(next(windows))
-                taken += 1
-            generator = torch.Generator().manual_seed(seed * 1_000_003 + self.iteration)
-            yield pool.batch(settings.batch, settings.crop_px, generator)
+        for pool in self.pools(WindowMaker(self.scenes, data, seed), Window, data.fresh):
+            chance = torch.Generator().manual_seed(seed * 1_000_003 + self.iteration)
+            yield pool.batch(settings.batch, settings.crop_px, chance, self.ranks)
 
-    def losses(self, *batch: Tensor) -> Losses:
-        rainy, trust, clear, dry = batch
-        settings = self.recipe.optimiser
+    def pools(self, maker: Dataset[W], kind: type[W], fresh: int) -> Iterator[WindowPool[W]]:
+        """A pool as it is at each iteration. Every process makes its share of the windows and gets all of them."""
+        data, ranks = self.recipe.data, self.ranks
+        pool: WindowPool[W] = WindowPool(data.pool, data.side_px)
+        taken = max(0, (self.iteration + 1) * fresh - data.pool)
+        feed = Feed(maker, taken, data.workers, ranks)
+        self.feeds.append(feed)
+        while True:
+            for number in range(taken, (self.iteration + 1) * fresh):
+                owner = number % ranks.count
+                window = next(feed) if owner == ranks.rank else kind.empty(data.side_px)
+                pool.add(ranks.whole_handed_round(window, owner))
+                taken = number + 1
+            yield pool
+
+    def restored(self, rainy: Tensor, trust: Tensor) -> Tensor:
+        """(B, 3, H, W), what the generator makes of windows, (B, 15, H, W), and their trust, (B, 1, H, W)."""
         centre = rainy[:, 3 * CENTRE : 3 * CENTRE + 3]
         seen = rainy if self.recipe.model.window > 1 else centre
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-            residual = self.generator(seen, trust)
-        loss = supervised_loss(
-            centre + residual.float(), centre, clear, dry,
+        with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
+            residual: Tensor = self.generator(seen, trust)
+        return centre + residual.float()
+
+    def against_truth(self, restored: Tensor, rainy: Tensor, clear: Tensor, dry: Tensor) -> Tensor:
+        """`supervised_loss` of (B, 3, H, W) each and (B,), with the weights of the recipe."""
+        settings = self.recipe.optimiser
+        return supervised_loss(
+            restored, rainy, clear, dry,
             foot=settings.foot, untouched_weight=settings.untouched_weight, block_weight=settings.block_weight,
             dry_weight=settings.dry_weight,
         )  # fmt: skip
-        value = finite(loss)
-        adam = self.optimisers["adam"]
-        adam.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.generator.parameters(), GRADIENT_NORM_MAX)
-        adam.step()
-        return {"loss": value}
+
+    def losses(self, *batch: Tensor) -> Losses:
+        rainy, trust, clear, dry = batch
+        centre = rainy[:, 3 * CENTRE : 3 * CENTRE + 3]
+        loss = self.against_truth(self.restored(rainy, trust), centre, clear, dry)
+        self.finite(loss)
+        self.move("adam", loss)
+        return {"loss": loss.item()}

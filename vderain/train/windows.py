@@ -17,6 +17,7 @@ from torch.utils.data import Dataset
 
 from vderain.rain.composite import draw_light, rain_onto, veiled
 from vderain.rain.streaks import draw_style, streak_opacity
+from vderain.rain.windshield import Windshield, draw_glass, seen_through
 from vderain.restore.motion import MotionEstimator, align, flow_luma, motion
 from vderain.train.config import Data
 from vderain.train.scenes import CENTRE, WINDOW, Scenes, clip_window, drive_window, photo_window
@@ -43,6 +44,22 @@ class Window:
     trust: Tensor
     clear: Tensor
     dry: Tensor
+
+    @classmethod
+    def empty(cls, side_px: int) -> "Window":
+        """One to be written over."""
+        square = (side_px, side_px)
+        rainy, trust, clear = (torch.empty(*n, *square, dtype=torch.uint8) for n in ((WINDOW, 3), (1,), (3,)))
+        return cls(rainy, trust, clear, torch.tensor(False))
+
+    def crop(self, rows: slice, columns: slice, flip: bool) -> tuple[Tensor, ...]:
+        """(15, s, s), (1, s, s) and (3, s, s) uint8, () bool: as the attributes, mirrored left to right or not."""
+        parts = (self.rainy.flatten(0, 1), self.trust, self.clear)
+        return (*(mirrored(part[..., rows, columns], flip) for part in parts), self.dry)
+
+
+def mirrored(part: Tensor, flip: bool) -> Tensor:
+    return part.flip(-1) if flip else part
 
 
 class WindowMaker(Dataset[Window]):
@@ -84,15 +101,17 @@ class WindowMaker(Dataset[Window]):
 
     def _rain(self, clear: Frames, index: int, rng: np.random.Generator, same: bool) -> tuple[Frames, Frames]:
         """Rainy frames, and clear ones below the same veil."""
-        sheet = _sheet(self.seed, index // SHEET_LIFE, int(rng.integers(SHEETS)))
-        if rng.random() < 0.5:
-            sheet = sheet[:, ::-1]
-        opacity = np.stack([_random_cut(sheet, self.side_px, rng) for _ in range(1 if same else WINDOW)])
+        opacity = rain_cuts(self.seed, index, self.side_px, 1 if same else WINDOW, rng)
+        drops = rng.random() < self.data.share_drops
+        if drops and rng.random() < 0.5:  # the wet glass after a shower
+            opacity = np.zeros_like(opacity)
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
         light = draw_light(generator)
         frames = torch.from_numpy(clear[: len(opacity)]).permute(0, 3, 1, 2).float() / 255
         frames = veiled(frames, light)
         rainy = rain_onto(frames, torch.from_numpy(opacity).float() / 255, light)
+        if drops:
+            rainy = _through_glass(rainy, light.sky, generator)
         return _frames8(rainy, same), _frames8(frames, same)
 
     def _aligned(self, frames: Frames, kind: str, rng: np.random.Generator) -> tuple[Frames, NDArray[np.uint8]]:
@@ -113,6 +132,21 @@ class WindowMaker(Dataset[Window]):
             trust += field.trust / np.float32(4)
         full = cv2.resize(trust, centre.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         return np.stack(aligned), full.astype(np.uint8)
+
+
+def _through_glass(frames: Tensor, sky: float, generator: torch.Generator) -> Tensor:
+    """(T, 3, S, S) behind drops that rest: what moves with the camera and not with the scene."""
+    glass = draw_glass(generator)
+    drops = Windshield(glass, frames.shape[3] / frames.shape[2], generator).drops(0.0)
+    return seen_through(frames, drops, 0.0, glass, sky)[0]
+
+
+def rain_cuts(seed: int, index: int, side_px: int, frames: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """(frames, side, side) opacity 0..255 of one style, each from another place of its sheet."""
+    sheet = _sheet(seed, index // SHEET_LIFE, int(rng.integers(SHEETS)))
+    if rng.random() < 0.5:
+        sheet = sheet[:, ::-1]
+    return np.stack([_random_cut(sheet, side_px, rng) for _ in range(frames)])
 
 
 def _frames8(frames: Tensor, same: bool) -> Frames:

@@ -7,7 +7,7 @@ from typing import Any
 
 import av
 
-from vderain.video.boxes import hidden_boxes
+from vderain.video.gps import read_fixes
 from vderain.video.info import probe
 from vderain.video.source import codec_name, main_video, open_input, stream_kind
 from vderain.video.streams import (
@@ -19,6 +19,7 @@ from vderain.video.streams import (
     output_format,
     substitute,
 )
+from vderain.video.telemetry import HOLDERS, hidden_parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +48,14 @@ class StreamDescription:
 
 
 @dataclass(frozen=True, slots=True)
+class HiddenDescription:
+    """A part of a file beside its streams: its name, and whether the output will have it."""
+
+    name: str
+    kept: bool
+
+
+@dataclass(frozen=True, slots=True)
 class FileDescription:
     """What is in a file.
 
@@ -59,8 +68,9 @@ class FileDescription:
         chapters: number of chapters.
         metadata: title, creation time and so on.
         streams: all streams in file order.
+        hidden: what the camera's maker put into the file beside its streams.
+        gps_fixes: places with a time that a GPX file can have.
         interlaced: whether its pictures consist of fields, of which whole pictures will be made.
-        hidden: what is in the file beside its streams and will not be kept.
     """
 
     path: Path
@@ -71,7 +81,8 @@ class FileDescription:
     chapters: int
     metadata: dict[str, str]
     streams: tuple[StreamDescription, ...]
-    hidden: tuple[str, ...]
+    hidden: tuple[HiddenDescription, ...]
+    gps_fixes: int
     interlaced: bool
 
 
@@ -95,7 +106,8 @@ def describe(path: str | os.PathLike[str], suffix: str = DEFAULT_SUFFIX) -> File
         return FileDescription(
             source, container.format.name, muxer, duration_s, source.stat().st_size,
             len(container.chapters()), dict(container.metadata), streams,
-            tuple(hidden_boxes(source)), probe(container, main, source).interlaced,
+            tuple(HiddenDescription(part.name, part.movable and muxer in HOLDERS) for part in hidden_parts(source)),
+            len(read_fixes(source)), probe(container, main, source).interlaced,
         )  # fmt: skip
 
 

@@ -3,27 +3,41 @@
 import difflib
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from fractions import Fraction
-from types import MappingProxyType
 from typing import Any
 
 import av
 from av.container import OutputContainer
 
 from vderain.errors import OutputError, UsageError
+from vderain.video.codecs import (
+    AUTO_HARDWARE,
+    BITS,
+    FAMILIES,
+    Family,
+    default_codec,
+    family_of,
+    hardware_candidates,
+    hardware_families,
+    is_lossy,
+    offered_formats,
+    picture_format,
+)
 from vderain.video.info import StreamInfo
 from vderain.video.light import with_light
 from vderain.video.planes import FULL_RANGE, LIMITED_RANGE, Layout, choose_layout, layout_of, nearest_layout
+from vderain.video.rate import SourceRate
 
 log = logging.getLogger(__name__)
 
 _FRAME_DURATION = 1 << 8  # AV_CODEC_FLAG_FRAME_DURATION: packets get the durations of their frames
 _LAMBDA_PER_QP = 118  # FF_QP2LAMBDA
-# libx265 accepts narrower pictures (its block is 64 wide), writes beyond its memory at widths up to 48, and crashes.
-_X265_MIN_PX = (64, 16)
 _FINE_QP = 2  # for old encoders with a fixed quantiser: the finest that does not waste bits
+# The output at constant quality may become several times as large as the source, whose own artefacts it then encodes
+# with care. CAP_FACTOR limits that; measured in docs/benchmarks.md.
+CAP_FACTOR = 1.3
+_CAP_BUFFER_S = 2.0  # of the limit, beside the source's own unevenness
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,43 +45,24 @@ class EncodeOptions:
     """How the output is encoded; the single home of these defaults.
 
     Attributes:
-        codec: h264, hevc, av1, vp9, ffv1 or the name of any FFmpeg video encoder; None takes H.264, which every player
-            and editor reads, or VP9 where the container holds no H.264 (.webm).
-        crf: constant quality, lower is better, on the codec's own scale; None takes the codec's default below.
-        preset: speed against size, on the codec's own scale; None takes the codec's default below.
+        codec: h264, hevc, av1, vp9, ffv1, prores or the name of any FFmpeg video encoder; ``auto-hw`` takes a graphics
+            card's encoder where one works. None takes the source's codec, or H.264 where that cannot be encoded.
+        crf: constant quality, lower is better, on the codec's own scale; None takes the codec's default, with a limit
+            of `CAP_FACTOR` times the source's bit rate.
+        preset: speed against size, on the codec's own scale; None takes the codec's default.
         encoder_opts: further options for the encoder, as (name, value).
+        lossless: keep every bit of the pictures.
     """
 
     codec: str | None = None
     crf: float | None = None
     preset: str | None = None
     encoder_opts: tuple[tuple[str, str], ...] = ()
+    lossless: bool = False
 
-
-@dataclass(frozen=True, slots=True)
-class _Family:
-    """How one codec is asked for constant quality."""
-
-    encoder: str
-    crf: float | None
-    preset: str | None = None
-    preset_option: str = "preset"
-    extra: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
-
-
-# The default quality is "visually lossless": people hold what they restore for the new original, and rain removal
-# leaves fine texture that coarser quantisers smear. crf 17 or 18 is where x264's own documentation puts that threshold;
-# 17 keeps a margin. The other scales are set to about the same distortion: x265 spends its bits better (20), SVT-AV1
-# and libvpx count 0..63 (22 and 20).
-_FAMILIES: dict[str, _Family] = {
-    "h264": _Family("libx264", 17, "medium"),
-    "hevc": _Family("libx265", 20, "medium", extra={"x265-params": "log-level=none"}),
-    "av1": _Family("libsvtav1", 22, "6"),
-    "vp9": _Family("libvpx-vp9", 20, "2", "cpu-used", {"deadline": "good", "row-mt": "1"}),
-    "ffv1": _Family("ffv1", None, extra={"level": "3", "slicecrc": "1"}),
-}
-_ALIASES = {"h265": "hevc", "x264": "h264", "x265": "hevc", "avc": "h264"}
-_HARDWARE = ("h264_nvenc", "hevc_nvenc", "av1_nvenc", "h264_qsv", "hevc_qsv", "h264_videotoolbox", "hevc_videotoolbox")
+    def __post_init__(self) -> None:
+        if self.lossless and self.crf is not None:
+            raise UsageError("--lossless has no quality to choose.", "Leave out --crf or --lossless.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,19 +76,20 @@ class EncoderInfo:
 
 def working_encoders() -> list[EncoderInfo]:
     """The encoders that really open on this machine, proved by encoding one small picture with each."""
-    candidates = [*_FAMILIES.items(), *((name, _Family(name, None)) for name in _HARDWARE)]
-    return [EncoderInfo(name, family.encoder, family.crf) for name, family in candidates if _encodes(family.encoder)]
+    candidates = FAMILIES | hardware_families()
+    return [EncoderInfo(name, family.encoder, family.crf) for name, family in candidates.items() if encodes(family)]
 
 
-def _encodes(encoder: str) -> bool:
-    _quiet(encoder)
+def encodes(family: Family, pixel_format: str | None = None) -> bool:
+    """Whether an encoder really works here: it is given one picture."""
+    _quiet(family.encoder)
     try:
-        context: Any = av.CodecContext.create(encoder, "w")
+        context: Any = av.CodecContext.create(family.encoder, "w")
         context.width, context.height = 256, 256  # hardware refuses much smaller pictures
-        context.pix_fmt = choose_layout(Layout("yuv", 8, 2, 2), _formats(context.codec)) or "yuv420p"
+        nearest = choose_layout(Layout("yuv", 8, 2, 2), offered_formats(context.codec)) or "yuv420p"
+        context.pix_fmt = pixel_format or nearest
         context.time_base = Fraction(1, 25)
-        if encoder == "libx265":
-            context.options = {"x265-params": "log-level=none"}
+        context.options = dict(family.extra)
         picture = av.VideoFrame(256, 256, context.pix_fmt)
         picture.pts = 0
         return bool(context.encode(picture) + context.encode(None))
@@ -101,21 +97,41 @@ def _encodes(encoder: str) -> bool:
         return False
 
 
-def choose_codec(options: EncodeOptions, output: OutputContainer) -> str:
-    """The codec to use: the one asked for, else H.264 where the container holds it, else VP9."""
-    if options.codec is not None:
+def choose_codec(options: EncodeOptions, output: OutputContainer, info: StreamInfo) -> str:
+    """The codec to use: the one asked for, or the source's, or one that fits."""
+    if options.codec is not None and options.codec.lower() != AUTO_HARDWARE:
         return options.codec.lower()
-    return "vp9" if output.format.name == "webm" else "h264"
+    has_quality = options.crf is not None or options.preset is not None or options.codec is not None
+    codec = default_codec(info, output, has_quality, options.lossless)
+    return codec if options.codec is None else _hardware(codec, info)
 
 
-def add_encoder(output: OutputContainer, options: EncodeOptions, info: StreamInfo, time_base: Fraction) -> Any:
+def _hardware(codec: str, info: StreamInfo) -> str:
+    """The first encoder of a graphics card that works, else the codec itself; what was decided is said aloud."""
+    tried = list(hardware_candidates(codec))
+    for name in tried:
+        family = hardware_families(codec)[name]
+        pixel_format = picture_format(av.Codec(name, "w"), info)
+        if not is_lossy(info, pixel_format) and encodes(family, pixel_format):
+            log.warning("%s encodes, on the graphics hardware.", name)
+            return name
+    why = f"none of {', '.join(tried)} works" if tried else "this FFmpeg has none for that codec"
+    log.warning("No hardware encoder for these pictures (%s): %s encodes.", why, FAMILIES[codec].encoder)
+    return codec
+
+
+def add_encoder(
+    output: OutputContainer, options: EncodeOptions, info: StreamInfo, time_base: Fraction,
+    rate: SourceRate | None = None,
+) -> Any:  # fmt: skip
     """Adds the video stream, with its encoder opened, to an output.
 
     Args:
         output: the output container.
         options: what the user chose.
-        info: the source's video stream.
+        info: the source's video stream, with the size of the pictures that will come.
         time_base: seconds in one unit of the pts that will be written.
+        rate: what the source spends on as many pixels, from which the limit of the bit rate follows; None sets none.
 
     Returns:
         The PyAV stream; its ``codec_context.pix_fmt`` is what pictures must be converted to.
@@ -124,12 +140,11 @@ def add_encoder(output: OutputContainer, options: EncodeOptions, info: StreamInf
         UsageError: codec, quality or an option is unknown, or the container does not hold the codec.
         OutputError: the encoder does not open.
     """
-    name = choose_codec(options, output)
-    family = _family(name)
-    if family.encoder == "libx265" and (info.width_px < _X265_MIN_PX[0] or info.height_px < _X265_MIN_PX[1]):
-        raise UsageError(
-            f"HEVC needs pictures of {_X265_MIN_PX[0]}x{_X265_MIN_PX[1]} pixels at least.", "Choose another --codec."
-        )
+    name = choose_codec(options, output, info)
+    family = family_of(name)
+    if family.is_too_small(info):
+        least = "x".join(str(side) for side in family.min_px)
+        raise UsageError(f"{name.upper()} needs pictures of {least} pixels at least.", "Choose another --codec.")
     _quiet(family.encoder)
     try:
         stream: Any = output.add_stream(family.encoder, rate=_rate(info))
@@ -138,7 +153,7 @@ def add_encoder(output: OutputContainer, options: EncodeOptions, info: StreamInf
             f"A .{_suffix(output)} file cannot hold {name} video.", "Choose another --codec, or .mkv, which holds all."
         ) from error
     context = stream.codec_context
-    _set_picture(context, info)
+    _set_picture(context, info, options.lossless)
     context.time_base = time_base
     stream.time_base = time_base
     context.flags |= _FRAME_DURATION
@@ -148,31 +163,33 @@ def add_encoder(output: OutputContainer, options: EncodeOptions, info: StreamInf
         context.codec_tag = "hvc1"  # the tag that Apple's players accept
     context.options = _encoder_options(family, options, context, info.tags.chroma_location)
     context.options = with_light(context.options, family.encoder, info.light)
+    if rate is not None and not _is_own_choice(options):
+        _cap(family, context, rate, info.codec)
     _open(context, name, options)
     return stream
 
 
-def _family(name: str) -> _Family:
-    name = _ALIASES.get(name, name)
-    if name in _FAMILIES:
-        return _FAMILIES[name]
-    if _is_video_encoder(name):
-        return _Family(name, None)
-    encoders = sorted(codec for codec in av.codecs_available if _is_video_encoder(codec))
-    near = difflib.get_close_matches(name, [*_FAMILIES, *encoders], n=1, cutoff=0.4)
-    cure = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(_FAMILIES)}."
-    raise UsageError(f"There is no video encoder '{name}'.", cure)
+def _is_own_choice(options: EncodeOptions) -> bool:
+    """Whether the user chose how many bits are spent."""
+    names = {name for name, _ in options.encoder_opts}
+    return options.lossless or options.crf is not None or bool(names & {"b", "maxrate", "bufsize", "qp", "cq", "rc"})
 
 
-def _is_video_encoder(name: str) -> bool:
-    try:
-        return bool(av.Codec(name, "w").type == "video")
-    except ValueError:
-        return False
-
-
-def _formats(codec: Any) -> list[str]:
-    return [pixel.name for pixel in codec.video_formats or ()]
+def _cap(family: Family, context: Any, rate: SourceRate, source_codec: str) -> None:
+    """Limits the bit rate by that of the source; more, where its codec is better than the output's."""
+    codec = context.codec.canonical_name
+    limit = CAP_FACTOR * rate.bits_s * max(1.0, BITS.get(codec, 1.0) / BITS.get(source_codec, 1.0))
+    if family.cap is None or limit < 1:
+        return
+    log.info("At most %.3g Mbit/s on average, %.3g times the source's.", limit / 1e6, limit / rate.bits_s)
+    chosen = dict(context.options)
+    _join(chosen, dict(family.coarsest))
+    if family.cap == "average":
+        context.bit_rate = int(limit)
+    else:
+        burst = rate.burst_bits * limit / rate.bits_s if rate.burst_bits is not None else 0.0
+        chosen |= {"maxrate": f"{limit:.0f}", "bufsize": f"{min(burst + _CAP_BUFFER_S * limit, 2**31 - 1):.0f}"}
+    context.options = chosen
 
 
 def _suffix(output: OutputContainer) -> str:
@@ -185,9 +202,9 @@ def _rate(info: StreamInfo) -> Fraction:
     return min(max(rate, Fraction(1)), Fraction(1000)).limit_denominator(1_000_000)
 
 
-def _set_picture(context: Any, info: StreamInfo) -> None:
+def _set_picture(context: Any, info: StreamInfo, lossless: bool) -> None:
     context.width, context.height = info.width_px, info.height_px
-    context.pix_fmt = _pixel_format(context.codec, info)
+    context.pix_fmt = _pixel_format(context.codec, info, lossless)
     context.sample_aspect_ratio = info.sample_aspect_ratio or Fraction(0, 1)
     context.color_primaries, context.color_trc = info.tags.primaries, info.tags.transfer
     context.colorspace, context.color_range = info.tags.matrix, info.tags.range
@@ -197,20 +214,15 @@ def _set_picture(context: Any, info: StreamInfo) -> None:
         context.colorspace, context.color_range = 1 if info.height_px >= 720 else 6, LIMITED_RANGE
 
 
-def _pixel_format(codec: Any, info: StreamInfo) -> str:
+def _pixel_format(codec: Any, info: StreamInfo, lossless: bool) -> str:
     """The source's own layout where the encoder has it, else the nearest, said aloud."""
-    wanted = nearest_layout(info.pixel_format)
-    offered = _formats(codec)
-    if not offered:
-        return wanted.name
-    target = wanted
-    if codec.name in ("libx264", "libx265") and (info.width_px % wanted.chroma_w or info.height_px % wanted.chroma_h):
-        target = Layout("yuv", wanted.depth_bits)  # these two refuse subsampled chroma at odd sizes
-    chosen = target.name if target.name in offered else choose_layout(target, offered)
+    wanted, chosen = nearest_layout(info.pixel_format), picture_format(codec, info)
     if chosen is None:
         raise UsageError(f"The encoder {codec.name} takes no planar pictures.", "Choose another --codec.")
+    have = layout_of(chosen)
+    if lossless and chosen != wanted.name and (is_lossy(info, chosen) or wanted.kind == "yuv"):
+        raise UsageError(f"The encoder {codec.name} cannot keep {wanted.name} pictures.", "Choose --codec ffv1.")
     if chosen != wanted.name:
-        have = layout_of(chosen)
         lossy = have is not None and have.depth_bits < wanted.depth_bits
         log.log(
             logging.WARNING if lossy else logging.INFO,
@@ -220,7 +232,7 @@ def _pixel_format(codec: Any, info: StreamInfo) -> str:
 
 
 def _encoder_options(
-    family: _Family, options: EncodeOptions, context: Any, chroma_location: str | None
+    family: Family, options: EncodeOptions, context: Any, chroma_location: str | None
 ) -> dict[str, str]:
     """The encoder's private options: defaults of the family, then the user's."""
     known = {option.name for option in context.supported_options.private}
@@ -232,24 +244,45 @@ def _encoder_options(
         if family.preset_option not in known:
             raise UsageError(f"The encoder {family.encoder} has no presets.", "Leave out --preset.")
         chosen[family.preset_option] = preset
-    crf = options.crf if options.crf is not None else family.crf
-    if crf is not None:
-        chosen.update(_quality(family.encoder, crf, known, context))
-    elif family.encoder not in (f.encoder for f in _FAMILIES.values()) and not known & {"crf", "cq"}:
-        _fix_quantiser(context, _FINE_QP)
-    for name, value in options.encoder_opts:
-        joins = name == "x265-params" and name in chosen
-        chosen[name] = f"{chosen[name]}:{value}" if joins else value
+    if options.lossless:
+        _join(chosen, _lossless(family))
+    else:
+        chosen |= _quality(family, options.crf, known, context)
+    _join(chosen, dict(options.encoder_opts))
     return chosen
 
 
-def _quality(encoder: str, crf: float, known: set[str], context: Any) -> dict[str, str]:
-    if encoder == "ffv1":
+def _join(chosen: dict[str, str], more: dict[str, str]) -> None:
+    """Adds options; lists of an encoder's own parameters grow."""
+    for name, value in more.items():
+        joins = name.endswith("-params") and name in chosen
+        chosen[name] = f"{chosen[name]}:{value}" if joins else value
+
+
+def _lossless(family: Family) -> dict[str, str]:
+    if family.lossless is None:
+        raise UsageError(f"The encoder {family.encoder} is not lossless.", "Choose --codec ffv1, h264, hevc or vp9.")
+    return dict(family.lossless)
+
+
+def _quality(family: Family, asked: float | None, known: set[str], context: Any) -> dict[str, str]:
+    if asked is not None and family.encoder == "ffv1":
         raise UsageError("ffv1 is lossless and has no quality to choose.", "Leave out --crf.")
+    if asked is not None and family.encoder == "prores_ks":
+        raise UsageError("prores has no crf.", "Leave out --crf, or choose --encoder-opt profile=lt.")
+    crf = asked if asked is not None else family.crf
+    if crf is None:
+        ours = family.encoder in {each.encoder for each in FAMILIES.values()}
+        if not (ours or family.extra or known & {"crf", "cq"}):
+            _fix_quantiser(context, _FINE_QP)
+        return {}
     if "crf" in known:
         return {"crf": f"{crf:g}"}
     if "cq" in known:
+        context.bit_rate = 0  # else the average of FFmpeg's default is kept, and not the quality
         return {"rc": "vbr", "cq": f"{crf:g}"}
+    if "qp_i" in known:
+        return {"rc": "cqp", "qp_i": f"{crf:g}", "qp_p": f"{crf:g}"}
     _fix_quantiser(context, crf)
     return {}
 

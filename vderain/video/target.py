@@ -5,13 +5,19 @@ import os
 import shutil
 from pathlib import Path
 
+import av
+
 from vderain.errors import OutputError, UsageError
+from vderain.video.encoders import CAP_FACTOR, EncodeOptions
 from vderain.video.reader import VideoReader
 from vderain.video.source import open_input
 from vderain.video.streams import DISK_ERRORS, can_hold
 from vderain.video.tags import lasting
 
-_SIZE_FACTOR = 1.3  # of the source: the output at the default quality is rarely larger
+_LOSSY_BITS_PX = 1.0  # more than any picture needs at the default quality
+_PRORES_BITS_PX = 3.0  # of ProRes HQ; https://www.apple.com/final-cut-pro/docs/Apple_ProRes.pdf has 3.5 at 1080p30
+_KEEPS_LARGE = (".mkv", ".mov", ".avi", ".nut")  # where a source in FFV1 or ProRes stays what it is
+_LOSSLESS_SHARE = 0.25  # of the bare pictures: clean footage; noise takes twice as much and more
 _INT32_MAX = 2**31 - 1
 _MP4_SCALE = 1000  # units a second of a movie's own clock, as most programs write it
 _MP4_LIKE = ("mp4", "mov")
@@ -37,7 +43,7 @@ def output_error(target: Path, error: Exception) -> OutputError:
     return OutputError(f"'{target}' cannot be written ({error}).", "Try another container or codec, such as .mkv.")
 
 
-def check_target(target: Path, reader: VideoReader) -> None:
+def check_target(target: Path, reader: VideoReader, options: EncodeOptions) -> None:
     """Finds before any work what would make the output fail after it."""
     folder = target.absolute().parent
     if not folder.is_dir():
@@ -48,13 +54,33 @@ def check_target(target: Path, reader: VideoReader) -> None:
         raise OutputError(f"'{folder}' may not be written to.", "Choose another folder for the output.")
     if target.exists() and target.samefile(reader.path):
         raise UsageError(f"'{target}' is the input itself.", "Choose another name for the output.")
-    need_bytes = int(reader.path.stat().st_size * reader.share * _SIZE_FACTOR)
+    need_bytes = _expected_bytes(target, reader, options)
     free_bytes = shutil.disk_usage(folder).free
     if free_bytes < need_bytes:
         raise OutputError(
-            f"'{folder}' has {free_bytes / 1e6:.0f} MB free and about {need_bytes / 1e6:.0f} MB are needed.",
+            f"'{folder}' has {_megabytes(free_bytes)} free and about {_megabytes(need_bytes)} are needed.",
             "Free some space or choose another folder.",
         )
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.0f} MB" if size >= 10e6 else f"{size / 1e6:.1f} MB"
+
+
+def _expected_bytes(target: Path, reader: VideoReader, options: EncodeOptions) -> float:
+    """What the output will take at least: a rough guess, which rather lets a run begin than forbids it."""
+    info = reader.info
+    codec = options.codec or (info.codec if target.suffix.lower() in _KEEPS_LARGE else None)
+    pixels = info.width_px * info.height_px * (info.frames_estimate or 0)
+    if options.lossless or codec == "ffv1":
+        pixel = av.VideoFormat(info.pixel_format, 64, 64)
+        return float(pixels * pixel.bits_per_pixel * _LOSSLESS_SHARE / 8)
+    if codec in ("prores", "prores_ks"):
+        return pixels * _PRORES_BITS_PX / 8
+    source_bytes = reader.path.stat().st_size * reader.share * CAP_FACTOR
+    source = av.Codec(info.codec, "r")
+    shrinks = pixels and (source.intra_only or not source.lossy)  # into a codec that is neither
+    return min(source_bytes, pixels * _LOSSY_BITS_PX / 8) if shrinks else source_bytes
 
 
 def muxer_options(muxer: str, reader: VideoReader) -> dict[str, str]:

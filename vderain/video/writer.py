@@ -12,22 +12,23 @@ from types import TracebackType
 from typing import Any
 
 import av
-from av.container import OutputContainer
+from av.container import InputContainer, OutputContainer
 
 from vderain.errors import OutputError
-from vderain.video.boxes import hidden_boxes
 from vderain.video.encoders import EncodeOptions, add_encoder
 from vderain.video.frame import Frame
 from vderain.video.info import StreamInfo, probe
 from vderain.video.light import carrier
 from vderain.video.orientation import Orientation
 from vderain.video.planes import layout_of_planes, nearest_layout, picture_of, with_neutral_chroma
+from vderain.video.rate import SourceRate, source_rate
 from vderain.video.readback import lost_chapters, lost_colour, lost_of_file, lost_of_streams
 from vderain.video.reader import VideoReader
 from vderain.video.source import codec_name, open_input
 from vderain.video.streams import TIMECODE, StreamCopier, chapters_in, output_format
 from vderain.video.tags import lasting, tags_for
 from vderain.video.target import check_target, muxer_options, output_error
+from vderain.video.telemetry import HOLDERS, Hidden, carry_over, hidden_parts, within
 from vderain.video.timecode import advance
 
 __all__ = ["EncodeOptions", "VideoWriter"]
@@ -50,9 +51,9 @@ class VideoWriter:
         size_px: stored width and height of the frames that will come, where they are not those of the source.
 
     Attributes:
-        kept: names of the streams that were copied.
+        kept: names of the streams, and of the parts beside them, that were copied.
         changed: what is in the file in another form, in words.
-        dropped: names of what the container could not hold; complete after the context has closed.
+        dropped: names of what the container could not hold; both are complete after the context has closed.
 
     Raises:
         UsageError: on entering, for a suffix, codec or option that cannot be honoured.
@@ -79,6 +80,7 @@ class VideoWriter:
         self._muxer = ""
         self._output: OutputContainer | None = None
         self._copier: StreamCopier | None = None
+        self._hidden: list[Hidden] = []
         self._stream: Any = None
         self._encoder: Any = None
         self._started = False
@@ -91,7 +93,7 @@ class VideoWriter:
 
     def __enter__(self) -> "VideoWriter":
         self._muxer = output_format(self.target)
-        check_target(self.target, self._reader)
+        check_target(self.target, self._reader, self._options)
         try:
             with self._output_errors():
                 self._open()
@@ -140,7 +142,9 @@ class VideoWriter:
         self._copier = StreamCopier(self._reader.path, self._reader.info.stream_index)
         self.kept, self.changed, self.dropped = self._copier.kept, self._copier.changed, self._copier.dropped
         info = self._upright(self._reader.info)
-        self.dropped += hidden_boxes(self._reader.path)
+        parts = hidden_parts(self._reader.path)
+        self._hidden = [part for part in parts if part.movable and self._muxer in HOLDERS]
+        self.dropped += [part.name for part in parts if part not in self._hidden]
         for stream in self._copier.streams():
             if stream.index == info.stream_index:
                 self._add_video(info)
@@ -166,10 +170,11 @@ class VideoWriter:
         assert self._output is not None
         if info.light is not None:
             with av.open(BytesIO(), "w", format=self._muxer) as scratch:
-                self._encoder = add_encoder(scratch, self._options, info, self._time_base())
+                self._encoder = add_encoder(scratch, self._options, info, self._time_base(), self._source_rate())
             self._stream = carrier(self._output, self._encoder, info.light)
         if self._stream is None:
-            self._stream = self._encoder = add_encoder(self._output, self._options, info, self._time_base())
+            rate = self._source_rate()
+            self._stream = self._encoder = add_encoder(self._output, self._options, info, self._time_base(), rate)
         wanted, chosen = (nearest_layout(n).name for n in (info.pixel_format, self._encoder.codec_context.pix_fmt))
         if wanted != chosen:
             self.changed.append(f"{wanted} pictures written as {chosen}")
@@ -187,6 +192,15 @@ class VideoWriter:
             self._stream.set_display_matrix(info.display_matrix)
         elif self._orientation is None:
             self.dropped.append(f"rotation by {info.rotation_deg} degrees")
+
+    def _source_rate(self) -> SourceRate | None:
+        """What the source spends on as many pixels as will come."""
+        info = self._reader.info
+        rate = source_rate(self._reader.path, info.stream_index)
+        if rate is None or self._size_px is None:
+            return rate
+        share = self._size_px[0] * self._size_px[1] / (info.width_px * info.height_px)
+        return SourceRate(rate.bits_s * share, rate.burst_bits * share if rate.burst_bits is not None else None)
 
     def _timecode(self) -> str | None:
         """The first timecode of the source's timecode track, which not every file repeats beside the video."""
@@ -279,6 +293,8 @@ class VideoWriter:
         self._mux(packets)
         self._copier.copy_until(self._output, None)
         self._output.close()
+        if self._hidden:
+            self._carry_over(self._copier.source)
         self._verify(self._copier)
         self._copier.close()
         self._partial.replace(self.target)
@@ -286,6 +302,17 @@ class VideoWriter:
             log.warning("'%s' holds in another form: %s.", self.target.name, ", ".join(self.changed))
         if self.dropped:
             log.warning("'%s' cannot hold: %s.", self.target.name, ", ".join(self.dropped))
+
+    def _carry_over(self, source: InputContainer) -> None:
+        """Puts into the closed file what FFmpeg does not see of the source."""
+        cut, zero_s = self._reader.cut, (source.start_time or 0) / av.time_base
+        begin_s = float(cut.begin_s) - zero_s if cut.begin_s is not None else None
+        end_s = float(cut.end_s) - zero_s if cut.end_s is not None else None
+        duration_s = source.duration / av.time_base if source.duration else None
+        parts = [within(part, duration_s, begin_s, end_s) for part in self._hidden]
+        lost = carry_over(self._reader.path, parts, self._partial)
+        self.kept += [part.name for part in parts if part not in lost]
+        self.dropped += [part.name for part in lost]
 
     def _verify(self, copier: StreamCopier) -> None:
         """Reads the packets back, without decoding: as many pictures as were written, at the same instants."""

@@ -1,0 +1,260 @@
+"""Training on real rain beside rendered: each part of the loss, the windows it is made of, and the run."""
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from click.testing import Result
+from clips import Clip, make, names_in, textured
+from safetensors.torch import load_file
+
+from vderain.errors import InputError, UsageError
+from vderain.model.checkpoint import load_checkpoint
+from vderain.train.config import Data, Recipe, load_recipe
+from vderain.train.dashcam import PARTS, Dashcam
+from vderain.train.logbook import Event, Progress
+from vderain.train.loop import train
+from vderain.train.losses import colourfulness, grey_layer, inconsistency, rain_mask
+from vderain.train.ranks import Ranks
+from vderain.train.real_rain import RealRain, RealWindow
+from vderain.train.scenes import CENTRE, Scenes
+from vderain.train.trainer import BEST, GENERATOR, RESUME, Losses
+
+Run = Callable[..., Result]
+SMOKE = Path(__file__).parents[1] / "configs" / "smoke.toml"
+DATA = Data(side_px=64, border_px=8)
+SIDE_PX = 80
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures and a clip, which stand for both clear and rainy ones."""
+    folder = tmp_path_factory.mktemp("dashcam")
+    for number in range(3):
+        cv2.imwrite(str(folder / f"{number}.png"), textured(number, (90, 110)))
+    make(folder / "clip.mp4", Clip(frames=9, size=(96, 80)))
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def settings(folder: Path, *more: str) -> tuple[str, ...]:
+    paths = (f"data.photos='{folder}'", f"data.rain='{folder}'")
+    return (*paths, "dashcam.real=2", "dashcam.layers=1", "dashcam.width=4", "dashcam.pool=3", *more)
+
+
+@pytest.fixture
+def smoke(folder: Path) -> Callable[..., Recipe]:
+    return lambda *overrides: load_recipe(SMOKE, settings(folder, *overrides))
+
+
+def panned(frames: int, pan_px: int, streaks: bool) -> np.ndarray:
+    """A camera that pans over a picture, with a bright streak somewhere else in each frame: (T, 100, 120, 3)."""
+    scene = cv2.GaussianBlur(textured(7, (100, 120 + frames * pan_px)), (0, 0), 2) // 2
+    clip = np.stack([scene[:, t * pan_px : t * pan_px + 120] for t in range(frames)])
+    if streaks:
+        rng = np.random.default_rng(0)
+        for frame in clip:
+            for x in rng.integers(4, 116, 12):
+                frame[20:80, x] += 60
+    return clip
+
+
+def test_a_real_window_knows_the_way_to_the_next_one() -> None:
+    window = RealRain(Scenes([], [panned(6, 2, streaks=False)]), DATA, 0)[3]
+    assert window.rainy.shape == (2, 5, 3, 64, 64)
+    assert window.rain.shape == (5, 64, 64)
+    believed = window.flow_trust[0] > 200
+    assert believed.float().mean() > 0.5
+    assert float(window.flow[0][believed].median()) == pytest.approx(-2, abs=0.3), "the scene moves left"
+    assert float(window.flow[1][believed].abs().median()) < 0.3
+    now, after = (window.rainy[i, CENTRE][None].float() / 255 for i in (0, 1))
+    flow, trust = window.flow[None], window.flow_trust[None].float() / 255
+    assert float(inconsistency(now, after, flow, trust)) < 0.3 * float((now - after).abs().mean())
+
+
+def test_the_pseudo_label_is_without_the_streaks_that_neighbours_do_not_have() -> None:
+    clear, rainy = (panned(6, 0, streaks) for streaks in (False, True))
+    truth, window = (RealRain(Scenes([], [clip]), DATA, 5)[2] for clip in (clear, rainy))
+    centre, pseudo, without = (x.float() for x in (window.rainy[0, CENTRE], window.pseudo, truth.rainy[0, CENTRE]))
+    assert (pseudo - without).abs().mean() < 0.5 * (centre - without).abs().mean()
+    assert window.belief.float().mean() > 100
+
+
+def test_a_lone_picture_teaches_nothing_of_motion() -> None:
+    window = RealRain(Scenes([textured(1, (90, 110))], []), DATA, 0)[1]
+    assert not window.flow_trust.any()
+    assert not window.belief.any()
+    assert torch.equal(window.rainy[0, 0], window.rainy[1, CENTRE])
+
+
+def test_across_a_cut_nothing_is_believed() -> None:
+    clip = np.concatenate([np.full((3, 100, 120, 3), 30, np.uint8), np.full((3, 100, 120, 3), 200, np.uint8)])
+    assert not RealRain(Scenes([], [clip]), DATA, 0)[0].flow_trust.any()
+
+
+def test_window_number_n_is_the_same_whoever_makes_it() -> None:
+    scenes = Scenes([textured(1, (90, 110))], [panned(8, 1, streaks=True)])
+    one, other = RealRain(scenes, DATA, 4), RealRain(scenes, DATA, 4)
+    _ = one[1]
+    for name in RealWindow.__slots__:
+        assert torch.equal(getattr(one[6], name), getattr(other[6], name))
+
+
+def test_a_mirrored_crop_moves_the_other_way() -> None:
+    window = RealRain(Scenes([], [panned(6, 2, streaks=False)]), DATA, 3)[0]
+    plain, flipped = (window.crop(slice(8, 40), slice(8, 40), flip) for flip in (False, True))
+    assert plain[0].shape == (2, 15, 32, 32)
+    assert torch.equal(flipped[0], plain[0].flip(-1))
+    assert torch.equal(flipped[4][0], -plain[4][0].flip(-1))
+    assert torch.equal(flipped[4][1], plain[4][1].flip(-1))
+
+
+def test_a_window_goes_round_in_one_piece() -> None:
+    """As two processes would hand it on: what one packs the other finds again."""
+    window, blank = RealRain(Scenes([], [panned(6, 1, streaks=True)]), DATA, 0)[0], RealWindow.empty(64)
+
+    class Wire(Ranks):
+        sent: torch.Tensor
+
+        def handed_round(self, value: torch.Tensor, owner: int) -> torch.Tensor:
+            if owner == self.rank:
+                Wire.sent = value
+            return Wire.sent
+
+    Wire(0, 2).whole_handed_round(window, 0)
+    got = Wire(1, 2).whole_handed_round(blank, 0)
+    assert all(torch.equal(getattr(got, name), getattr(window, name)) for name in RealWindow.__slots__)
+
+
+def test_a_grey_layer_is_grey_and_bounded() -> None:
+    residual = torch.randn(2, 3, 8, 8) * 5
+    layer = grey_layer(residual, 0.6)
+    assert layer.shape == (2, 1, 8, 8)
+    assert float(layer.abs().max()) <= 0.6 + 1e-6
+    faint = torch.full((1, 3, 2, 2), 0.05)
+    assert torch.allclose(grey_layer(faint, 0.6), faint[:, :1], atol=2e-4)
+
+
+def test_colour_is_what_is_not_grey() -> None:
+    grey = torch.rand(2, 1, 8, 8).expand(-1, 3, -1, -1)
+    assert float(colourfulness(grey)) == pytest.approx(0, abs=1e-7)
+    red = torch.zeros(1, 3, 4, 4)
+    red[:, 0] = 0.3
+    assert float(colourfulness(red)) == pytest.approx((0.2 + 0.1 + 0.1) / 3)
+
+
+def test_a_mask_is_empty_where_nothing_is_changed_and_full_where_much_is() -> None:
+    residual = torch.zeros(1, 3, 1, 3)
+    residual[..., 1], residual[..., 2] = 1.5 / 255, 0.5
+    assert rain_mask(residual).flatten().tolist() == pytest.approx([0, 0.5, 1], abs=0.02)
+
+
+def test_frames_that_agree_along_their_motion_are_consistent() -> None:
+    after = torch.rand(1, 3, 20, 30)
+    now = torch.zeros_like(after)
+    now[..., :-3] = after[..., 3:]
+    flow = torch.zeros(1, 2, 20, 30)
+    flow[:, 0] = 3
+    trust = torch.ones(1, 1, 20, 30)
+    assert float(inconsistency(now, after, flow, trust)) == pytest.approx(0, abs=1e-5), "beyond the edge nothing counts"
+    assert float(inconsistency(now, after, torch.zeros_like(flow), trust)) > 0.2
+    assert float(inconsistency(now, after, flow, 0 * trust)) == 0
+
+
+def batch_of(trainer: Dashcam) -> tuple[torch.Tensor, ...]:
+    trainer.material()
+    trainer.rainy = RealRain(Scenes([], [panned(8, 1, streaks=True)]), trainer.recipe.data, 0)  # of which flow is found
+    return next(trainer.batches())
+
+
+@pytest.mark.parametrize("part", [*PARTS])
+def test_each_part_can_be_left_out_and_moves_something(smoke: Callable[..., Recipe], tmp_path: Path, part: str) -> None:
+    alone = [f"dashcam.{name}={float(name == part)}" for name in PARTS]
+    moved = set()
+    trainer = Dashcam(smoke(*alone), tmp_path)
+    for network in (trainer.generator, trainer.rain_maker):  # heads at zero stop what should reach the body
+        torch.nn.init.normal_(network.head.weight, std=0.05)
+    before = {name: [p.clone() for p in net.parameters()] for name, net in trainer.networks.items()}
+    losses = trainer.step(*batch_of(trainer))
+    assert losses["loss"] == pytest.approx(losses[part])
+    assert losses[part] > 0
+    assert all(losses[name] == 0 for name in PARTS if name != part)
+    for name in ("generator", "rain_maker"):
+        after = trainer.networks[name].parameters()
+        moved |= {name} if any(not torch.equal(a, b) for a, b in zip(before[name], after, strict=True)) else set()
+    both = {"generator", "rain_maker"}
+    assert moved == {"stay": {"rain_maker"}, "cycle": both, "adversarial": both}.get(part, {"generator"})
+
+
+def test_the_warm_up_is_of_rendered_pairs_alone(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+    told: list[Event] = []
+    train(smoke("dashcam.warmup=2", "optimiser.iterations=4"), tmp_path, False, told.append)
+    lines = [event for event in told if isinstance(event, Progress)]
+    for line in lines:
+        assert set(line.parts) == {*PARTS, "critics"}
+        assert (line.parts["half_cycle"] > 0) == (line.parts["critics"] > 0) == (line.iteration > 2)
+
+
+def test_a_run_ends_with_a_generator_that_is_used_at_once(
+    vderain: Run, folder: Path, tmp_path: Path, clip: Callable[..., Path]
+) -> None:
+    flags = [flag for each in settings(folder, "optimiser.bf16=true") for flag in ("--set", each)]
+    result = vderain("train", SMOKE, "--out", tmp_path / "run", *flags)
+    assert result.exit_code == 0, result.stderr
+    log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert all(math.isfinite(v) for entry in log if entry["event"] == "progress" for v in entry["parts"].values())
+    assert names_in(tmp_path / "run") - {"tensorboard"} == {BEST, GENERATOR, RESUME, "log.jsonl", "pictures"}
+    facts = load_checkpoint(str(tmp_path / "run" / GENERATOR)).facts
+    assert str(folder) not in json.dumps(facts)
+    done = vderain("process", clip("in.mp4", frames=3), "--model", tmp_path / "run" / BEST)
+    assert done.exit_code == 0, done.stderr
+
+
+def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+    smoke: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = smoke("optimiser.iterations=6", "dashcam.warmup=1")
+    train(recipe, tmp_path / "straight", False, lambda event: None)
+    step = Dashcam.step
+
+    def stopping(self: Dashcam, *batch: torch.Tensor) -> Losses:
+        if self.iteration == 3:
+            raise KeyboardInterrupt
+        return step(self, *batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Dashcam, "step", stopping)
+        with pytest.raises(KeyboardInterrupt):
+            train(recipe, tmp_path / "halves", False, lambda event: None)
+    train(recipe, tmp_path / "halves", True, lambda event: None)
+    first, second = (load_file(tmp_path / name / RESUME) for name in ("straight", "halves"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [("model.window=1", "model.window"), ("dashcam.real=3", "dashcam.real"), ("cyclegan.cycle=1", "two ways")],
+)
+def test_what_does_not_go_together_is_refused(smoke: Callable[..., Recipe], override: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        smoke(override)
+
+
+def test_rain_is_asked_for(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"data\.rain"):
+        Dashcam(smoke("data.rain='/nowhere'"), tmp_path).material()
+    with pytest.raises(UsageError, match="shared evenly"):
+        Dashcam(smoke("optimiser.batch=4", "dashcam.real=3"), tmp_path, Ranks(0, 2))

@@ -1,0 +1,54 @@
+"""Examples by number, whoever makes them and however many do."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from torch.utils.data import Dataset
+
+from vderain.train import feed
+from vderain.train.feed import Feed
+from vderain.train.ranks import ALONE, Ranks
+
+
+class Numbers(Dataset[torch.Tensor]):
+    def __getitem__(self, index: int) -> torch.Tensor:
+        return torch.tensor(index)
+
+
+def taken(stream: Feed, count: int) -> list[int]:
+    return [int(next(stream)) for _ in range(count)]
+
+
+@pytest.fixture
+def four_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setattr(feed, "cores", lambda: 4)
+    yield
+
+
+def test_one_more_process_changes_no_example(four_cores: None) -> None:
+    stream = Feed(Numbers(), 7, None, ALONE)
+    assert stream.workers == 1
+    numbers = taken(stream, 5)
+    assert stream.grow()
+    numbers += taken(stream, 5)
+    assert stream.grow()
+    numbers += taken(stream, 5)
+    assert numbers == list(range(7, 22))
+    assert not stream.grow(), "a core is left for training"
+    assert stream.workers == 3
+
+
+def test_processes_that_were_asked_for_stay_as_many(four_cores: None) -> None:
+    for workers in (0, 1):
+        stream = Feed(Numbers(), 0, workers, ALONE)
+        assert not stream.grow()
+        assert taken(stream, 3) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("start", [0, 5, 6])
+def test_processes_of_a_run_share_the_examples(start: int) -> None:
+    streams = [Feed(Numbers(), start, 0, Ranks(rank, 3)) for rank in range(3)]
+    shares = [taken(stream, 4) for stream in streams]
+    assert sorted(number for share in shares for number in share) == list(range(start, start + 12))
+    assert all(number % 3 == rank for rank, share in enumerate(shares) for number in share)

@@ -1,0 +1,71 @@
+"""Examples by number: a data set enters, its examples leave in order, made by processes that can become more."""
+
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from vderain.restore.device import cores
+from vderain.train.ranks import Ranks, neighbours
+
+PREFETCHED = 16  # examples that each process makes ahead
+
+
+class Feed:
+    """Our share of the examples, one after the other without end: every `ranks.count`-th.
+
+    Args:
+        examples: number i is a function of i alone.
+        start: the first to be made by any process of the run.
+        workers: processes that make them; 0 makes them here, None begins with one and lets `grow` add others.
+        ranks: who we are.
+    """
+
+    def __init__(self, examples: Dataset[Any], start: int, workers: int | None, ranks: Ranks) -> None:
+        self._examples, self._ranks = examples, ranks
+        self._next = start + (ranks.rank - start) % ranks.count
+        self._grows = workers is None
+        self.workers = 1 if workers is None else workers
+        self._made = self._loader()
+
+    def __next__(self) -> Any:
+        example = next(self._made)
+        self._next += self._ranks.count
+        return example
+
+    def grow(self) -> bool:
+        """Add a process if that is wanted and a core is left for it; examples and their order stay what they are."""
+        if not self._grows or self.workers >= cores() // neighbours() - 1:
+            return False
+        self.workers += 1
+        self._made = self._loader()
+        return True
+
+    def _loader(self) -> Iterator[Any]:
+        loader = DataLoader(
+            self._examples, batch_size=None, sampler=_Count(self._next, self._ranks.count), num_workers=self.workers,
+            prefetch_factor=PREFETCHED if self.workers else None, worker_init_fn=_calm if self.workers else None,
+        )  # fmt: skip
+        return iter(loader)
+
+
+class _Count:
+    """Whole numbers from a start."""
+
+    def __init__(self, start: int, step: int) -> None:
+        self.start, self.step = start, step
+
+    def __iter__(self) -> Iterator[int]:
+        number = self.start
+        while True:
+            yield number
+            number += self.step
+
+
+def _calm(_: int) -> None:
+    """One thread each; when to stop is for the training process to say, and Ctrl-C reaches all of them."""
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
