@@ -11,13 +11,14 @@ import pytest
 from clips import Clip, make, packets
 from fidelity.rows import MATRICES
 from fidelity.snapshot import snapshot
-from fidelity.sources import assemble, interlaced, mov_text, sound, text, with_clean_aperture
+from fidelity.sources import assemble, interlaced, mov_text, sound, telemetry, text, with_clean_aperture
 
 from vderain.errors import DamageError
 from vderain.process import Options, Result, process
 from vderain.video.captions import _words
 from vderain.video.describe import describe
 from vderain.video.encoders import EncodeOptions
+from vderain.video.entries import rename_entries, sample_entries
 from vderain.video.orientation import Orientation
 from vderain.video.reader import VideoReader
 from vderain.video.timecode import advance
@@ -234,3 +235,25 @@ def test_a_part_begins_with_the_timecode_of_its_first_picture(tmp_path: Path) ->
     result = untouched(source, tmp_path / "out.mov", start_s=0.5)
     with av.open(str(result.target)) as container:
         assert [s.metadata.get("timecode") for s in container.streams] == ["01:02:03:19"] * 2
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_data_of_a_kind_without_a_name_keeps_its_kind(tmp_path: Path, suffix: str) -> None:
+    """Beside GoPro's, which FFmpeg knows: each track has its own kind again."""
+    source = assemble(tmp_path / "in.mp4", Clip(), [telemetry(), telemetry(), sound("aac")])
+    rename_entries(source, {2: "camm"})
+    assert [entry.kind for entry in sample_entries(source).values()] == ["avc1", "camm", "gpmd", "mp4a"]
+    result = untouched(source, tmp_path / f"out{suffix}")
+    kept, named = description_of_data(source, suffix)
+    if suffix == ".mkv":
+        assert result.dropped == ("data #1 (camm)", "data #2 (bin_data)") and kept == [False, False]
+        return
+    assert result.kept == ("data #1 (camm)", "data #2 (bin_data)", "audio #3 (aac)") and kept == [True, True]
+    assert result.dropped == () and named == ["camm", "bin_data"]
+    assert [entry.kind for entry in sample_entries(result.target).values()] == ["avc1", "camm", "gpmd", "mp4a"]
+    assert packets(source, "data") == packets(result.target, "data") != []
+
+
+def description_of_data(path: Path, suffix: str) -> tuple[list[bool], list[str]]:
+    data = [s for s in describe(path, suffix).streams if s.kind == "data"]
+    return [s.kept for s in data], [s.codec for s in data]

@@ -210,6 +210,14 @@ def resized(folder: Path) -> Path:
     return path
 
 
+def camera_motion(folder: Path) -> Path:
+    """Telemetry of a kind that FFmpeg has no name for."""
+    path = assemble(folder / "plain.mp4", Clip(), [telemetry(), sound("aac")])
+    target = folder / "in.mp4"
+    target.write_bytes(path.read_bytes().replace(b"gpmd", b"camm"))
+    return target
+
+
 def cropped(folder: Path, crop: str) -> Path:
     path = make(folder / "plain.mp4", Clip(frames=6))
     return filtered(path, folder / "in.mp4", f"h264_metadata={crop}")
@@ -410,6 +418,7 @@ STREAMS = [
     ),
     Row("a timecode track", plain("in.mov", metadata={"timecode": "01:02:03:04"})),
     Row("telemetry: gpmd", put("in.mp4", telemetry(), sound("aac"))),
+    Row("telemetry: camm", camera_motion),
     Row("telemetry: KLV", put("in.ts", klv())),
     Row(
         "everything at once",
@@ -468,6 +477,7 @@ NAMED: dict[str, Named] = {
     "dispositions": {".mp4": _PLAIN_TEXT, ".mov": _PLAIN_TEXT | {"metadata": "mark comment of audio #2 (aac)"}},
     "a timecode track": {".mkv": {"streams": "data #1 (tmcd, eng) written as a tag"}},
     "telemetry: gpmd": {".mkv": {"streams": "data #1 (bin_data)"}},
+    "telemetry: camm": {".mkv": {"streams": "data #1 (camm)"}},
     "telemetry: KLV": {".mp4": _NO_KLV, ".mkv": _NO_KLV, ".mov": _NO_KLV},
     "everything at once": {
         ".mp4": {"streams": "attachment #5 (rain.ttf)"},

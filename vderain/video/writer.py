@@ -16,6 +16,7 @@ from av.container import InputContainer, OutputContainer
 
 from vderain.errors import OutputError
 from vderain.video.encoders import EncodeOptions, add_encoder
+from vderain.video.entries import rename_entries
 from vderain.video.frame import Frame
 from vderain.video.info import StreamInfo, probe
 from vderain.video.light import carrier
@@ -293,6 +294,8 @@ class VideoWriter:
         self._mux(packets)
         self._copier.copy_until(self._output, None)
         self._output.close()
+        if self._copier.kinds:
+            rename_entries(self._partial, self._copier.kinds)
         if self._hidden:
             self._carry_over(self._copier.source)
         self._verify(self._copier)
