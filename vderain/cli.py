@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from vderain import __version__
+from vderain.commands.batch import batch_command
 from vderain.commands.evaluate import evaluate_command
 from vderain.commands.info import info_command
 from vderain.commands.process import process_command
@@ -20,6 +21,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )  # fmt: skip
 app.command("process")(process_command)
+app.command("batch")(batch_command)
 app.command("info")(info_command)
 app.command("train")(train_command)
 app.command("render")(render_command)

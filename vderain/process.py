@@ -1,29 +1,31 @@
 """The main job, for one file: decode, derain, smooth, encode. A source enters, a result and a file leave."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from threading import Event
 
 import cv2
 import numpy as np
 
+from vderain import __version__
 from vderain.errors import UsageError
-from vderain.model.checkpoint import DEFAULT_MODEL, load_checkpoint
-from vderain.restore.compare import COMPARISONS, Comparison, compare
+from vderain.model.checkpoint import load_checkpoint
+from vderain.options import Options, needs_network, settings, weights
+from vderain.restore.compare import compare
 from vderain.restore.derain import Derainer
 from vderain.restore.device import choose_place, cores, side_by_side
 from vderain.restore.gate import Gate, by_gate
 from vderain.restore.guard import guard
 from vderain.restore.parallel import StageClock, give_back_memory, ordered_map, prefetch, tame_allocator, unless
+from vderain.restore.spells import Spell, by_spell, spells, survey
 from vderain.restore.steady import steady
-from vderain.restore.temporal import RADIUS, TEMPORAL_MODES, Derained, Temporal, alone, windows
+from vderain.restore.temporal import RADIUS, Derained, alone, windows
 from vderain.video.clip import (
     Progress,
     Reader,
@@ -35,82 +37,22 @@ from vderain.video.clip import (
     quarter_turns,
 )
 from vderain.video.colour import add_residual
-from vderain.video.encoders import EncodeOptions
+from vderain.video.fingerprint import fingerprint
 from vderain.video.frame import Frame
 from vderain.video.gps import gpx_file, read_fixes
 from vderain.video.pictures import PictureReader, PictureWriter, is_pictures
 from vderain.video.reader import VideoReader
+from vderain.video.segments import SEGMENT_FRAMES, SegmentedWriter, SegmentStore
 from vderain.video.streams import CONTAINERS, DEFAULT_SUFFIX
 from vderain.video.writer import VideoWriter
 
-__all__ = ["Options", "Progress", "Result", "default_target", "process"]
+__all__ = ["Loaded", "Options", "Progress", "Result", "See", "default_target", "load", "process"]
 
 log = logging.getLogger(__name__)
 
 TRIM_EVERY = 8  # frames
+CONTEXT = 2 * RADIUS + 1  # frames on each side that a result depends on: of the windows, of the guard, of steadying
 AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the user can choose; the single home of these defaults.
-
-    Attributes:
-        model: name of a released generator, or a file of weights.
-        strength: factor on everything that is added to a frame; 0 leaves every code value as it is.
-        temporal: ``off`` looks at each frame alone; ``light`` lets the network see aligned neighbours and steadies its
-            result along the same motion; ``strong`` looks for motion again in that result, which rain no longer
-            hides, and steadies along that; ``only`` takes for rain what the neighbours show, without a network.
-        device, precision: see `restore.device`.
-        batch_size: frames at once; None fits it to memory.
-        encode: codec and quality of a video.
-        start_s, duration_s: the part to process, in seconds; None is the beginning, or the rest.
-        rate: frames a second of a folder of pictures.
-        guard: leave frames of dry scenes as they are, to the bit; see `restore.guard`.
-        gpx: write the camera's GPS track beside the video, as ``.gpx``.
-        container: file suffix of the output without its dot; must be that of the target, where one is given.
-        compare: ``side`` or ``split`` shows before and after in one picture.
-        overwrite: replace an output that exists.
-        strict: stop at damage in the input instead of bridging it, and at interlaced pictures.
-    """
-
-    model: str = DEFAULT_MODEL
-    strength: float = 1.0
-    temporal: Temporal = "strong"
-    device: str = "auto"
-    precision: str = "auto"
-    batch_size: int | None = None
-    encode: EncodeOptions = field(default_factory=EncodeOptions)
-    start_s: float | None = None
-    duration_s: float | None = None
-    rate: Fraction = Fraction(30)
-    guard: bool = True
-    gpx: bool = False
-    container: str | None = None
-    compare: Comparison | None = None
-    overwrite: bool = False
-    strict: bool = False
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 2:
-            raise UsageError(f"strength {self.strength:g} is out of range.", "Give a number from 0 to 2.")
-        if self.temporal not in TEMPORAL_MODES:
-            raise UsageError(f"there is no temporal mode {self.temporal!r}.", f"Choose {', '.join(TEMPORAL_MODES)}.")
-        if self.compare is not None and self.compare not in COMPARISONS:
-            raise UsageError(f"there is no comparison {self.compare!r}.", f"Choose {' or '.join(COMPARISONS)}.")
-        if self.batch_size is not None and self.batch_size < 1:
-            raise UsageError(f"batch size {self.batch_size} is out of range.", "Give 1 or more.")
-        if self.start_s is not None and not 0 <= self.start_s < math.inf:
-            raise UsageError(f"start {self.start_s:g} is out of range.", "Give seconds from the beginning.")
-        if self.duration_s is not None and not 0 < self.duration_s < math.inf:
-            raise UsageError(f"duration {self.duration_s:g} is out of range.", "Give the number of seconds to process.")
-        if self.encode.crf is not None and not 0 <= self.encode.crf <= 63:
-            raise UsageError(f"crf {self.encode.crf:g} is out of range.", "Give 0 to 51, for av1 and vp9 up to 63.")
-        if self.container is not None and f".{self.container}" not in CONTAINERS:
-            known = ", ".join(suffix[1:] for suffix in CONTAINERS)
-            raise UsageError(f"there is no container {self.container!r}.", f"Choose one of {known}.")
-        if self.rate <= 0:
-            raise UsageError("a rate must be above 0.", "Give frames per second, such as 30 or 30000/1001.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +72,7 @@ class Result:
         model: name of the generator, or None where none ran.
         device: where it ran, in words, or "-".
         seconds: wall-clock time.
+        spells: of rain and of dry weather, where `Options.auto` looked for them.
         stages_s: processor seconds of each stage.
     """
 
@@ -147,7 +90,33 @@ class Result:
     model: str | None
     device: str
     seconds: float
+    spells: tuple[Spell, ...] = ()
     stages_s: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A generator at its place, ready for as many files as come."""
+
+    name: str
+    derainer: Derainer
+
+
+See = Callable[[Frame, Frame, int], None]  # frame as decoded, frame less rain, quarter turns to be shown by
+
+
+def load(options: Options) -> Loaded | None:
+    """What `process` needs of a model; None where these options need no network.
+
+    Raises:
+        CheckpointError: there is no such model, or it is unusable.
+        DeviceError: the device asked for is not there.
+    """
+    if not needs_network(options):
+        return None
+    checkpoint = load_checkpoint(options.model)
+    place = choose_place(options.device, options.precision)
+    return Loaded(checkpoint.name, Derainer(checkpoint.generator, place, options.batch_size))
 
 
 def default_target(source: Path, container: str | None = None) -> Path:
@@ -167,6 +136,8 @@ def default_target(source: Path, container: str | None = None) -> Path:
 def process(
     source: Path, target: Path | None = None, options: Options | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
+    loaded: Loaded | None = None, see: See = lambda before, after, turns: None, resume: Path | None = None,
+    segment_frames: int = SEGMENT_FRAMES,
 ) -> Result:  # fmt: skip
     """Take the rain out of one video, picture or folder of numbered pictures.
 
@@ -175,6 +146,11 @@ def process(
         target: what to write; `default_target` where None.
         options: the user's choices.
         report: is told of progress after every frame.
+        loaded: what `load` returned for these options; loaded here where None.
+        see: is shown every frame as it was and as it is now, in order.
+        resume: a file for the encoded pieces of a video that is longer than one of them. Where it has some of the same
+            input and options, the work goes on behind them. It stays, and is the caller's to remove.
+        segment_frames: length of such a piece.
 
     Raises:
         VderainError: whatever goes wrong; nothing is left under the target's name then.
@@ -190,22 +166,37 @@ def process(
     cv2.setNumThreads(1)  # frames are worked on side by side
     tame_allocator()
     clock = StageClock()
-    restorer = _Restorer(options, clock)
+    restorer = _Restorer(options, clock, loaded or load(options))
     stop = Event()
     with ExitStack() as stack:
         reader = _open(source, options)
         stack.enter_context(reader)
+        store = _store(resume, reader, target, options, restorer.device, segment_frames)
+        if store is not None:
+            stack.enter_context(store)
+        kept = store.frames if store is not None else 0
+        skipped = max(0, kept - CONTEXT)  # the frames before a joint are looked at, not written
         single = isinstance(reader, PictureReader) and reader.count == 1
-        decoded = unless(stop, prefetch(reader.frames(), AHEAD))
-        restored = prefetch(restorer(decoded, quarter_turns(reader), single, _pixels(reader)), AHEAD, stop)
+        turns = quarter_turns(reader)
+        weather = _weather(source, options, restorer, turns)
+        decoded = unless(stop, prefetch(islice(reader.frames(), skipped, None), AHEAD))
+        restored = prefetch(restorer(decoded, turns, single, _pixels(reader), weather, skipped), AHEAD, stop)
         stack.enter_context(closing(restored))  # left after the writer, so that an unfinished file is gone at once
         gpx = stack.enter_context(_track(target, reader, options))
-        writer = _create(target, reader, options)
+        writer = _create(target, reader, options, store)
         stack.enter_context(writer)
-        total_s, first_s, frames = duration_s(reader), None, 0
-        for frame in restored:
-            writer.write(frame)
-            frames += 1
+        total_s, frames, dry = duration_s(reader), kept, store.dry if store else 0
+        first_s = float(store.origin_s) if store and store.origin_s is not None else None
+        for number, done in enumerate(restored, skipped):
+            frame = done.shown
+            see(done.before, done.after, turns)
+            if number < kept:
+                continue
+            if isinstance(writer, SegmentedWriter):
+                writer.write(frame, done.dry)
+            else:
+                writer.write(frame)
+            frames, dry = frames + 1, dry + done.dry
             if frames % TRIM_EVERY == 0:
                 give_back_memory()
             now_s = float((frame.pts + frame.duration) * frame.time_base)
@@ -215,61 +206,82 @@ def process(
     stages_s = clock.seconds
     stages_s["video"] = max(0.0, time.process_time() - cpu_s - sum(stages_s.values()))
     return Result(
-        source, target, frames, damage.frames if damage else 0, damage.missing if damage else 0, restorer.dry,
+        source, target, frames, damage.frames if damage else 0, damage.missing if damage else 0, dry,
         tuple(damage.events) if damage else (),
         tuple(getattr(writer, "kept", ())), tuple(getattr(writer, "dropped", ())),
         (*getattr(reader, "changed", ()), *getattr(writer, "changed", ())), gpx, restorer.model, restorer.device,
-        time.monotonic() - started_s, stages_s,
+        time.monotonic() - started_s, tuple(weather or ()), stages_s,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Done:
+    """A frame as decoded, less its rain, and as it is to be written; dry where it was left as it was for that."""
+
+    before: Frame
+    after: Frame
+    shown: Frame
+    dry: bool = False
 
 
 class _Restorer:
     """Frames to frames less rain, by the options."""
 
-    def __init__(self, options: Options, clock: StageClock) -> None:
+    def __init__(self, options: Options, clock: StageClock, loaded: Loaded | None) -> None:
         self.options, self.clock = options, clock
-        self.model, self.device, self.dry, self._derain = None, "-", 0, None
-        if options.temporal == "only" or options.strength == 0:
-            return
-        checkpoint = load_checkpoint(options.model)
-        place = choose_place(options.device, options.precision)
-        self.model, self.device = checkpoint.name, str(place)
-        self._derain = Derainer(checkpoint.generator, place, options.batch_size)
+        self.model = loaded.name if loaded else None
+        self.device = str(loaded.derainer.place) if loaded else "-"
+        self.derain = loaded.derainer if loaded else None
 
-    def __call__(self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int) -> Iterator[Frame]:
+    def __call__(
+        self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int, weather: list[Spell] | None, first: int
+    ) -> Iterator[_Done]:
+        if self.options.strength == 0:
+            yield from (self._finish(frame, frame, turns) for frame in frames)
+        elif weather is None:
+            yield from self._restored(frames, turns, single, frame_px)
+        else:
+            for rainy, spell in by_spell(frames, weather, first):
+                dry = (self._finish(frame, frame, turns, dry=True) for frame in spell)
+                yield from self._restored(spell, turns, single, frame_px) if rainy else dry
+
+    def _restored(self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int) -> Iterator[_Done]:
         options, timed = self.options, self.clock.timed
-        if options.strength == 0:
-            return map(partial(self._finish, turns=turns), ((frame, frame) for frame in frames))
         workers = min(side_by_side(frame_px), options.batch_size or cores())
         still = options.temporal == "off" or single
         if still:
             seen = ordered_map(timed("align", partial(alone, turns=turns)), frames, workers)
         else:
             seen = windows(frames, workers, turns, timed, keep_motions=options.temporal == "light")
-        if self._derain is None:
+        if self.derain is None:
             derained = ordered_map(timed("gate", partial(by_gate, gate=Gate())), seen, workers)
         else:
-            derained = self._derain(seen, timed)
+            derained = self.derain(seen, timed)
             if options.guard:
-                derained = guard(derained, 0 if still else RADIUS, self._note, timed)
+                derained = guard(derained, 0 if still else RADIUS, timed=timed)
             derained = derained if still else steady(derained, options.temporal == "strong", workers, timed)
         return ordered_map(timed("add", partial(self._add, turns=turns)), derained, workers)
 
-    def _note(self, presence: float) -> None:
-        self.dry += presence == 0
-
-    def _add(self, derained: Derained, turns: int) -> Frame:
+    def _add(self, derained: Derained, turns: int) -> _Done:
         frame = derained.window.sight.frame
         residual = np.rot90(derained.residual, -turns).astype(np.float32) * np.float32(self.options.strength)
-        return self._finish((frame, add_residual(frame, residual)), turns)
+        return self._finish(frame, add_residual(frame, residual), turns, derained.presence == 0)
 
-    def _finish(self, pair: tuple[Frame, Frame], turns: int) -> Frame:
-        before, after = pair
-        return compare(before, after, self.options.compare, turns) if self.options.compare else after
+    def _finish(self, before: Frame, after: Frame, turns: int, dry: bool = False) -> _Done:
+        how = self.options.compare
+        return _Done(before, after, compare(before, after, how, turns) if how else after, dry)
 
 
 def _open(source: Path, options: Options) -> Reader:
     return open_clip(source, options.strict, options.start_s, options.duration_s, options.rate)
+
+
+def _weather(source: Path, options: Options, restorer: _Restorer, turns: int) -> list[Spell] | None:
+    """A first reading of the clip, for when it rains; None where nobody asked, or nothing can tell."""
+    if not options.auto or restorer.derain is None or is_pictures(source):
+        return None
+    with _open(source, options) as reader:
+        return spells(survey(reader.frames(), restorer.derain, turns))
 
 
 def _check_container(source: Path, target: Path | None, container: str | None) -> None:
@@ -299,12 +311,26 @@ def _track(target: Path, reader: Reader, options: Options) -> Iterator[Path | No
         yield gpx
 
 
-def _create(target: Path, reader: Reader, options: Options) -> Writer:
+def _store(
+    resume: Path | None, reader: Reader, target: Path, options: Options, device: str, segment_frames: int
+) -> SegmentStore | None:
+    """Where pieces are kept; None where nobody wants them, or the whole is not longer than one."""
+    if resume is None or isinstance(reader, PictureReader):
+        return None
+    if reader.info.frames_estimate is not None and reader.info.frames_estimate <= segment_frames:
+        return None
+    facts = (fingerprint(reader.path), settings(options), weights(options), device, target.suffix.lower(), __version__)
+    return SegmentStore(resume, repr(facts), segment_frames)
+
+
+def _create(target: Path, reader: Reader, options: Options, store: SegmentStore | None) -> Writer:
     if isinstance(reader, PictureReader):
         return PictureWriter(target, reader)
     width_px, height_px = reader.info.width_px, reader.info.height_px
     if options.compare == "side":  # beside each other as shown: a clip on its side grows upwards as stored
         width_px, height_px = (width_px, 2 * height_px) if quarter_turns(reader) % 2 else (2 * width_px, height_px)
+    if store is not None:
+        return SegmentedWriter(target, reader, options.encode, (width_px, height_px), store)
     return VideoWriter(target, reader, options.encode, (width_px, height_px))
 
 

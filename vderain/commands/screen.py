@@ -75,9 +75,14 @@ def _fail(error: VderainError, verbose: bool, cause: BaseException | None = None
         trace = cause or error.__cause__
         if trace is not None:
             err.print("".join(traceback.format_exception(trace)), markup=False, style="dim")
-    what = error.what[:1].lower() + error.what[1:] if SENTENCE.match(error.what) else error.what
-    err.print(f"vderain: {what} {error.cure}".rstrip(), markup=False)
+    complain(error.what, error.cure)
     raise typer.Exit(error.exit_code) from None
+
+
+def complain(what: str, cure: str, about: str = "") -> None:
+    """One line on stderr: what happened, perhaps to which of many files, and what to do."""
+    what = what[:1].lower() + what[1:] if SENTENCE.match(what) else what
+    err.print(f"vderain: {about}{what} {cure}".rstrip(), markup=False)
 
 
 def _configure_logging(quiet: bool, verbose: bool) -> None:

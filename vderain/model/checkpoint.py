@@ -15,11 +15,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from vderain.errors import CheckpointError
+from vderain.model.released import DEFAULT_MODEL, WEIGHTS, released_models, weights_file
 from vderain.model.unet import UNet, UNetConfig
 
+__all__ = [
+    "DEFAULT_MODEL", "FORMAT", "WEIGHTS", "Checkpoint", "load_checkpoint", "released_models", "save_checkpoint",
+]  # fmt: skip
+
 FORMAT = "vderain-generator-1"
-WEIGHTS = Path(__file__).parent / "weights"
-DEFAULT_MODEL = "base"
 PARAMETERS_MAX = 200_000_000  # a header cannot make us allocate more than this
 
 
@@ -30,11 +33,6 @@ class Checkpoint:
     name: str
     generator: UNet
     facts: dict[str, Any]
-
-
-def released_models() -> list[str]:
-    """Names of the generators that ship with the program."""
-    return sorted(path.stem for path in WEIGHTS.glob("*.safetensors"))
 
 
 def save_checkpoint(path: Path, generator: UNet, facts: dict[str, Any]) -> None:
@@ -52,12 +50,7 @@ def load_checkpoint(model: str) -> Checkpoint:
     Raises:
         CheckpointError: there is no such model, or the file is corrupt or not a vderain generator.
     """
-    path = next((p for p in (WEIGHTS / f"{model}.safetensors", Path(model)) if _is_file(p)), None)
-    if path is None:
-        known = ", ".join(released_models()) or "none"
-        raise CheckpointError(
-            f"there is no model {model!r}.", f"Released models: {known}; or give a .safetensors file."
-        )
+    path = weights_file(model)
     try:
         return _read(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, OverflowError, RuntimeError) as error:
@@ -65,13 +58,6 @@ def load_checkpoint(model: str) -> Checkpoint:
         raise CheckpointError(
             f"{path} is not a usable vderain generator ({reason}).", "Use a file written by `vderain train`."
         ) from error
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # a name too long for the system
-        return False
 
 
 def _read(path: Path) -> Checkpoint:

@@ -48,6 +48,12 @@ def choose_place(device: str = "auto", precision: str = "auto") -> Place:
     return Place(place, precision == "bf16" or (precision == "auto" and _bf16_is_faster(place)))
 
 
+def devices() -> list[str]:
+    """The devices that `auto` would choose from: every GPU of the best kind there is, else the processor."""
+    name = choose_place().device.type
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())] if name == "cuda" else [name]
+
+
 def cores() -> int:
     """Processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -84,6 +84,7 @@ class VideoWriter:
         self._hidden: list[Hidden] = []
         self._stream: Any = None
         self._encoder: Any = None
+        self._info = like.info  # of the pictures as they will be written
         self._started = False
         self._chapters: list[Any] = []
         self._durations: dict[int, int] = {}  # of the frames inside the encoder, by pts
@@ -129,7 +130,7 @@ class VideoWriter:
         """
         with self._output_errors():
             if not self._started:
-                self._start(frame)
+                self._start(frame.pts * frame.time_base)
             if self._orientation is not None:
                 frame = self._orientation.frame(frame)
             pts = self._note_time(frame)
@@ -142,7 +143,7 @@ class VideoWriter:
         )  # fmt: skip
         self._copier = StreamCopier(self._reader.path, self._reader.info.stream_index)
         self.kept, self.changed, self.dropped = self._copier.kept, self._copier.changed, self._copier.dropped
-        info = self._upright(self._reader.info)
+        info = self._info = self._upright(self._reader.info)
         parts = hidden_parts(self._reader.path)
         self._hidden = [part for part in parts if part.movable and self._muxer in HOLDERS]
         self.dropped += [part.name for part in parts if part not in self._hidden]
@@ -214,13 +215,16 @@ class VideoWriter:
         info = self._reader.info
         return 1 / info.average_rate if self._muxer == "avi" and info.average_rate else info.time_base
 
-    def _start(self, first: Frame) -> None:
+    def _begin_at(self, first_s: Fraction) -> None:
+        """No container shows pictures before its zero: MP4 hides them, Matroska forgets when they were."""
+        self._shift_s = min(Fraction(0), first_s)
+
+    def _start(self, first_s: Fraction) -> None:
         """Writes the header, now that the first frame has fixed where the cut begins."""
         assert self._output is not None and self._copier is not None
+        self._begin_at(first_s)
         cut = self._reader.cut
-        if first.pts < 0:
-            # No container shows pictures before its zero: MP4 hides them, Matroska forgets when they were.
-            self._shift_s = first.pts * first.time_base
+        if self._shift_s:
             cut = replace(cut, shift_s=cut.shift_s + self._shift_s)
             log.info("'%s' begins before zero: all streams move by %.3f s.", self.target.name, -float(self._shift_s))
         if cut.begin_s is not None:
@@ -287,11 +291,7 @@ class VideoWriter:
         assert self._output is not None and self._copier is not None
         if not self._count:
             raise OutputError(f"No frame was written to '{self.target}'.", "Check the input.")
-        packets = self._encoder.encode(None)
-        if self._count <= 2 and self._encoder.codec_context.name == "libx265":
-            for packet in packets:  # x265 reads its dts from unwritten memory where it saw too few frames to reorder
-                packet.dts = packet.pts
-        self._mux(packets)
+        self._mux(self._flush())
         self._copier.copy_until(self._output, None)
         self._output.close()
         if self._copier.kinds:
@@ -316,6 +316,14 @@ class VideoWriter:
         lost = carry_over(self._reader.path, parts, self._partial)
         self.kept += [part.name for part in parts if part not in lost]
         self.dropped += [part.name for part in lost]
+
+    def _flush(self) -> list[Any]:
+        """What is still inside the encoder."""
+        packets: list[Any] = self._encoder.encode(None)
+        if self._count <= 2 and self._encoder.codec_context.name == "libx265":
+            for packet in packets:  # x265 reads its dts from unwritten memory where it saw too few frames to reorder
+                packet.dts = packet.pts
+        return packets
 
     def _verify(self, copier: StreamCopier) -> None:
         """Reads the packets back, without decoding: as many pictures as were written, at the same instants."""

@@ -1,0 +1,250 @@
+"""Measures what docs/benchmarks.md says about `vderain batch`: a part's name enters, its rows leave.
+
+python docs/batch_benchmarks.py broken kills two finished overhead ray
+"""
+
+import argparse
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import av  # noqa: E402
+from clips import Clip, damaged, make  # noqa: E402
+
+# x264's macroblock tree reads memory that it never wrote; without it the same pictures make the same bytes.
+REPEATABLE = ("--encoder-opt", "x264-params=mbtree=0")
+NO_NETWORK = ("--strength", "0")
+
+
+def main() -> None:
+    """Runs the parts that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="+", choices=sorted(PARTS))
+    parser.add_argument("--kills", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=7)
+    options = parser.parse_args()
+    random.seed(options.seed)
+    for name in options.parts:
+        with tempfile.TemporaryDirectory(prefix="vderain-batch-") as folder:
+            print(f"{name}: {PARTS[name](Path(folder), options)}", flush=True)
+
+
+def batch(*arguments: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command("batch", *arguments), capture_output=True, text=True, check=False)
+
+
+def command(*arguments: object) -> list[str]:
+    return [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
+
+
+def copies(clip: Path, folder: Path, count: int) -> Path:
+    """So many files that are the same inside, each with its own name."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(count):
+        shutil.copy(clip, folder / f"2026_{number:04}.mp4")
+    return folder
+
+
+def rows(outdir: Path, query: str) -> list[tuple[object, ...]]:
+    """What the ledger says, as long as there is one."""
+    with sqlite3.connect(f"file:{outdir / 'vderain.sqlite'}?mode=ro", uri=True) as db:
+        try:
+            return db.execute(query).fetchall()
+        except sqlite3.OperationalError:
+            return []
+
+
+def broken(folder: Path, options: argparse.Namespace) -> str:
+    """200 clips, 20 of them broken in ten ways."""
+    card = copies(make(folder / "sound.mp4", Clip(frames=10)), folder / "card", 180)
+    kinds = break_twenty(card, folder)
+    done = batch(card, "-o", folder / "out", *NO_NETWORK)
+    said = [line for line in done.stderr.splitlines() if line.startswith("vderain: broken")]
+    right = sum(kinds[line.split(": ")[1]] in line for line in said)
+    results = len(list((folder / "out").glob("*.m*")))
+    traces = (done.stdout + done.stderr).count("Traceback")
+    return (
+        f"{results} results, {len(said)} failures, {right} of them with the right message, exit {done.returncode}, "
+        f"{traces} tracebacks"
+    )
+
+
+def break_twenty(card: Path, folder: Path) -> dict[str, str]:
+    """Two files of each kind; names and what is to be said of them."""
+    sound = (card / "2026_0000.mp4").read_bytes()
+    lost = damaged(make(folder / "ms.mkv", Clip(frames=4, time_base=Fraction(1, 1000))), folder / "lost.mkv", range(4))
+    kinds: dict[str, tuple[str, bytes | None, str]] = {
+        "empty": (".mp4", b"", "is empty"),
+        "text": (".mp4", b"no video\n" * 100, "not a video file that can be read"),
+        "noise": (".mkv", os.urandom(20000), "not a video file that can be read"),
+        "head": (".mp4", sound[:40] + bytes(4000), "no usable index (moov)"),
+        "tail": (".mp4", sound[-1500:], "not a video file that can be read"),
+        "zeros": (".mov", bytes(5000), "not a video file that can be read"),
+        "sound": (".mp4", sound_only(folder), "no video in it"),
+        "lost": (".mkv", lost.read_bytes(), "can be decoded"),
+        "pipe": (".mp4", None, "is a pipe or a device"),
+        "link": (".mp4", None, "cannot be read"),
+    }
+    names: dict[str, str] = {}
+    for kind, (suffix, data, message) in kinds.items():
+        for number in range(2):
+            path = card / f"broken-{kind}-{number}{suffix}"
+            names[path.name] = message
+            if data is not None:
+                path.write_bytes(data)
+            elif kind == "pipe":
+                os.mkfifo(path)
+            else:
+                path.symlink_to(folder / "nowhere")
+    return names
+
+
+def sound_only(folder: Path) -> bytes:
+    clip, path = make(folder / "with.mp4", Clip(frames=5, audio="aac")), folder / "only.mp4"
+    with av.open(str(clip)) as source, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+    return path.read_bytes()
+
+
+def kills(folder: Path, options: argparse.Namespace) -> str:
+    """Killed at random instants and run again each time, in rounds until there were enough kills."""
+    card = folder / "card"
+    card.mkdir()
+    for number, frames in enumerate((40, 400, 90, 700, 25, 300, 60, 500)):
+        make(card / f"{number}.mp4", Clip(frames=frames, size=(160, 96), audio="aac"))
+    flags = (*REPEATABLE, "--model", tiny(folder), "--segment", 40, "--precision", "fp32", "--temporal", "light")
+    began_s = time.monotonic()
+    done = batch(card, "-o", folder / "undisturbed", *flags)
+    assert done.returncode == 0, done.stderr
+    takes_s = time.monotonic() - began_s
+    killed = rounds = twice = differ = in_a_file = 0
+    while killed < options.kills:
+        rounds += 1
+        out = folder / f"round{rounds}"
+        done: dict[str, int] = {}
+        while True:
+            running = subprocess.Popen(command("batch", card, "-o", out, *flags, "-q"), start_new_session=True)
+            time.sleep(random.uniform(0, 0.6 * takes_s))
+            ended = running.poll()
+            running.send_signal(signal.SIGKILL)
+            running.wait()
+            if ended is not None:
+                assert ended == 0, ended
+                break
+            killed += 1
+            in_a_file += bool(
+                (out / "vderain.sqlite").exists() and rows(out, "SELECT 1 FROM files WHERE state='running'")
+            )
+            twice += changed(out, done)
+        twice += changed(out, done)
+        differ += sum(
+            path.read_bytes() != (out / path.name).read_bytes() for path in (folder / "undisturbed").glob("*.mp4")
+        )
+        strays = [path.name for path in out.iterdir()]
+        assert sorted(strays) == sorted(p.name for p in (folder / "undisturbed").iterdir()), strays
+        shutil.rmtree(out)
+    return (
+        f"{killed} kills in {rounds} rounds, {in_a_file} of them with a file in work; {differ} of {8 * rounds} results "
+        f"differ from the undisturbed run's; {twice} files done again after they were done"
+    )
+
+
+def changed(out: Path, done: dict[str, int]) -> int:
+    """How many results that were done before are other files now; notes those that are done by now."""
+    if not (out / "vderain.sqlite").exists():
+        return 0
+    again = sum((out / name).stat().st_mtime_ns != stamp for name, stamp in done.items())
+    for (name,) in rows(out, "SELECT target FROM files WHERE state = 'done'"):
+        done[str(name)] = (out / str(name)).stat().st_mtime_ns
+    return again
+
+
+def tiny(folder: Path) -> Path:
+    """Weights of a tiny network, so that the time goes into what is measured here."""
+    from conftest import tiny_generator
+
+    from vderain.model.checkpoint import save_checkpoint
+
+    save_checkpoint(folder / "tiny.safetensors", tiny_generator(5), {})
+    return folder / "tiny.safetensors"
+
+
+def two(folder: Path, options: argparse.Namespace) -> str:
+    """Two runs at once on one folder of results."""
+    card = copies(make(folder / "clip.mp4", Clip(frames=20)), folder / "card", 100)
+    out = folder / "out"
+    both = [subprocess.Popen(command("batch", card, "-o", out, *NO_NETWORK, "-q")) for _ in range(2)]
+    codes = [each.wait() for each in both]
+    journal = (out / ".vderain" / "journal.jsonl").read_text().splitlines()
+    attempts = rows(
+        out, "SELECT attempts, count(*), count(DISTINCT run) FROM files WHERE state='done' GROUP BY attempts"
+    )
+    shares = rows(out, "SELECT count(*) FROM files GROUP BY run")
+    return (
+        f"exits {codes}; (attempts, files, runs) {attempts}; {len(journal)} results were given their names for "
+        f"{len(list(out.glob('*.mp4')))} files; shares {[count for (count,) in shares]}"
+    )
+
+
+def finished(folder: Path, options: argparse.Namespace) -> str:
+    """A second run over a finished folder of 1,000 files."""
+    card = copies(make(folder / "clip.mp4", Clip(frames=2)), folder / "card", 1000)
+    out = folder / "out"
+    assert batch(card, "-o", out, *NO_NETWORK).returncode == 0
+    before = {path: path.stat().st_mtime_ns for path in out.glob("*.mp4")}
+    times = []
+    for _ in range(3):
+        began_s = time.monotonic()
+        assert batch(card, "-o", out, *NO_NETWORK).returncode == 0
+        times.append(time.monotonic() - began_s)
+    same = {path: path.stat().st_mtime_ns for path in out.glob("*.mp4")} == before
+    return f"{', '.join(f'{each:.2f}' for each in times)} s; nothing redone: {same and len(before) == 1000}"
+
+
+def overhead(folder: Path, options: argparse.Namespace) -> str:
+    """The same files by `process`, one after the other by hand, and by `batch` with one worker."""
+    card = folder / "card"
+    card.mkdir()
+    for number in range(6):
+        shutil.copy(ROOT / "samples" / "driving_rain.mp4", card / f"{number}.mp4")
+    began_s = time.monotonic()
+    inside_s = 0.0
+    for path in sorted(card.iterdir()):
+        done = subprocess.run(
+            command("process", path, "-o", folder / path.name, "--json"), capture_output=True, text=True, check=True
+        )
+        import json
+
+        inside_s += json.loads(done.stdout.splitlines()[-1])["seconds"]
+    hand_s = time.monotonic() - began_s
+    began_s = time.monotonic()
+    assert batch(card, "-o", folder / "out", "--workers", 1).returncode == 0
+    batch_s = time.monotonic() - began_s
+    return (
+        f"by hand {hand_s:.1f} s ({inside_s:.1f} s of it inside `process`, the rest starts Python and loads PyTorch); "
+        f"batch {batch_s:.1f} s: {batch_s / hand_s - 1:+.1%}, and {batch_s / inside_s - 1:+.1%} over the time inside"
+    )
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], str]] = {
+    "broken": broken, "kills": kills, "two": two, "finished": finished, "overhead": overhead,
+}  # fmt: skip
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,315 @@
+"""Many files at once: what is planned, done, failed, and done again."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import Result
+from clips import Clip, decoded_pts, make, truncated
+
+from vderain.batch.ledger import HIDDEN, NAME, Ledger
+from vderain.batch.record import Record
+
+Make = Callable[..., Path]
+Run = Callable[..., Result]
+ROOT = Path(__file__).parents[1]
+QUICK = ("--strength", "0", "--workers", "1")  # no network: what is tested here is what is around it
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    """Two cameras, two files each."""
+    folder = tmp_path / "card"
+    first = None
+    for camera in ("Front", "Rear"):
+        (folder / camera).mkdir(parents=True)
+        for number in range(2):
+            path = folder / camera / f"2026_0{number}{camera[0]}.MP4"
+            first = first or make(path.with_suffix(".mp4"), Clip(frames=5)).rename(path)
+            if path != first:
+                shutil.copy(first, path)
+    return folder
+
+
+def files_in(folder: Path) -> set[str]:
+    """Results below a folder, without what belongs to the batch itself."""
+    own = (HIDDEN, "report", "report.html", NAME)
+    paths = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+    return {path.as_posix() for path in paths if not path.parts[0].startswith(own)}
+
+
+def records(outdir: Path) -> dict[str, Record]:
+    with Ledger(outdir) as ledger:
+        assert not ledger.said
+        return ledger.records()
+
+
+def events(result: Result) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in result.stdout.splitlines()]
+
+
+def test_a_card_is_mirrored_then_left_alone(vderain: Run, card: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = vderain("batch", card, "-o", out, *QUICK)
+    assert first.exit_code == 0, first.output
+    wanted = {f"{camera}/2026_0{number}{camera[0]}.MP4" for camera in ("Front", "Rear") for number in range(2)}
+    assert files_in(out) == wanted
+    assert all(len(decoded_pts(out / name)) == 5 for name in wanted)
+    assert "4 done, 0 failed in " in first.stdout
+    assert "front" in first.stdout
+    assert (out / "report.html").exists()
+    assert not (out / HIDDEN / "work").exists() or not any((out / HIDDEN / "work").iterdir())
+    for record in records(out).values():
+        assert (record.state, record.attempts, record.frames) == ("done", 1, 5)
+        assert record.family in ("front", "rear")
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.MP4")}
+    second = vderain("batch", card, "-o", out, *QUICK)
+    assert second.exit_code == 0
+    assert "0 done, 0 failed, 4 done before" in second.stdout
+    assert {path: path.stat().st_mtime_ns for path in out.rglob("*.MP4")} == before
+
+
+def test_what_changed_is_done_again(vderain: Run, card: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert vderain("batch", card, "-o", out, *QUICK).exit_code == 0
+    make(card / "Front" / "new.mp4", Clip(frames=7)).replace(card / "Front" / "2026_00F.MP4")
+    (out / "Rear" / "2026_01R.MP4").unlink()
+    again = vderain("batch", card, "-o", out, *QUICK)
+    assert "2 done, 0 failed, 2 done before" in again.stdout
+    assert len(decoded_pts(out / "Front" / "2026_00F.MP4")) == 7
+    assert vderain("batch", card, "-o", out, *QUICK, "--crf", 30).stdout.count("4 done, 0 failed in") == 1
+    assert {record.attempts for record in records(out).values()} == {1}
+
+
+def test_what_is_not_ours_is_not_replaced(vderain: Run, card: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    (out / "Front").mkdir(parents=True)
+    mine = out / "Front" / "2026_00F.MP4"
+    mine.write_text("my own")
+    result = vderain("batch", card, "-o", out, *QUICK)
+    assert result.exit_code == 1
+    assert "exists already, and is not a result that the ledger knows. Add --overwrite" in result.stderr
+    assert mine.read_text() == "my own"
+    assert "3 done, 1 failed" in result.stdout
+    assert vderain("batch", card, "-o", out, *QUICK, "--overwrite").exit_code == 0
+    assert len(decoded_pts(mine)) == 5
+
+
+def test_ten_ways_to_be_broken(vderain: Run, card: Path, tmp_path: Path) -> None:
+    """Each says what is wrong with it, and none of them stops the others."""
+    bad = card / "Bad"
+    bad.mkdir()
+    sound = card / "Front" / "2026_00F.MP4"
+    broken = {
+        "empty.mp4": "is empty. Copy it again",
+        "text.mp4": "is not a video file that can be read",
+        "noise.mkv": "is not a video file that can be read",
+        "head.mp4": "has no usable index (moov)",
+        "tail.mp4": "is not a video file that can be read",
+        "sound.mp4": "has no video in it",
+        "pipe.mp4": "is a pipe or a device",
+        "gone.mp4": "cannot be read (Too many levels of symbolic links",
+        "zeros.avi": "is not a video file that can be read",
+        "undecodable.mkv": "no picture in",
+    }
+    (bad / "empty.mp4").touch()
+    (bad / "text.mp4").write_text("no video\n" * 100)
+    (bad / "noise.mkv").write_bytes(os.urandom(20000))
+    truncated(sound, bad / "head.mp4", 0.3).write_bytes(sound.read_bytes()[:40] + b"\0" * 4000)
+    (bad / "tail.mp4").write_bytes(sound.read_bytes()[-1500:])
+    sound_only(bad / "sound.mp4")
+    (bad / "gone.mp4").symlink_to(bad / "gone.mp4")
+    os.mkfifo(bad / "pipe.mp4")
+    (bad / "zeros.avi").write_bytes(b"\0" * 5000)
+    undecodable(bad / "undecodable.mkv", tmp_path)
+    result = vderain("batch", card, "-o", tmp_path / "out", *QUICK)
+    assert result.exit_code == 1
+    assert "4 done, 10 failed" in result.stdout, result.stderr
+    assert "Traceback" not in result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("vderain: Bad/")]
+    assert len(lines) == 10
+    for name, message in broken.items():
+        line = next(line for line in lines if line.startswith(f"vderain: Bad/{name}: "))
+        assert message in line, line
+    assert not files_in(tmp_path / "out") & {f"Bad/{name}" for name in broken}
+    assert all(record.attempts == 1 for record in records(tmp_path / "out").values()), "what is broken stays broken"
+
+
+def sound_only(path: Path) -> None:
+    import av
+
+    clip = make(path.with_name("with.mp4"), Clip(frames=5, audio="aac"))
+    with av.open(str(clip)) as source, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+    clip.unlink()
+
+
+def undecodable(path: Path, folder: Path) -> None:
+    from clips import damaged
+
+    damaged(make(folder / "sound.mkv", Clip(frames=4, time_base=Fraction(1, 1000))), path, range(4))
+
+
+def test_json_events(vderain: Run, card: Path, tmp_path: Path) -> None:
+    (card / "Front" / "empty.mp4").touch()
+    result = vderain("batch", card, "-o", tmp_path / "out", *QUICK, "--json")
+    told = events(result)
+    assert result.exit_code == 1
+    assert told[0] == {"event": "planned", "files": 5, "done": 0, "bytes": told[0]["bytes"]}
+    assert [event["event"] for event in told].count("began") == 5
+    ended = {event["target"]: event for event in told if event["event"] == "ended"}
+    assert len(ended) == 5
+    assert ended["Front/empty.mp4"]["exit_code"] == 3
+    assert ended["Front/2026_00F.MP4"]["group"] == "front"
+    assert told[-1]["event"] == "summary"
+    assert (told[-1]["done"], told[-1]["failed"], told[-1]["interrupted"]) == (4, 1, False)
+
+
+def test_quiet_says_failures_only(vderain: Run, card: Path, tmp_path: Path) -> None:
+    (card / "Front" / "empty.mp4").touch()
+    result = vderain("batch", card, "-o", tmp_path / "out", *QUICK, "-q")
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1
+    assert "is empty" in result.stderr
+
+
+def test_fail_fast(vderain: Run, card: Path, tmp_path: Path) -> None:
+    (card / "A.mp4").touch()
+    result = vderain("batch", card, "-o", tmp_path / "out", *QUICK, "--fail-fast")
+    assert result.exit_code == 1
+    assert "0 done, 1 failed, 4 still to do" in result.stdout
+    assert files_in(tmp_path / "out") == set()
+
+
+def test_a_worker_that_is_killed_costs_one_attempt(card: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(card / "long.mp4", Clip(frames=250, size=(160, 120)))
+    with started(card, out, "--include", "long*", "--json") as running:
+        wait_for(running, "progress")
+        (worker,) = children_of(running.pid)
+        os.kill(worker, signal.SIGKILL)
+        told = rest_of(running)
+    assert running.returncode == 0
+    assert [event["event"] for event in told if event["event"] in ("retried", "ended")] == ["retried", "ended"]
+    assert records(out)["long.mp4"].attempts == 2
+    assert len(decoded_pts(out / "long.mp4")) == 250
+
+
+def test_a_file_that_kills_each_worker_fails_alone(card: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    make(card / "long.mp4", Clip(frames=250, size=(160, 120)))
+    with started(card, out, "--retries", "1", "--json") as running:
+        for _ in range(2):
+            while (event := next_event(running))["event"] != "progress" or event["target"] != "long.mp4":
+                pass
+            (worker,) = children_of(running.pid)
+            os.kill(worker, signal.SIGSEGV)
+        told = rest_of(running)
+    assert running.returncode == 1
+    assert told[-1]["failed"] == 1
+    assert told[-1]["done"] == 4
+    failed = records(out)["long.mp4"]
+    assert "its worker died" in failed.error
+    assert "codec crashed" in failed.cure
+    assert failed.attempts == 2
+
+
+def test_timeout(card: Path, tmp_path: Path) -> None:
+    make(card / "long.mp4", Clip(frames=200, size=(640, 480)))
+    flags = ("--include", "long*", "--timeout", "6", "--retries", "0", "--json")
+    with started(card, tmp_path / "out", *flags, network=True) as running:
+        told = rest_of(running)
+    assert running.returncode == 1
+    ended = next(event for event in told if event["event"] == "ended")
+    assert ended["error"] == "it took longer than 6 s."
+
+
+def test_ctrl_c_ends_within_two_seconds_and_the_next_run_goes_on(card: Path, tmp_path: Path, vderain: Run) -> None:
+    out = tmp_path / "out"
+    make(card / "long.mp4", Clip(frames=1200, size=(160, 120)))
+    with started(card, out, "--include", "long*", "--segment", "50", "--json") as running:
+        wait_for(running, "progress")
+        time.sleep(1)
+        running.send_signal(signal.SIGINT)
+        asked_s = time.monotonic()
+        told = rest_of(running)
+        took_s = time.monotonic() - asked_s
+    assert running.returncode == 130
+    assert took_s < 2
+    assert told[-1]["interrupted"] is True
+    assert told[-1]["waiting"] == 1
+    assert files_in(out) == set()
+    kept = {path.name for path in (out / HIDDEN / "work").rglob("*") if path.is_file()}
+    assert kept <= {"segments.sqlite", "segments.sqlite-journal"}, "no draft is left"
+    assert records(out)["long.mp4"].state == "waiting"
+    assert vderain("batch", card, "-o", out, *QUICK, "--include", "long*", "--segment", 50).exit_code == 0
+    assert len(decoded_pts(out / "long.mp4")) == 1200
+
+
+# Runs in a process of their own
+
+
+class started:
+    """``vderain batch`` with JSON events, killed at the end."""
+
+    def __init__(self, card: Path, out: Path, *flags: str, network: bool = False) -> None:
+        quick = () if network else QUICK
+        command = [sys.executable, ROOT / "cli.py", "batch", card, "-o", out, *quick, *flags]
+        self.running = subprocess.Popen(
+            [str(part) for part in command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> "subprocess.Popen[str]":
+        return self.running
+
+    def __exit__(self, *_: object) -> None:
+        if self.running.poll() is None:
+            self.running.kill()
+        self.running.communicate()
+
+
+def next_event(running: "subprocess.Popen[str]") -> dict[str, Any]:
+    assert running.stdout is not None
+    line = running.stdout.readline()
+    assert line, running.stderr.read() if running.stderr else ""
+    event: dict[str, Any] = json.loads(line)
+    return event
+
+
+def wait_for(running: "subprocess.Popen[str]", kind: str) -> dict[str, Any]:
+    while (event := next_event(running))["event"] != kind:
+        pass
+    return event
+
+
+def rest_of(running: "subprocess.Popen[str]") -> list[dict[str, Any]]:
+    output, errors = running.communicate(timeout=120)
+    assert "Traceback" not in errors, errors
+    return [json.loads(line) for line in output.splitlines()]
+
+
+def children_of(pid: int) -> list[int]:
+    """The workers: of its children those that are no helper of multiprocessing."""
+    found = []
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = status.read_text().rpartition(")")[2].split()
+            command = (status.parent / "cmdline").read_bytes()
+        except OSError:
+            continue
+        if int(fields[1]) == pid and b"spawn_main" in command:
+            found.append(int(status.parent.name))
+    return found

@@ -1,0 +1,237 @@
+"""Videos written in pieces: after a crash the work goes on, and nobody can tell from the result."""
+
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from fractions import Fraction
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import av
+import pytest
+from click.testing import Result as Ran
+from clips import VFR_PTS, Clip, damaged, decoded_pts, identical, make, names_in, packets, planes_of_file
+
+from vderain.errors import OutputError
+from vderain.options import Options
+from vderain.process import CONTEXT, process
+from vderain.video.encoders import EncodeOptions
+from vderain.video.frame import Frame
+from vderain.video.segments import SegmentStore, decode_stamps
+
+Make = Callable[..., Path]
+Run = Callable[..., Ran]
+ROOT = Path(__file__).parents[1]
+LOSSLESS = EncodeOptions(codec="ffv1")
+
+
+class Crash(Exception):
+    """What a power cut is to a process."""
+
+
+def crash_at(number: int) -> Callable[[Frame, Frame, int], None]:
+    """Lets a number of frames pass."""
+    left = [number]
+
+    def see(before: Frame, after: Frame, turns: int) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise Crash
+
+    return see
+
+
+def in_pieces(source: Path, target: Path, options: Options, length: int, crashes: tuple[int, ...] = ()) -> Any:
+    """Processes in pieces of a length, crashing so many frames into each attempt but the last."""
+    store = target.with_name(f"{target.name}.store")
+    for number in crashes:
+        with pytest.raises(Crash):
+            process(source, target, options, see=crash_at(number), resume=store, segment_frames=length)
+        assert not target.exists()
+    return process(source, target, options, resume=store, segment_frames=length)
+
+
+@pytest.mark.parametrize("temporal", ["strong", "light", "off", "only"])
+def test_a_joint_shows_in_no_frame(clip: Make, tiny: Path, temporal: Any) -> None:
+    source = clip("in.mkv", frames=23, codec="ffv1", size=(96, 64), time_base=Fraction(1, 1000))
+    options = Options(str(tiny), temporal=temporal, precision="fp32", encode=LOSSLESS, guard=False)
+    whole = process(source, source.with_name("whole.mkv"), options)
+    pieces = in_pieces(source, source.with_name("pieces.mkv"), options, 7, crashes=(8, 13, 2))
+    assert pieces.frames == whole.frames == 23
+    assert identical(planes_of_file(pieces.target), planes_of_file(whole.target))
+    assert decoded_pts(pieces.target) == decoded_pts(whole.target)
+
+
+def test_the_guard_sees_over_a_joint(tmp_path: Path) -> None:
+    """Real weights, half of the clip in rain: the count of dry frames and their pictures are as without a crash."""
+    source = rain_begins(tmp_path / "in.mkv", dry=9, rainy=9)
+    options = Options(encode=LOSSLESS, precision="fp32")
+    whole = process(source, tmp_path / "whole.mkv", options)
+    assert 4 <= whole.dry <= 10
+    pieces = in_pieces(source, tmp_path / "pieces.mkv", options, 4, crashes=(10, 9))
+    assert pieces.dry == whole.dry
+    assert identical(planes_of_file(pieces.target), planes_of_file(whole.target))
+
+
+def rain_begins(path: Path, dry: int, rainy: int) -> Path:
+    """The sample drive, from the dry into the rain."""
+    sources = [(ROOT / "samples" / "driving_dry.mp4", 0, dry), (ROOT / "samples" / "driving_rain.mp4", dry, rainy)]
+    with av.open(str(path), "w") as output:
+        stream: Any = output.add_stream("ffv1", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 320, 180, "yuv420p"
+        for source, first, count in sources:
+            with av.open(str(source)) as container:
+                for frame in islice(container.decode(video=0), first, first + count):
+                    small = frame.reformat(320, 180, "yuv420p")
+                    small.pts, small.time_base = frame.pts, frame.time_base
+                    output.mux(stream.encode(small))
+        output.mux(stream.encode(None))
+    return path
+
+
+# x264's macroblock tree reads memory that it never wrote: of the same pictures it makes other files now and then.
+REPEATABLE = EncodeOptions(codec="h264", encoder_opts=(("x264-params", "mbtree=0"),))
+
+
+@pytest.mark.parametrize("codec", ["h264", "hevc", "vp9", "av1"])
+def test_a_crash_shows_in_no_byte(clip: Make, tiny: Path, codec: str) -> None:
+    """The encoders' own files, B-frames, sound and chapters included."""
+    source = clip("in.mp4", frames=25, size=(96, 64), audio="aac", chapters=True)
+    options = Options(str(tiny), strength=0, encode=REPEATABLE if codec == "h264" else EncodeOptions(codec=codec))
+    straight = in_pieces(source, source.with_name("straight.mp4"), options, 8)
+    broken = in_pieces(source, source.with_name("broken.mp4"), options, 8, crashes=(10, 17))
+    assert broken.target.read_bytes() == straight.target.read_bytes()
+    assert decoded_pts(broken.target) == decoded_pts(source)
+    assert [p[3] for p in packets(broken.target, "audio")] == [p[3] for p in packets(source, "audio")]
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".ts", ".avi", ".webm", ".nut"])
+def test_every_container_takes_pieces(clip: Make, tiny: Path, suffix: str) -> None:
+    source = clip("in.mp4", frames=20, audio=None if suffix == ".nut" else "aac")  # NUT holds no time before zero
+    done = in_pieces(source, source.with_name(f"out{suffix}"), Options(str(tiny), strength=0), 6, crashes=(9,))
+    assert done.frames == len(planes_of_file(done.target)) == 20
+
+
+@pytest.mark.parametrize("properties", [
+    {"pts": VFR_PTS}, {"pts": [p - 6006 for p in VFR_PTS]}, {"b_frames": 2}, {"rate": Fraction(30000, 1001)},
+])  # fmt: skip
+def test_times_are_those_of_a_video_in_one_go(clip: Make, tiny: Path, properties: dict[str, Any]) -> None:
+    source = clip("in.mov", **properties)
+    options = Options(str(tiny), strength=0)
+    whole = process(source, source.with_name("whole.mov"), options)
+    pieces = in_pieces(source, source.with_name("pieces.mov"), options, 5, crashes=(7,))
+    assert decoded_pts(pieces.target) == decoded_pts(whole.target)
+    assert [p[0] + p[2] for p in packets(pieces.target, "video")][-1] > 0
+
+
+def test_start_duration_and_damage(clip: Make, tiny: Path) -> None:
+    source = damaged(clip("sound.mkv", frames=30, time_base=Fraction(1, 1000)), clip("in.mkv"), (8, 14, 15))
+    options = Options(str(tiny), start_s=0.2, duration_s=0.5, encode=LOSSLESS, precision="fp32")
+    whole = process(source, source.with_name("whole.mkv"), options)
+    pieces = in_pieces(source, source.with_name("pieces.mkv"), options, 4, crashes=(6, 9))
+    assert (pieces.repeated, pieces.damage) == (whole.repeated, whole.damage)
+    assert pieces.repeated
+    assert identical(planes_of_file(pieces.target), planes_of_file(whole.target))
+    assert decoded_pts(pieces.target) == decoded_pts(whole.target)
+
+
+def test_finished_pieces_are_not_done_again(clip: Make, tiny: Path) -> None:
+    source = clip("in.mp4", frames=30)
+    seen: list[int] = []
+    store, target = source.with_name("store"), source.with_name("out.mp4")
+    with pytest.raises(Crash):
+        process(source, target, Options(str(tiny)), see=crash_at(25), resume=store, segment_frames=10)
+    process(source, target, Options(str(tiny)), see=lambda b, a, t: seen.append(b.pts), resume=store, segment_frames=10)
+    assert len(seen) == 10 + CONTEXT
+
+
+@pytest.mark.parametrize("change", ["options", "source", "length", "damage"])
+def test_pieces_of_something_else_are_not_used(clip: Make, tiny: Path, change: str) -> None:
+    source, target = clip("in.mp4", frames=20), clip("in.mp4", frames=20).with_name("out.mp4")
+    store = source.with_name("store")
+    options = Options(str(tiny), strength=0, encode=REPEATABLE)
+    with pytest.raises(Crash):
+        process(source, target, options, see=crash_at(15), resume=store, segment_frames=5)
+    length = 5
+    if change == "options":
+        options = Options(str(tiny), strength=0, encode=replace(REPEATABLE, crf=30))
+    elif change == "source":
+        source = make(source, Clip(frames=21))
+    elif change == "length":
+        length = 6
+    else:
+        store.write_bytes(store.read_bytes()[:3000] + b"\xff" * 5000)
+    done = process(source, target, options, resume=store, segment_frames=length)
+    fresh = process(source, target.with_name("new.mp4"), options, resume=store.with_name("2"), segment_frames=length)
+    assert done.target.read_bytes() == fresh.target.read_bytes()
+
+
+def test_a_short_video_needs_no_pieces(clip: Make, tiny: Path) -> None:
+    source = clip("in.mp4", frames=5)
+    process(source, source.with_name("out.mp4"), Options(str(tiny)), resume=source.with_name("store"))
+    assert names_in(source.parent) == {"in.mp4", "out.mp4"}
+
+
+def test_a_disk_that_does_not_take_the_store(clip: Make, tiny: Path) -> None:
+    source = clip("in.mp4", frames=20)
+    with pytest.raises(OutputError):
+        process(source, source.with_name("out.mp4"), Options(str(tiny)), resume=source / "store", segment_frames=5)
+    assert names_in(source.parent) == {"in.mp4"}
+
+
+@pytest.mark.parametrize(("pts", "dts"), [
+    ([0, 1, 2], [0, 1, 2]),
+    ([0, 3, 1, 2], [-1, 0, 1, 2]),
+    ([0, 4, 2, 1, 3], [-2, -1, 0, 1, 2]),
+    ([10, 40, 20, 50], [0, 10, 20, 40]),
+    ([7], [7]),
+    ([], []),
+])  # fmt: skip
+def test_decode_stamps(pts: list[int], dts: list[int]) -> None:
+    assert decode_stamps(pts) == dts
+    assert all(decode <= show for decode, show in zip(dts, pts, strict=True))
+
+
+def test_an_unfinished_piece_is_not_there(tmp_path: Path) -> None:
+    with SegmentStore(tmp_path / "store", "key") as store:
+        store.begin(Fraction(1, 3))
+        store.end(4, 1, Fraction(5, 3))
+        store.begin(Fraction(2))
+    with SegmentStore(tmp_path / "store", "key") as store:
+        assert (store.frames, store.dry, store.origin_s, store.last_s) == (4, 1, Fraction(1, 3), Fraction(5, 3))
+    with SegmentStore(tmp_path / "store", "other") as store:
+        assert store.frames == 0
+
+
+def test_process_resume_after_a_kill(vderain: Run, clip: Make, tiny: Path) -> None:
+    source = clip("in.mp4", frames=620, size=(96, 64))
+    flags = ("--model", tiny, "--resume", "--temporal", "off", "--encoder-opt", "x264-params=mbtree=0")
+    store = source.with_name(".out.mp4.segments")
+    command = [sys.executable, ROOT / "cli.py", "process", source, "-o", source.with_name("out.mp4"), *flags]
+    with subprocess.Popen([str(part) for part in command], stdout=subprocess.DEVNULL) as running:
+        while running.poll() is None and not segments_in(store):
+            time.sleep(0.01)
+        running.send_signal(signal.SIGKILL)
+    assert segments_in(store)
+    assert not source.with_name("out.mp4").exists()
+    done = vderain("process", source, "-o", source.with_name("out.mp4"), *flags)
+    assert done.exit_code == 0, done.stderr
+    assert ": 620 frames in" in done.stdout
+    assert not list(source.parent.glob("*.segments*"))
+    assert vderain("process", source, "-o", source.with_name("straight.mp4"), *flags).exit_code == 0
+    assert source.with_name("straight.mp4").read_bytes() == source.with_name("out.mp4").read_bytes()
+
+
+def segments_in(store: Path) -> int:
+    if not store.exists():
+        return 0
+    with sqlite3.connect(store) as db:
+        try:
+            return int(db.execute("SELECT count(*) FROM segments").fetchone()[0])
+        except sqlite3.OperationalError:
+            return 0

@@ -1,0 +1,393 @@
+"""A run over many files: a plan, a ledger and workers enter; what happens is told, and what came of it leaves."""
+
+import os
+import shutil
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from pathlib import Path
+from threading import Event
+
+from vderain.batch.ledger import HIDDEN, Ledger
+from vderain.batch.plan import Item
+from vderain.batch.record import Record
+from vderain.batch.report import write_report
+from vderain.batch.task import Moved, Outcome, Task, Workers, failure
+from vderain.errors import InputError, OutputError, UsageError, VderainError
+from vderain.options import Options, settings, weights
+from vderain.video.encoders import CAP_FACTOR
+from vderain.video.fingerprint import Fingerprint, fingerprint
+from vderain.video.segments import SEGMENT_FRAMES
+
+POLL_S = 0.1
+ELSEWHERE_S = 0.5  # between looks at what another run is doing
+WORK = f"{HIDDEN}/work"
+REPORT = "report"  # folder of pictures beside the page
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How a run goes.
+
+    Attributes:
+        retries: further attempts where a worker died, took too long, or failed as it might not again.
+        fail_fast: stop at the first file that failed.
+        segment_frames: see `process`.
+    """
+
+    retries: int = 1
+    fail_fast: bool = False
+    segment_frames: int = SEGMENT_FRAMES
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """What a run found: files to do, files that are done already."""
+
+    items: tuple[Item, ...]
+    todo_bytes: int
+    done: int
+
+
+@dataclass(frozen=True, slots=True)
+class Began:
+    """A file was given to a worker."""
+
+    item: Item
+    size_bytes: int
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """An attempt failed, and there will be another."""
+
+    target: str
+    error: str
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """A file was done, failed, or was done by another run."""
+
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """A warning about a file."""
+
+    target: str
+    text: str
+
+
+Told = Planned | Began | Moved | Retried | Ended | Said
+Tell = Callable[[Told], None]
+
+
+@dataclass(slots=True)
+class Summary:
+    """What came of a run.
+
+    Attributes:
+        done, failed: records of this run's files.
+        skipped: how many were done before.
+        waiting: how many were not begun, or not finished.
+        seconds: wall-clock time.
+        report: the page, or None where none was written.
+        stopped: whether somebody asked it to stop.
+    """
+
+    done: list[Record] = field(default_factory=list)
+    failed: list[Record] = field(default_factory=list)
+    skipped: int = 0
+    waiting: int = 0
+    seconds: float = 0.0
+    report: Path | None = None
+    stopped: bool = False
+
+
+def _key(target: str) -> str:
+    """A name for a folder that belongs to a result."""
+    return sha256(os.fsencode(target)).hexdigest()[:16]
+
+
+class Run:
+    """One run over the files of a plan.
+
+    Args:
+        ledger: entered.
+        options: the user's choices for each file.
+        manner: how to go on.
+        tell: is told what happens.
+        stop: ends the run when set; what is begun can go on another time.
+    """
+
+    def __init__(self, ledger: Ledger, options: Options, manner: Manner, tell: Tell, stop: Event) -> None:
+        self.ledger, self.options, self.manner, self.tell, self.stop = ledger, options, manner, tell, stop
+        self.settings, self.weights = settings(options), weights(options)
+        self.summary = Summary()
+        self._todo: deque[tuple[Item, Fingerprint]] = deque()
+        self._elsewhere: deque[tuple[Item, Fingerprint]] = deque()
+        self._begun: dict[str, _Begun] = {}
+        self._attempts: Counter[str] = Counter()
+        self._began_s = time.monotonic()
+        self._looked_s = 0.0
+
+    @property
+    def outdir(self) -> Path:
+        return self.ledger.outdir
+
+    @property
+    def todo(self) -> Sequence[Item]:
+        return [item for item, _ in self._todo]
+
+    def add(self, items: Iterable[Item]) -> None:
+        """Looks which files are done already and notes the others as waiting."""
+        items = tuple(items)
+        known = self.ledger.records()
+        fresh: list[tuple[Item, Fingerprint]] = []
+        for item in items:
+            try:
+                seen = fingerprint(item.source)
+            except InputError as error:
+                self._unreadable(item, error)
+                continue
+            if self.ledger.is_done(known.get(item.target), seen, self.settings, self.weights):
+                self.summary.skipped += 1
+            else:
+                fresh.append((item, seen))
+        if fresh:
+            self.ledger.enrol(fresh, self.settings, self.weights)
+        self._todo.extend(fresh)
+        skipped = len(items) - len(fresh)
+        self.tell(Planned(tuple(item for item, _ in fresh), sum(seen.size_bytes for _, seen in fresh), skipped))
+
+    def work(
+        self, workers: Workers, more: Callable[[], Iterable[Item] | None] = lambda: None,
+        rest: Callable[[], None] = lambda: None,
+    ) -> None:  # fmt: skip
+        """Does what is to be done.
+
+        Args:
+            workers: who does it.
+            more: looked at again and again: further files, or None where no more will come.
+            rest: called whenever all is done and more may come.
+        """
+        coming = worked = True
+        while not self.stop.is_set():
+            if coming:
+                found = more()
+                coming = found is not None
+                if found:
+                    self.add(found)
+            self._begin(workers)
+            if not (self._begun or self._todo or self._elsewhere or coming):
+                break
+            if self._begun:
+                worked = True
+            elif worked and not self._todo:
+                worked = False
+                rest()
+            for happened in workers.happened(POLL_S):
+                self._take(happened)
+            if self.manner.fail_fast and self.summary.failed:
+                break
+            self._look_elsewhere()
+            self.ledger.sign()
+
+    def check_space(self) -> None:
+        """Finds out before any work whether the results will find room.
+
+        Raises:
+            VderainError: they would not.
+        """
+        need_bytes = CAP_FACTOR * sum(seen.size_bytes for _, seen in self._todo)
+        free_bytes = shutil.disk_usage(self.outdir).free
+        if free_bytes < need_bytes:
+            raise VderainError(
+                f"{self.outdir} has {free_bytes / 1e9:.1f} GB free, and about {need_bytes / 1e9:.1f} GB are needed.",
+                "Free some space, choose another folder with -o, or begin with some of the files (--include).",
+            )
+
+    def close(self, workers: Workers | None = None) -> Summary:
+        """Stops, gives back what is not finished, and sums up; the page is `Run.report`."""
+        if workers is not None:
+            workers.close()
+        for target in self._begun:
+            self.ledger.free(target)
+            self._clear(target)
+        self.summary.waiting = len(self._begun) + len(self._todo) + len(self._elsewhere)
+        self.summary.stopped = self.stop.is_set()
+        self.summary.seconds = time.monotonic() - self._began_s
+        return self.summary
+
+    def report(self, title: str, told: dict[str, str]) -> Path:
+        """Writes the page about everything in the ledger."""
+        rows = [record.as_report() for record in self.ledger.records().values()]
+        self.summary.report = write_report(self.outdir, rows, title, told)
+        return self.summary.report
+
+    # Inside
+
+    def _begin(self, workers: Workers) -> None:
+        """Gives work to whoever has none."""
+        while self._todo and workers.idle and not self.stop.is_set():
+            item, seen = self._todo.popleft()
+            if item.target in self._begun:  # it changed while it is worked on
+                self._elsewhere.append((item, seen))
+                break
+            claim = self.ledger.claim(item, seen, self.settings, self.weights)
+            if claim == "busy":
+                self._elsewhere.append((item, seen))
+            elif claim == "mine":
+                self._begin_one(workers, item, seen)
+            else:
+                self._settled_elsewhere(item)
+
+    def _begin_one(self, workers: Workers, item: Item, seen: Fingerprint) -> None:
+        self._attempts[item.target] += 1
+        begun = _Begun(item, seen, time.monotonic())
+        try:
+            self._check_place(item)
+        except VderainError as error:
+            self._failed(begun, failure(item.target, error))
+            return
+        self._begun[item.target] = begun
+        self.tell(Began(item, seen.size_bytes, self._attempts[item.target]))
+        self._clear(item.target)
+        key = _key(item.target)
+        options = replace(self.options, overwrite=True)  # of the draft; whether the target may be was asked
+        workers.begin(
+            Task(
+                item.target,
+                item.source,
+                self.outdir,
+                f"{WORK}/{key}",
+                f"{REPORT}/{key}",
+                options,
+                self.manner.segment_frames,
+            )
+        )
+
+    def _clear(self, target: str) -> None:
+        """Removes drafts that nobody will finish; what is kept of a file's segments stays."""
+        for path in (self.outdir / WORK / _key(target)).glob("*/"):
+            shutil.rmtree(path, ignore_errors=True)
+
+    def _check_place(self, item: Item) -> None:
+        """Finds before the work what forbids the name of its result.
+
+        Raises:
+            OutputError: something is there that is not ours, or nothing can be.
+        """
+        target = self.outdir / item.target
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            there = target.exists() or target.is_symlink()
+        except OSError as error:
+            raise OutputError(f"{target} cannot be written ({error.strerror}).", "Check the disk.") from error
+        if target.is_dir():
+            raise OutputError(f"{target} is a directory.", "Rename it, or choose another folder with -o.")
+        if there and not self.options.overwrite:
+            record = self.ledger.record(item.target)
+            if record is None or not self.ledger.is_ours(record):
+                raise OutputError(
+                    f"{target} exists already, and is not a result that the ledger knows.",
+                    "Add --overwrite to replace it, or choose another folder with -o.",
+                )
+
+    def _take(self, happened: Moved | Outcome) -> None:
+        begun = self._begun.get(happened.target)
+        if begun is None:
+            return
+        if isinstance(happened, Moved):
+            self.tell(happened)
+            return
+        del self._begun[happened.target]
+        if happened.hopeless:
+            self.ledger.free(happened.target)
+            raise UsageError(happened.error, happened.cure)
+        for text in happened.said:
+            self.tell(Said(happened.target, text))
+        if not happened.error:
+            self._finished(begun, happened)
+        elif happened.again and self._attempts[happened.target] <= self.manner.retries:
+            self.tell(Retried(happened.target, happened.error, self._attempts[happened.target]))
+            self.ledger.free(happened.target)
+            self._todo.append((begun.item, begun.seen))
+        else:
+            self._failed(begun, happened)
+
+    def _finished(self, begun: "_Begun", outcome: Outcome) -> None:
+        draft = self.outdir / outcome.draft
+        facts = draft.stat()
+        record = replace(
+            self._record(begun), draft=outcome.draft, bytes_out=facts.st_size, mtime_out_ns=facts.st_mtime_ns,
+            media_s=outcome.media_s, moments=outcome.moments, frames=outcome.frames, repeated=outcome.repeated,
+            dry=outcome.dry, missing=outcome.missing, damage=outcome.damage, dropped=outcome.dropped,
+            kept=outcome.kept, device=outcome.device, model=outcome.model,
+        )  # fmt: skip
+        try:
+            record = self.ledger.publish(record)
+        except OutputError as error:
+            self._failed(begun, failure(begun.item.target, error))
+            return
+        shutil.rmtree(draft.parent.parent, ignore_errors=True)
+        self.summary.done.append(record)
+        self.summary.failed = [other for other in self.summary.failed if other.target != record.target]
+        self.tell(Ended(record))
+
+    def _failed(self, begun: "_Begun", outcome: Outcome) -> None:
+        record = replace(
+            self._record(begun), state="failed", error=outcome.error, cure=outcome.cure, exit_code=outcome.exit_code
+        )
+        self.ledger.fail(record)
+        with suppress(OSError):
+            (self.outdir / WORK / _key(record.target)).rmdir()  # unless segments are in it
+        self.summary.failed.append(record)
+        self.tell(Ended(record))
+
+    def _record(self, begun: "_Begun") -> Record:
+        before = self.ledger.record(begun.item.target)
+        assert before is not None
+        now = datetime.now(UTC).isoformat(timespec="milliseconds")
+        return replace(before, seconds=time.monotonic() - begun.began_s, finished_at=now)
+
+    def _unreadable(self, item: Item, error: VderainError) -> None:
+        nothing = Fingerprint(0, 0, "")
+        self.ledger.enrol([(item, nothing)], self.settings, self.weights)
+        self._failed(_Begun(item, nothing, time.monotonic()), failure(item.target, error))
+
+    def _settled_elsewhere(self, item: Item) -> None:
+        """Another run has been through with it since this one began."""
+        record = self.ledger.record(item.target)
+        assert record is not None
+        if record.state == "failed":
+            self.summary.failed.append(record)
+        else:
+            self.summary.skipped += 1
+        self.tell(Ended(record))
+
+    def _look_elsewhere(self) -> None:
+        """Takes what another run had and has no longer."""
+        if not self._elsewhere or time.monotonic() - self._looked_s < ELSEWHERE_S:
+            return
+        self._looked_s = time.monotonic()
+        self.ledger.take_over()
+        self._todo.extend(self._elsewhere)
+        self._elsewhere.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Begun:
+    """A file that somebody works at."""
+
+    item: Item
+    seen: Fingerprint
+    began_s: float

@@ -1,0 +1,141 @@
+"""One file, wherever it is worked on: a task enters a process that keeps its model loaded, an outcome leaves."""
+
+import logging
+import os
+import shutil
+import time
+import traceback
+import uuid
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from vderain.batch.moments import MomentKeeper
+from vderain.batch.task import Outcome, Task, failure
+from vderain.errors import DeviceError, OutputError, VderainError
+from vderain.options import Options
+from vderain.process import Loaded, load, process
+from vderain.video.clip import Progress
+from vderain.video.frame import Frame
+
+REPORT_EVERY_S = 0.2
+
+
+Tell = Callable[[str, Progress], None]
+
+
+class Worker:
+    """Does one task after the other; a model is loaded when it is first needed, and kept.
+
+    Args:
+        device: where tasks run that leave it open.
+    """
+
+    def __init__(self, device: str = "auto") -> None:
+        self._device = device
+        self._options: Options | None = None
+        self._loaded: Loaded | None = None
+
+    def __call__(self, task: Task, tell: Tell) -> Outcome:
+        """Does a task; failures are outcomes, too.
+
+        Args:
+            task: what to do.
+            tell: is told how far the task is, a few times a second.
+        """
+        options = task.options
+        if options.device == "auto":
+            options = replace(options, device=self._device)
+        try:
+            loaded = self._model(options)
+        except VderainError as error:
+            return replace(failure(task.target, error), hopeless=True)
+        with _Listening() as said:
+            try:
+                outcome = self._done(replace(task, options=options), loaded, tell)
+            except VderainError as error:
+                # what a file is does not change; what was unforeseen, and a device's memory, may
+                outcome = failure(task.target, error, type(error) in (VderainError, DeviceError))
+            except MemoryError:
+                cure = "Use fewer --workers, or a smaller --batch-size."
+                outcome = failure(task.target, VderainError("there is not enough memory for this.", cure), again=True)
+            except Exception as error:  # whatever one file does must not stop the others
+                reason = f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
+                said.append("".join(traceback.format_exception(error)))
+                cure = "Please report it, with the output of the same command with -v."
+                outcome = failure(task.target, VderainError(f"an error in vderain itself: {reason}.", cure), again=True)
+        return replace(outcome, said=tuple(said))
+
+    def _done(self, task: Task, loaded: Loaded | None, tell: Tell) -> Outcome:
+        folder = task.outdir / task.work / uuid.uuid4().hex[:8]  # its own: a worker given up for dead may still write
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            raise OutputError(f"{folder} cannot be made ({error.strerror}).", "Check the disk.") from error
+        draft = folder / Path(task.target).name
+        try:
+            return self._processed(task, draft, loaded, tell)
+        except BaseException:
+            shutil.rmtree(folder, ignore_errors=True)
+            raise
+
+    def _processed(self, task: Task, draft: Path, loaded: Loaded | None, tell: Tell) -> Outcome:
+        keepers: list[MomentKeeper] = []
+        last = Progress(0, 0.0, None)
+        told_s = 0.0
+
+        def see(before: Frame, after: Frame, turns: int) -> None:
+            if not keepers:
+                keepers.append(MomentKeeper(turns))
+            keepers[0].see(before, after)
+
+        def report(progress: Progress) -> None:
+            nonlocal last, told_s
+            last, now_s = progress, time.monotonic()
+            if now_s - told_s > REPORT_EVERY_S:
+                told_s = now_s
+                tell(task.target, progress)
+
+        store = task.outdir / task.work / "segments.sqlite"
+        result = process(
+            task.source, draft, task.options, report, loaded, see, store, task.segment_frames
+        )  # fmt: skip
+        with draft.open("rb+") as file:
+            os.fsync(file.fileno())  # or a power cut could leave the name without the file
+        moments = keepers[0].save(task.outdir / task.moments, task.outdir) if keepers else ()
+        return Outcome(
+            task.target, draft.relative_to(task.outdir).as_posix(), result.frames, result.repeated, result.missing,
+            result.dry, result.damage, result.kept, result.dropped, result.model or "", result.device, last.done_s,
+            moments,
+        )  # fmt: skip
+
+    def _model(self, options: Options) -> Loaded | None:
+        if self._options != options:
+            self._loaded, self._options = load(options), options
+        return self._loaded
+
+
+class _Listening:
+    """Collects the warnings of a task instead of writing them to a terminal that is not ours."""
+
+    def __enter__(self) -> list[str]:
+        self._said: list[str] = []
+        self._logger = logging.getLogger("vderain")
+        self._handler = _Collector(self._said)
+        self._before = self._logger.handlers[:], self._logger.propagate
+        self._logger.handlers[:], self._logger.propagate = [self._handler], False
+        return self._said
+
+    def __exit__(self, *_: object) -> None:
+        self._logger.handlers[:], self._logger.propagate = self._before
+
+
+class _Collector(logging.Handler):
+    def __init__(self, said: list[str]) -> None:
+        super().__init__(logging.WARNING)
+        self._said = said
+
+    def emit(self, record: logging.LogRecord) -> None:
+        with suppress(Exception):
+            self._said.append(record.getMessage())

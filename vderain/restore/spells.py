@@ -1,0 +1,127 @@
+"""When it rains: looks at a clip from time to time enter, spells of rain and of dry weather leave.
+
+A wet road stays wet and a wiper clears the glass for a second, so a spell does not end at one dry look, and does not
+begin at a faint one: between the two thresholds it goes on as it was.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import groupby, islice
+
+from vderain.restore.derain import Derainer
+from vderain.restore.guard import darkening, rain_presence
+from vderain.restore.temporal import WINDOW, windows
+from vderain.video.frame import Frame
+
+LOOK_S = 1.0  # between two looks
+BEGINS, ENDS = 0.5, 0.1  # presence of rain from which on a spell begins, and up to which it may end
+DRY_LOOKS = 3  # in a row that end a spell of rain
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """What was seen at one place of a clip.
+
+    Attributes:
+        number: of the frame, from 0.
+        time_s: its instant.
+        presence: of rain, 0 to 1; see `guard.rain_presence`.
+    """
+
+    number: int
+    time_s: float
+    presence: float
+
+
+@dataclass(frozen=True, slots=True)
+class Spell:
+    """A stretch of one kind of weather.
+
+    Attributes:
+        first: number of its first frame; it ends where the next one begins.
+        begin_s: instant of that frame.
+        rainy: whether it rains.
+        presence: of rain, mean over the looks in it.
+    """
+
+    first: int
+    begin_s: float
+    rainy: bool
+    presence: float
+
+
+def survey(frames: Iterable[Frame], derainer: Derainer, turns: int = 0) -> list[Look]:
+    """Looks at a clip once in `LOOK_S`, with five frames and the network each time.
+
+    Args:
+        frames: of the whole clip.
+        derainer: whose residual tells rain.
+        turns: see `temporal.look`.
+    """
+    looks: list[Look] = []
+    together: list[Frame] = []
+    next_s: float | None = None
+    for number, frame in enumerate(frames):
+        time_s = float(frame.pts * frame.time_base)
+        if next_s is not None and time_s < next_s and not together:
+            continue
+        together.append(frame)
+        if len(together) == WINDOW:
+            looks.append(_look(together, number, derainer, turns))
+            together, next_s = [], looks[-1].time_s + LOOK_S
+    if together:  # the end of the clip, or a clip shorter than a window
+        looks.append(_look(together, number, derainer, turns))
+    return looks
+
+
+def _look(frames: list[Frame], last: int, derainer: Derainer, turns: int) -> Look:
+    middle = len(frames) // 2
+    seen = islice(windows(frames, 1, turns), middle, middle + 1)
+    (derained,) = derainer(seen)
+    frame = frames[middle]
+    number = last - len(frames) + 1 + middle
+    return Look(number, float(frame.pts * frame.time_base), rain_presence([darkening(derained.residual)]))
+
+
+def spells(looks: list[Look]) -> list[Spell]:
+    """The weather by hysteresis.
+
+    A spell of rain begins at the last look before the one that saw it, so that its first drops are not missed, and
+    ends at the first dry look after the last that was not.
+    """
+    rainy = _by_hysteresis([look.presence for look in looks])
+    wide = [now or after for now, after in zip(rainy, [*rainy[1:], False], strict=True)]
+    found: list[Spell] = []
+    for is_rainy, group in groupby(zip(looks, wide, strict=True), key=lambda pair: pair[1]):
+        inside = [look for look, _ in group]
+        first, begin_s = (inside[0].number, inside[0].time_s) if found else (0, min(0.0, inside[0].time_s))
+        found.append(Spell(first, begin_s, is_rainy, sum(look.presence for look in inside) / len(inside)))
+    return found
+
+
+def _by_hysteresis(presences: list[float]) -> list[bool]:
+    rainy, dry_looks, states = False, 0, []
+    for presence in presences:
+        dry_looks = dry_looks + 1 if presence <= ENDS else 0
+        rainy = presence >= BEGINS or (rainy and dry_looks < DRY_LOOKS)
+        states.append(rainy)
+    return states
+
+
+def is_rainy(found: list[Spell], number: int) -> bool:
+    """Whether frame `number` is in a spell of rain."""
+    begun = [spell for spell in found if spell.first <= number]
+    return bool(begun) and begun[-1].rainy
+
+
+def by_spell(frames: Iterable[Frame], found: list[Spell], first: int = 0) -> Iterator[tuple[bool, Iterator[Frame]]]:
+    """Frames in order, together as long as the weather lasts: whether it rains, and the frames.
+
+    Args:
+        frames: of the clip, from frame number `first` on.
+        found: the clip's weather.
+        first: see above.
+    """
+    numbered = enumerate(frames, first)
+    for rainy, group in groupby(numbered, key=lambda pair: is_rainy(found, pair[0])):
+        yield rainy, (frame for _, frame in group)
