@@ -26,11 +26,10 @@ def lossless(suffix: str, before: Snapshot) -> EncodeOptions:
     """FFV1, or where the container does not hold it H.264 or HEVC without loss."""
     if suffix != ".mov":
         return EncodeOptions(codec="ffv1")
-    if "12le" in before.pixel_format or before.pixel_format in ("gray10le", "gbrp", "gbrp10le"):
-        return EncodeOptions(
-            codec="libx265", preset="ultrafast", encoder_opts=(("x265-params", "lossless=1:log-level=none"),)
-        )
-    return EncodeOptions(codec="libx264", preset="ultrafast", encoder_opts=(("qp", "0"),))
+    if before.size[0] % 2 and before.pixel_format != "yuv444p":
+        return EncodeOptions(codec="h264", preset="ultrafast", encoder_opts=(("qp", "0"),))  # not without a change
+    hevc = "12le" in before.pixel_format or before.pixel_format in ("gray10le", "gbrp", "gbrp10le")
+    return EncodeOptions(codec="hevc" if hevc else "h264", preset="ultrafast", lossless=True)
 
 
 def expected(row: Row, before: Snapshot, suffix: str, pixels: bool) -> Expected:

@@ -11,15 +11,17 @@ import pytest
 from clips import Clip, make, packets
 from fidelity.rows import MATRICES
 from fidelity.snapshot import snapshot
-from fidelity.sources import assemble, interlaced, mov_text, sound, text
+from fidelity.sources import assemble, interlaced, mov_text, sound, telemetry, text, with_clean_aperture
 
 from vderain.errors import DamageError
 from vderain.process import Options, Result, process
 from vderain.video.captions import _words
 from vderain.video.describe import describe
 from vderain.video.encoders import EncodeOptions
+from vderain.video.entries import rename_entries, sample_entries
 from vderain.video.orientation import Orientation
 from vderain.video.reader import VideoReader
+from vderain.video.timecode import advance
 
 LOSSLESS = EncodeOptions(codec="ffv1")
 QUICK = EncodeOptions(codec="h264", preset="ultrafast")
@@ -196,3 +198,62 @@ def test_an_untagged_matrix_is_said(tmp_path: Path, caplog: pytest.LogCaptureFix
         "'64.mp4' names no colour matrix: BT.601 is taken, as players do at 64x64.",
         "'1280.mp4' names no colour matrix: BT.709 is taken, as players do at 1280x64.",
     ]
+
+
+def test_what_a_container_crops_is_left_out(tmp_path: Path) -> None:
+    plain = make(tmp_path / "plain.mp4", Clip(frames=2))
+    source = with_clean_aperture(plain, tmp_path / "in.mp4")
+    with VideoReader(plain) as whole, VideoReader(source) as cropped:
+        for before, after in zip(whole.frames(), cropped.frames(), strict=True):
+            for plane, part, by in zip(before.planes, after.planes, (1, 2, 2), strict=True):
+                assert np.array_equal(plane[2 // by : 42 // by, 10 // by : 58 // by], part)
+    result = untouched(source, tmp_path / "out.mkv", LOSSLESS)
+    assert snapshot(result.target).size == (48, 40)
+    assert result.changed == ("cropping rectangle (the pictures themselves are cropped)",)
+
+
+@pytest.mark.parametrize(
+    ("timecode", "frames", "rate", "expected"),
+    [
+        ("01:02:03:04", 10, Fraction(25), "01:02:03:14"),
+        ("23:59:59:24", 1, Fraction(25), "00:00:00:00"),
+        ("00:00:59;29", 1, Fraction(30000, 1001), "00:01:00;02"),  # numbers 0 and 1 are dropped
+        ("00:09:59;29", 1, Fraction(30000, 1001), "00:10:00;00"),  # but not in each tenth minute
+        ("00:00:59;59", 1, Fraction(60000, 1001), "00:01:00;04"),
+        ("00:00:00;00", 107892, Fraction(30000, 1001), "01:00:00;00"),  # an hour of the clock
+        ("23:59:59;29", 1, Fraction(30000, 1001), "00:00:00;00"),
+        ("00:01:00;02", 1798 * 8 + 1800, Fraction(30000, 1001), "00:10:00;02"),
+    ],
+)
+def test_timecodes_go_on(timecode: str, frames: int, rate: Fraction, expected: str) -> None:
+    assert advance(timecode, frames, rate) == expected
+    assert advance("noon", 1, rate) is None
+
+
+def test_a_part_begins_with_the_timecode_of_its_first_picture(tmp_path: Path) -> None:
+    source = make(tmp_path / "in.mov", Clip(frames=30, rate=Fraction(30), metadata={"timecode": "01:02:03:04"}))
+    result = untouched(source, tmp_path / "out.mov", start_s=0.5)
+    with av.open(str(result.target)) as container:
+        assert [s.metadata.get("timecode") for s in container.streams] == ["01:02:03:19"] * 2
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
+def test_data_of_a_kind_without_a_name_keeps_its_kind(tmp_path: Path, suffix: str) -> None:
+    """Beside GoPro's, which FFmpeg knows: each track has its own kind again."""
+    source = assemble(tmp_path / "in.mp4", Clip(), [telemetry(), telemetry(), sound("aac")])
+    rename_entries(source, {2: "camm"})
+    assert [entry.kind for entry in sample_entries(source).values()] == ["avc1", "camm", "gpmd", "mp4a"]
+    result = untouched(source, tmp_path / f"out{suffix}")
+    kept, named = description_of_data(source, suffix)
+    if suffix == ".mkv":
+        assert result.dropped == ("data #1 (camm)", "data #2 (bin_data)") and kept == [False, False]
+        return
+    assert result.kept == ("data #1 (camm)", "data #2 (bin_data)", "audio #3 (aac)") and kept == [True, True]
+    assert result.dropped == () and named == ["camm", "bin_data"]
+    assert [entry.kind for entry in sample_entries(result.target).values()] == ["avc1", "camm", "gpmd", "mp4a"]
+    assert packets(source, "data") == packets(result.target, "data") != []
+
+
+def description_of_data(path: Path, suffix: str) -> tuple[list[bool], list[str]]:
+    data = [s for s in describe(path, suffix).streams if s.kind == "data"]
+    return [s.kept for s in data], [s.codec for s in data]

@@ -24,6 +24,7 @@ from fidelity.sources import (
     sound,
     telemetry,
     text,
+    with_clean_aperture,
 )
 
 SUFFIXES = (".mp4", ".mkv", ".mov")
@@ -209,6 +210,14 @@ def resized(folder: Path) -> Path:
     return path
 
 
+def camera_motion(folder: Path) -> Path:
+    """Telemetry of a kind that FFmpeg has no name for."""
+    path = assemble(folder / "plain.mp4", Clip(), [telemetry(), sound("aac")])
+    target = folder / "in.mp4"
+    target.write_bytes(path.read_bytes().replace(b"gpmd", b"camm"))
+    return target
+
+
 def cropped(folder: Path, crop: str) -> Path:
     path = make(folder / "plain.mp4", Clip(frames=6))
     return filtered(path, folder / "in.mp4", f"h264_metadata={crop}")
@@ -313,6 +322,12 @@ PICTURE = [
     Row("two pixels by two", plain(frames=4, size=(2, 2))),
     Row("7680 columns", plain(frames=2, size=(7680, 32))),
     Row("4320 rows", plain(frames=2, size=(32, 4320))),
+    Row(
+        "a cropping rectangle of the container",
+        lambda f: with_clean_aperture(make(f / "plain.mp4", Clip(frames=4)), f / "in.mp4"),
+        sees=lambda seen: replace(seen, size=(48, 40)),
+        pixels=False,
+    ),
     Row("a cropping rectangle", lambda f: cropped(f, "crop_left=2:crop_right=6:crop_top=4:crop_bottom=4")),
     Row("interlaced, top field first", lambda f: interlaced(f / "in.mkv", "mpeg2video", qmin="2"), pixels=False),
     Row("interlaced, bottom field first", lambda f: interlaced(f / "in.mkv", "ffv1", top_first=False), pixels=False),
@@ -403,6 +418,7 @@ STREAMS = [
     ),
     Row("a timecode track", plain("in.mov", metadata={"timecode": "01:02:03:04"})),
     Row("telemetry: gpmd", put("in.mp4", telemetry(), sound("aac"))),
+    Row("telemetry: camm", camera_motion),
     Row("telemetry: KLV", put("in.ts", klv())),
     Row(
         "everything at once",
@@ -461,6 +477,7 @@ NAMED: dict[str, Named] = {
     "dispositions": {".mp4": _PLAIN_TEXT, ".mov": _PLAIN_TEXT | {"metadata": "mark comment of audio #2 (aac)"}},
     "a timecode track": {".mkv": {"streams": "data #1 (tmcd, eng) written as a tag"}},
     "telemetry: gpmd": {".mkv": {"streams": "data #1 (bin_data)"}},
+    "telemetry: camm": {".mkv": {"streams": "data #1 (camm)"}},
     "telemetry: KLV": {".mp4": _NO_KLV, ".mkv": _NO_KLV, ".mov": _NO_KLV},
     "everything at once": {
         ".mp4": {"streams": "attachment #5 (rain.ttf)"},

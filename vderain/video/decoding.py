@@ -16,7 +16,7 @@ from av.codec.context import ThreadType
 from vderain.video.continuity import VideoClock, is_joinable
 from vderain.video.fields import Deinterlacer
 from vderain.video.frame import Frame
-from vderain.video.info import FALLBACK_RATE, StreamInfo, colour
+from vderain.video.info import FALLBACK_RATE, Crop, StreamInfo, colour
 from vderain.video.planes import planes_of
 from vderain.video.source import input_errors, main_video, open_input
 
@@ -265,13 +265,26 @@ class Decoding:
 
     def _frame(self, picture: Any, pts: int, duration: int) -> Frame:
         info = self._info
-        changed = (picture.width, picture.height) != (info.width_px, info.height_px)
+        crop = info.crop
+        stored = info.width_px + crop.left_px + crop.right_px, info.height_px + crop.top_px + crop.bottom_px
+        changed = (picture.width, picture.height) != stored
         if changed or picture.format.name != info.pixel_format:
             if not self._changes:
                 log.warning("'%s' changes its picture format on the way and is converted back.", self._path.name)
             self._changes += 1
-            picture = picture.reformat(info.width_px, info.height_px, info.pixel_format)
-        return Frame(planes_of(picture), colour(picture, self._stream), pts, duration, info.time_base)
+            picture = picture.reformat(*stored, info.pixel_format)
+        frame = Frame(planes_of(picture), colour(picture, self._stream), pts, duration, info.time_base)
+        return frame if crop == Crop() else _cropped(frame, info)
+
+
+def _cropped(frame: Frame, info: StreamInfo) -> Frame:
+    """The part that the container wants to be shown."""
+    planes = []
+    for number, plane in enumerate(frame.planes):
+        by_w, by_h = (frame.colour.chroma_w, frame.colour.chroma_h) if number else (1, 1)
+        left, top = info.crop.left_px // by_w, info.crop.top_px // by_h
+        planes.append(plane[top : top - -info.height_px // by_h, left : left - -info.width_px // by_w].copy())
+    return frame.with_planes(tuple(planes))
 
 
 def _shows_picture(codec: str, packet: Any) -> bool:

@@ -11,11 +11,12 @@ from vderain.video.gps import read_fixes
 from vderain.video.info import probe
 from vderain.video.source import codec_name, main_video, open_input, stream_kind
 from vderain.video.streams import (
+    BOXED,
     DEFAULT_SUFFIX,
     TIMECODE,
-    TIMECODE_MUXERS,
     can_hold,
     is_chapter_track,
+    is_nameless,
     output_format,
     substitute,
 )
@@ -114,8 +115,9 @@ def describe(path: str | os.PathLike[str], suffix: str = DEFAULT_SUFFIX) -> File
 def _describe_stream(stream: Any, main_index: int, muxer: str) -> StreamDescription:
     processed = stream.index == main_index
     timecode = codec_name(stream) == TIMECODE
-    remade = timecode and muxer in TIMECODE_MUXERS
-    kept = processed or is_chapter_track(stream) or remade or (not timecode and can_hold(muxer, stream))
+    remade = timecode and muxer in BOXED
+    kept = processed or is_chapter_track(stream) or remade or is_nameless(muxer, stream)
+    kept = kept or (not timecode and can_hold(muxer, stream))
     becomes = None if kept else "a tag" if timecode else substitute(muxer, stream)
     kind = "chapters" if is_chapter_track(stream) else stream_kind(stream)
     return StreamDescription(

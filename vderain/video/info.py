@@ -13,13 +13,14 @@ import av
 from vderain.errors import InputError
 from vderain.video.frame import Colour
 from vderain.video.light import Light, light_of
-from vderain.video.planes import UNSPECIFIED, colour_of, nearest_layout
+from vderain.video.planes import UNSPECIFIED, Layout, colour_of, nearest_layout
 from vderain.video.source import codec_name, description
 
 log = logging.getLogger(__name__)
 
 _CHROMA_LOCATION = re.compile(r"[(,] ?(left|center|topleft|top|bottomleft|bottom)[),]")
 FALLBACK_RATE = Fraction(25)  # frames a second of a raw stream that does not say; FFmpeg assumes the same
+_CROPPING = re.compile(r"Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)")  # left, right, top, bottom
 _STAMP_PACKETS = 64  # how far the first time stamp is looked for
 _PROBE_PACKETS = 600  # how far the first picture is looked for: 10 s at 60 fps
 
@@ -41,6 +42,16 @@ class ColourTags:
     matrix: int = UNSPECIFIED
     range: int = 0
     chroma_location: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """How much of a decoded picture's edges is not shown."""
+
+    left_px: int = 0
+    right_px: int = 0
+    top_px: int = 0
+    bottom_px: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +79,7 @@ class StreamInfo:
         stream_index: place of the stream in the file.
         interlaced: whether the first picture consists of two fields.
         light: how bright HDR is meant to be, or None.
+        crop: what is left out of the decoded pictures because the container says so.
     """
 
     width_px: int
@@ -90,6 +102,7 @@ class StreamInfo:
     stream_index: int
     interlaced: bool = False
     light: Light | None = None
+    crop: Crop = Crop()
 
 
 def probe(
@@ -108,6 +121,10 @@ def probe(
         InputError: no picture can be decoded.
     """
     picture, unstamped, stamp = _first_picture(container, stream, path)
+    described = description(container, stream.index)
+    crop = _crop(described, nearest_layout(picture.format.name)) or Crop()
+    if picture.width <= crop.left_px + crop.right_px or picture.height <= crop.top_px + crop.bottom_px:
+        crop = Crop()  # nothing would be left: the container is wrong
     if picture.width <= 0 or picture.height <= 0:
         raise InputError(f"The pictures in '{path}' have no size.", "Copy or record the file again.")
     rate = stream.average_rate or stream.guessed_rate or FALLBACK_RATE
@@ -118,8 +135,8 @@ def probe(
     start_pts = (stamp or 0) - round(unstamped / (rate * time_base)) if clock == "pts" else 0
     read_s = _duration_s(container, stream, start_s, duration_s)
     return StreamInfo(
-        width_px=picture.width,
-        height_px=picture.height,
+        width_px=picture.width - crop.left_px - crop.right_px,
+        height_px=picture.height - crop.top_px - crop.bottom_px,
         time_base=time_base,
         average_rate=stream.average_rate or stream.guessed_rate,
         start_pts=start_pts if start_s is None else 0,
@@ -127,7 +144,7 @@ def probe(
         codec=codec_name(stream),
         pixel_format=picture.format.name,
         colour=colour(picture, stream),
-        tags=replace(_tags(picture, stream), chroma_location=_chroma_location(container, stream)),
+        tags=replace(_tags(picture, stream), chroma_location=_chroma_location(described)),
         rotation_deg=picture.rotation,
         display_matrix=_display_matrix(picture),
         # some codecs say it only in their pictures
@@ -139,6 +156,7 @@ def probe(
         stream_index=stream.index,
         interlaced=bool(picture.interlaced_frame),
         light=light_of(picture),
+        crop=crop,
     )
 
 
@@ -206,10 +224,20 @@ def _tags(picture: Any, stream: Any) -> ColourTags:
     )
 
 
-def _chroma_location(container: Any, stream: Any) -> str | None:
-    """Where chroma samples sit between luma samples; PyAV shows it nowhere but in FFmpeg's description of a file."""
-    match = _CHROMA_LOCATION.search(description(container, stream.index))
+def _chroma_location(described: str) -> str | None:
+    """Where chroma samples sit between luma samples."""
+    match = _CHROMA_LOCATION.search(described.partition("\n")[0])
     return match[1] if match else None
+
+
+def _crop(described: str, layout: Layout) -> Crop | None:
+    """What a container wants to be left out at the edges, down to whole chroma samples at the left and the top."""
+    match = _CROPPING.search(described)
+    if match is None:
+        return None
+    left, right, top, bottom = (int(edge) for edge in match.groups())
+    crop = Crop(left - left % layout.chroma_w, right, top - top % layout.chroma_h, bottom)
+    return crop if crop != Crop() else None
 
 
 def _display_matrix(picture: Any) -> tuple[int, ...] | None:

@@ -94,6 +94,8 @@ def _same(key: str, before: str, after: str | None) -> bool:
         return (key, before) == ("language", "und")
     if key == "language":
         return same_language(before, after)
+    if key == "timecode":
+        return True  # that of the first picture, which may be another one
     if key == "creation_time":
         return before[:19] == after[:19]
     return before == after

@@ -14,7 +14,7 @@ import av
 from vderain.errors import DamageError, InputError, UsageError
 from vderain.video.decoding import Decoding
 from vderain.video.frame import Frame
-from vderain.video.info import StreamInfo, probe
+from vderain.video.info import Crop, StreamInfo, probe
 from vderain.video.planes import UNSPECIFIED
 from vderain.video.source import main_video, open_input
 from vderain.video.streams import Cut
@@ -23,6 +23,7 @@ __all__ = ["Cut", "Damage", "StreamInfo", "VideoReader"]
 
 log = logging.getLogger(__name__)
 
+INTERLACED = "interlaced pictures (deinterlaced)"
 _MAX_EVENTS = 50  # a badly broken file must not fill the memory with sentences
 
 
@@ -144,13 +145,15 @@ class VideoReader:
         """
         self.damage.frames = self.damage.missing = 0
         self.damage.events.clear()
-        self.changed.clear()
+        self.changed[:] = (
+            ["cropping rectangle (the pictures themselves are cropped)"] if self.info.crop != Crop() else []
+        )
         delivered = 0
         try:
             with Decoding(self.path, self.info, self._window.begin_s) as decoding:
                 for frame in self._in_window(decoding.frames()):
                     delivered += 1
-                    if decoding.whole.count and not self.changed:
+                    if decoding.whole.count and INTERLACED not in self.changed:
                         self._note_fields()
                     yield frame
                 self._note_missing(decoding.missing)
@@ -183,7 +186,7 @@ class VideoReader:
             raise DamageError(
                 f"'{self.path}' is interlaced.", "Leave out --strict to make whole pictures of its fields."
             )
-        self.changed.append("interlaced pictures (deinterlaced)")
+        self.changed.append(INTERLACED)
         log.warning("'%s' is interlaced: whole pictures are made of its fields (bwdif).", self.path.name)
 
     def _count(self, frame: Frame, continues: bool) -> None:

@@ -102,13 +102,13 @@ def codec_name(stream: Any) -> str:
         return str(context.codec.canonical_name)
     name = getattr(stream, "name", None)
     if name is None and stream.type == "data" and isinstance(stream.container, InputContainer):
-        match = _TAG.search(description(stream.container, stream.index))
+        match = _TAG.search(description(stream.container, stream.index).partition("\n")[0])
         name = match[1] if match else None
     return str(name or "unknown")
 
 
 def description(container: Any, index: int) -> str:
-    """FFmpeg's own line about a stream; PyAV shows some of what is in it nowhere else."""
+    """FFmpeg's own lines about a stream; PyAV shows some of what is in them nowhere else."""
     level = av.logging.get_level()
     try:
         av.logging.set_level(av.logging.VERBOSE)
@@ -117,7 +117,8 @@ def description(container: Any, index: int) -> str:
     finally:
         av.logging.set_level(level)
         av.logging.set_libav_level(av.logging.INFO)
-    return next((line for line in text.splitlines() if re.search(rf"Stream #0:{index}\b", line)), "")
+    found = re.search(rf"^ *Stream #0:{index}\b.*(\n(?! *Stream #).*)*", text, re.MULTILINE)
+    return found[0].strip() if found else ""
 
 
 def stream_name(stream: Any) -> str:

@@ -16,6 +16,7 @@ from av.stream import Discard, Disposition
 from vderain.errors import UsageError
 from vderain.video import captions, sound
 from vderain.video.continuity import continuous, is_joinable
+from vderain.video.entries import sample_entries
 from vderain.video.source import codec_name, input_errors, open_input, stream_name
 from vderain.video.tags import tags_for
 
@@ -31,7 +32,8 @@ _EMPTY_TEXT = b"\0\0"  # fills the time between two subtitles in MP4; the muxer 
 _COVER_NAMES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 _TS_CODECS = frozenset({"dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3", "scte_35"})
 TIMECODE = "tmcd"  # the tag of a timecode track
-TIMECODE_MUXERS = ("mp4", "mov")  # they make such a track themselves, from the tag of the video
+BOXED = ("mp4", "mov")  # they make such a track themselves, from the tag of the video
+_BOXED_INPUTS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2"})  # FFmpeg's name of the demuxer of both
 DISK_ERRORS = frozenset({5, 27, 28, 30, 122})  # EIO, EFBIG, ENOSPC, EROFS, EDQUOT
 
 
@@ -95,6 +97,25 @@ def can_hold(muxer: str, stream: Any) -> bool:
         return False
 
 
+def is_nameless(muxer: str, stream: Any) -> bool:
+    """Whether a track of data has a kind that FFmpeg has no name for, but that can be written into MP4 and MOV."""
+    if muxer not in BOXED or stream.type != "data" or codec_name(stream) in ("unknown", TIMECODE):
+        return False
+    if stream.name is not None or stream.container.format.name not in _BOXED_INPUTS:
+        return False
+    entry = sample_entries(Path(stream.container.name)).get(stream.id)
+    return entry is not None and entry.plain and entry.kind == codec_name(stream)
+
+
+def _file_of_data() -> BytesIO:
+    """An MP4 of one track of data."""
+    memory = BytesIO()
+    with av.open(memory, "w", format="mp4") as output:
+        output.mux_one(_token_packet(output.add_data_stream("bin_data")))
+    memory.seek(0)
+    return memory
+
+
 def _token_packet(stream: Any) -> Any:
     packet = av.Packet(b"token")
     packet.pts = packet.dts = 0
@@ -150,6 +171,7 @@ class StreamCopier:
         kept: names of the streams that are copied.
         changed: names of the streams that are there in another form.
         dropped: names of what the container could not hold.
+        kinds: by number of the track, what its samples have to be called once the file is closed.
     """
 
     def __init__(self, source: Path, main_index: int) -> None:
@@ -165,6 +187,7 @@ class StreamCopier:
         self._next: Any = None
         self.kept: list[str] = []
         self.changed: list[str] = []
+        self.kinds: dict[int, str] = {}
         self.dropped: list[str] = []
 
     def streams(self) -> list[Any]:
@@ -184,6 +207,10 @@ class StreamCopier:
         if codec_name(stream) == TIMECODE:
             self._keep_timecode(muxer, name)
             return
+        if is_nameless(muxer, stream):
+            self._add_nameless(output, stream)
+            self.kept.append(name)
+            return
         if not can_hold(muxer, stream):
             if (recoder := _recoder(output, stream)) is not None:
                 self._recoders[stream.index] = recoder
@@ -198,9 +225,18 @@ class StreamCopier:
             self._targets[stream.index] = add_copy(output, stream)
         self.kept.append(name)
 
+    def _add_nameless(self, output: OutputContainer, stream: Any) -> None:
+        with av.open(_file_of_data()) as template:  # PyAV's own way to add data asks MOV's muxer, which denies it
+            copy: Any = output.add_stream_from_template(template.streams[0])
+        copy.time_base = stream.time_base
+        copy.metadata.update(tags_for(output.format.name, stream.metadata))
+        copy.disposition = stream.disposition
+        self._targets[stream.index] = copy
+        self.kinds[copy.index + 1] = codec_name(stream)
+
     def _keep_timecode(self, muxer: str, name: str) -> None:
         """Where the muxer makes no track of it the tag remains."""
-        if muxer in TIMECODE_MUXERS:
+        if muxer in BOXED:
             self.kept.append(name)
         else:
             self.changed.append(f"{name} written as a tag")

@@ -16,6 +16,7 @@ from av.container import InputContainer, OutputContainer
 
 from vderain.errors import OutputError
 from vderain.video.encoders import EncodeOptions, add_encoder
+from vderain.video.entries import rename_entries
 from vderain.video.frame import Frame
 from vderain.video.info import StreamInfo, probe
 from vderain.video.light import carrier
@@ -29,6 +30,7 @@ from vderain.video.streams import TIMECODE, StreamCopier, chapters_in, output_fo
 from vderain.video.tags import lasting, tags_for
 from vderain.video.target import check_target, muxer_options, output_error
 from vderain.video.telemetry import HOLDERS, Hidden, carry_over, hidden_parts, within
+from vderain.video.timecode import advance
 
 __all__ = ["EncodeOptions", "VideoWriter"]
 
@@ -225,11 +227,24 @@ class VideoWriter:
         if self._shift_s:
             cut = replace(cut, shift_s=cut.shift_s + self._shift_s)
             log.info("'%s' begins before zero: all streams move by %.3f s.", self.target.name, -float(self._shift_s))
+        if cut.begin_s is not None:
+            self._advance_timecodes(cut.begin_s)
         self._chapters = chapters_in(self._copier.source, cut)
         self._output.set_chapters(self._chapters)
         self._output.start_encoding()
         self._copier.begin(cut)
         self._started = True
+
+    def _advance_timecodes(self, begin_s: Fraction) -> None:
+        """Makes timecodes those of the first picture that is left."""
+        assert self._output is not None and self._copier is not None
+        source, rate = self._copier.source.streams[self._reader.info.stream_index], self._reader.info.average_rate
+        if rate is None or source.time_base is None:
+            return
+        frames = round((begin_s - (source.start_time or 0) * source.time_base) * rate)
+        for metadata in (self._output.metadata, self._stream.metadata):
+            if "timecode" in metadata:
+                metadata["timecode"] = advance(metadata["timecode"], frames, rate) or metadata["timecode"]
 
     def _note_time(self, frame: Frame) -> int:
         """Remembers when a frame is shown, and says it in the encoder's units."""
@@ -279,6 +294,8 @@ class VideoWriter:
         self._mux(self._flush())
         self._copier.copy_until(self._output, None)
         self._output.close()
+        if self._copier.kinds:
+            rename_entries(self._partial, self._copier.kinds)
         if self._hidden:
             self._carry_over(self._copier.source)
         self._verify(self._copier)
