@@ -75,8 +75,9 @@ def batch_command(
         if on is not None and not PLACE.fullmatch(on):
             raise UsageError(f"--on {on} is no place to work.", "Give ray, or ray://HOST:PORT of a cluster's head.")
         selection = Selection(
-            tuple(inputs), tuple(include or ()), tuple(exclude or ()), container and f".{container.lower().lstrip('.')}"
-        )
+            tuple(inputs), tuple(include or ()), tuple(exclude or ()),
+            container and f".{container.lower().lstrip('.')}", patient=watch,
+        )  # fmt: skip
         plan = make_plan(selection, output)
         _check_found(plan, watch)
         if dry_run:
