@@ -338,8 +338,10 @@ def peek(outdir: Path) -> dict[str, Record]:
     path = outdir / NAME
     if not path.exists():
         return {}
+    alone = not path.with_name(f"{NAME}-wal").exists()  # else SQLite would make its log's files
+    how = "mode=ro&immutable=1" if alone else "mode=ro"
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=WAIT_S)) as db:
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True, timeout=WAIT_S)) as db:
             db.row_factory, db.text_factory = sqlite3.Row, os.fsdecode
             _check(db)
             return {row["target"]: Record.from_row(dict(row)) for row in db.execute("SELECT * FROM files ORDER BY id")}

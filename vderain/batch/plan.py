@@ -64,12 +64,14 @@ class Selection:
         include: patterns a file found in a folder must match one of; empty takes every kind of video.
         exclude: patterns of files and folders to leave out.
         suffix: of the results; None keeps that of the source where it can be written.
+        patient: a pattern that nothing matches yet is no error.
     """
 
     inputs: tuple[str, ...]
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     suffix: str | None = None
+    patient: bool = False
 
     def __post_init__(self) -> None:
         if self.suffix is not None and self.suffix not in CONTAINERS:
@@ -158,7 +160,7 @@ def _globbed(given: str, selection: Selection, outdir: Path, problems: list[Prob
     """Places are kept from the first part of the pattern on that has a wildcard."""
     root, pattern = _split(given)
     found = sorted(glob.glob(pattern, root_dir=root, recursive=True), key=natural_key)  # noqa: PTH207
-    if not found:
+    if not found and not selection.patient:
         raise UsageError(f"nothing matches {given}.", "Check the pattern, and quote it.")
     for name in found:
         path = root / name

@@ -73,7 +73,7 @@ def batch_command(
         if on is not None and not PLACE.fullmatch(on):
             raise UsageError(f"--on {on} is no place to work.", "Give ray, or ray://HOST:PORT of a cluster's head.")
         suffix = f".{chosen.container}" if chosen.container else None
-        selection = Selection(tuple(inputs), tuple(include or ()), tuple(exclude or ()), suffix)
+        selection = Selection(tuple(inputs), tuple(include or ()), tuple(exclude or ()), suffix, patient=watch)
         chosen = replace(chosen, container=None)  # the plan names every result; pictures stay pictures
         plan = make_plan(selection, output)
         _check_found(plan, watch)

@@ -1,0 +1,222 @@
+"""The ledger: shared by runs, spoiled by no kill, made anew where it is lost."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vderain.batch.ledger import HIDDEN, NAME, VERSION, Ledger, peek
+from vderain.batch.moments import Moment
+from vderain.batch.plan import Item
+from vderain.batch.record import Record
+from vderain.errors import VderainError
+from vderain.video.fingerprint import Fingerprint, fingerprint
+
+SEEN = Fingerprint(10, 20, "ends")
+ITEM = Item(Path("/card/a.mp4"), "a.mp4", "a.mp4", "front")
+ROOT = Path(__file__).parents[1]
+
+
+def claim(ledger: Ledger, item: Item = ITEM, seen: Fingerprint = SEEN, settings: str = "s", weights: str = "w") -> str:
+    return ledger.claim(item, seen, settings, weights)
+
+
+def written(ledger: Ledger, item: Item = ITEM) -> Record:
+    """The record of a claimed file whose draft is there."""
+    draft = ledger.outdir / HIDDEN / "draft.mp4"
+    draft.write_bytes(b"result")
+    facts = draft.stat()
+    record = ledger.record(item.target)
+    assert record is not None
+    return replace(
+        record, draft=f"{HIDDEN}/draft.mp4", bytes_out=facts.st_size, mtime_out_ns=facts.st_mtime_ns, frames=5,
+        damage=("a", "b"), moments=(Moment(0.5, 2.0, "x.jpg", "y.jpg"),),
+    )  # fmt: skip
+
+
+def test_a_file_goes_its_way(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        assert claim(ledger) == "mine"
+        done = ledger.publish(written(ledger))
+        assert done.state == "done"
+        assert (tmp_path / "a.mp4").read_bytes() == b"result"
+        assert claim(ledger) == "done"
+    with Ledger(tmp_path) as ledger:
+        assert ledger.record("a.mp4") == done
+        assert ledger.is_done(done, SEEN, "s", "w")
+
+
+@pytest.mark.parametrize("change", ["settings", "weights", "input", "output gone", "output changed"])
+def test_done_means_done_with_these_settings_weights_and_files(tmp_path: Path, change: str) -> None:
+    with Ledger(tmp_path) as ledger:
+        claim(ledger)
+        ledger.publish(written(ledger))
+        if change == "output gone":
+            (tmp_path / "a.mp4").unlink()
+        elif change == "output changed":
+            (tmp_path / "a.mp4").write_bytes(b"edited")
+        asked = {"settings": "s", "weights": "w"} | ({change: "other"} if change in ("settings", "weights") else {})
+        seen = replace(SEEN, mtime_ns=21) if change == "input" else SEEN
+        assert claim(ledger, seen=seen, **asked) == "mine"
+
+
+def test_two_runs_do_not_take_one_file(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as first, Ledger(tmp_path) as second:
+        assert claim(first) == "mine"
+        assert claim(second) == "busy"
+        second.take_over()
+        assert claim(second) == "busy", "the first lives"
+        first.free("a.mp4")
+        assert claim(second) == "mine"
+        second.fail(replace(written(second), finished_at="2999-01-01T00:00:00+00:00"))
+        assert claim(first) == "failed", "just now, by another run"
+
+
+def killed_with(tmp_path: Path, code: str) -> None:
+    """Runs code with a ledger and a claimed file in a process that is killed at its end."""
+    prelude = (
+        "import os, sys; sys.path.insert(0, 'tests'); from pathlib import Path; from test_ledger import *\n"
+        f"ledger = Ledger(Path({str(tmp_path)!r})).__enter__(); claim(ledger)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", prelude + code + "\nos.kill(os.getpid(), 9)"], cwd=ROOT, timeout=60)
+    assert done.returncode == -9
+
+
+def test_work_of_the_dead_is_free(tmp_path: Path) -> None:
+    killed_with(tmp_path, "")
+    assert peek(tmp_path)["a.mp4"].state == "running"
+    with Ledger(tmp_path) as ledger:
+        record = ledger.record("a.mp4")
+        assert record is not None
+        assert record.state == "waiting"
+        assert claim(ledger) == "mine"
+        again = ledger.record("a.mp4")
+        assert again is not None
+        assert again.attempts == 2
+
+
+@pytest.mark.parametrize("moment", ["before the name is given", "after it"])
+def test_killed_between_written_and_done(tmp_path: Path, moment: str) -> None:
+    rename = "" if moment.startswith("before") else "(ledger.outdir / record.draft).replace(ledger.outdir / 'a.mp4')"
+    code = "record = replace(written(ledger), state='written', run=ledger.run)\n"
+    code += f"with ledger._transaction(): ledger._put(record)\n{rename}"
+    killed_with(tmp_path, code)
+    with Ledger(tmp_path) as ledger:
+        record = ledger.record("a.mp4")
+        assert record is not None
+        assert record.state == "done"
+        assert (tmp_path / "a.mp4").read_bytes() == b"result"
+        assert claim(ledger) == "done"
+
+
+@pytest.mark.parametrize("how", ["garbage", "middle", "newer", "foreign"])
+def test_a_ledger_that_cannot_be_used_is_kept_aside_and_rebuilt(tmp_path: Path, how: str) -> None:
+    with Ledger(tmp_path) as ledger:
+        for name in ("a.mp4", "b.mp4"):
+            item = Item(Path("/card") / name, name, name, "")
+            claim(ledger, item)
+            ledger.publish(written(ledger, item))
+        before = ledger.record("a.mp4")
+    (tmp_path / "b.mp4").unlink()
+    path = tmp_path / NAME
+    if how == "garbage":
+        path.write_bytes(b"no database" * 1000)
+    elif how == "middle":
+        data = bytearray(path.read_bytes())
+        data[4096:] = os.urandom(len(data) - 4096)
+        path.write_bytes(data)
+    else:
+        with sqlite3.connect(path) as db:
+            db.execute(f"PRAGMA user_version = {VERSION + 1}" if how == "newer" else "PRAGMA application_id = 5")
+        db.close()
+    with Ledger(tmp_path) as ledger:
+        assert len(ledger.said) == 1
+        assert "kept as" in ledger.said[0]
+        assert "1 results" in ledger.said[0]
+        assert ledger.record("a.mp4") == before
+        assert ledger.record("b.mp4") is None
+        assert claim(ledger) == "done"
+    aside = [path for path in tmp_path.iterdir() if path.name.startswith(f"{NAME}.")]
+    assert len(aside) == 1
+    with Ledger(tmp_path) as ledger:
+        assert not ledger.said, "it is said once"
+
+
+def test_a_torn_line_of_the_journal_is_passed_over(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        claim(ledger)
+        ledger.publish(written(ledger))
+    with (tmp_path / HIDDEN / "journal.jsonl").open("a") as journal:
+        journal.write('{"target": "b.mp4", "sta')
+    (tmp_path / NAME).write_bytes(b"\0" * 9999)
+    with Ledger(tmp_path) as ledger:
+        assert list(ledger.records()) == ["a.mp4"]
+
+
+def test_names_that_are_no_unicode(tmp_path: Path) -> None:
+    name = os.fsdecode(b"regen-\xfc.mp4")
+    item = Item(Path("/card") / name, name, name, "")
+    with Ledger(tmp_path) as ledger:
+        ledger.enrol([(item, SEEN)], "s", "w")
+        assert claim(ledger, item) == "mine"
+        ledger.publish(written(ledger, item))
+        assert claim(ledger, item) == "done"
+    assert os.fsencode(tmp_path / name) in [os.fsencode(path) for path in tmp_path.iterdir()]
+    (tmp_path / NAME).unlink()
+    (tmp_path / NAME).write_bytes(b"gone")
+    with Ledger(tmp_path) as ledger:
+        assert list(ledger.records()) == [name]
+
+
+def test_another_machine_is_kept_out_while_it_lives(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger, ledger._transaction():
+        ledger._db.execute("INSERT INTO runs VALUES ('far', 'elsewhere', 1, strftime('%s', 'now'))")
+    with pytest.raises(VderainError, match="a run on elsewhere is at work"), Ledger(tmp_path):
+        pass
+    with sqlite3.connect(tmp_path / NAME) as db:
+        db.execute("UPDATE runs SET seen = 0")
+    db.close()
+    with Ledger(tmp_path) as ledger:
+        assert claim(ledger) == "mine"
+
+
+@pytest.mark.parametrize("what", ["a file in the way", "a folder in the way"])
+def test_a_place_that_cannot_be_written_to(tmp_path: Path, what: str) -> None:
+    if what == "a file in the way":
+        (tmp_path / HIDDEN).write_text("")
+    else:
+        (tmp_path / NAME).mkdir()
+    with pytest.raises(VderainError, match="cannot be"), Ledger(tmp_path):
+        pass
+
+
+def test_the_journal_is_json(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        claim(ledger)
+        ledger.publish(written(ledger))
+    (line,) = (tmp_path / HIDDEN / "journal.jsonl").read_text().splitlines()
+    assert json.loads(line)["target"] == "a.mp4"
+
+
+def test_a_fingerprint_sees_both_ends_time_and_size(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp4"
+    data = bytearray(os.urandom(300_000))
+    path.write_bytes(data)
+    os.utime(path, ns=(1, 10**18))
+    first = fingerprint(path)
+    for place in (0, len(data) - 1):
+        changed = data.copy()
+        changed[place] ^= 1
+        path.write_bytes(changed)
+        os.utime(path, ns=(1, 10**18))
+        assert fingerprint(path) != first
+    path.write_bytes(data)
+    os.utime(path, ns=(1, 10**18))
+    assert fingerprint(path) == first
+    os.utime(path, ns=(1, 10**18 + 5 * 10**9))
+    assert fingerprint(path) != first
