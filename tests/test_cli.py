@@ -266,8 +266,8 @@ def test_verbose_says_what_is_decided(vderain: Run, clip: Make, tiny: Path, flag
     source = clip("in.mkv", frames=2, size=(37, 53), codec="ffv1", **MILLISECONDS)
     silent = vderain("process", source, "--model", tiny, "--codec", "h264")
     result = vderain("process", source, "--model", tiny, "--codec", "h264", "--overwrite", flag)
-    assert silent.stderr == ""
-    assert "yuv444p" in result.stderr, "the encoder takes no subsampled chroma at odd sizes"
+    assert "yuv444p" in silent.stderr, "the encoder takes no subsampled chroma at odd sizes"
+    assert len(silent.stderr.splitlines()) < len(result.stderr.splitlines())
     assert all(line.startswith("vderain: ") for line in result.stderr.splitlines())
 
 
