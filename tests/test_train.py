@@ -407,6 +407,19 @@ def test_training_can_start_from_weights(smoke: Callable[..., Recipe], tmp_path:
     assert all(torch.allclose(before[name], after[name], atol=1e-3) for name in before)
 
 
+def test_several_starts_are_their_mean(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+    for seed in (1, 2):
+        trained(smoke(f"run.seed={seed}", "optimiser.iterations=3"), tmp_path / str(seed))
+    files = [str(tmp_path / str(seed) / GENERATOR) for seed in (1, 2)]
+    going_on = smoke(f"model.start={json.dumps(files)}", "optimiser.iterations=1", "optimiser.rate=1e-12")
+    trained(going_on, tmp_path / "mean")
+    one, other, mean = (
+        load_checkpoint(name).generator.state_dict() for name in (*files, str(tmp_path / "mean" / GENERATOR))
+    )
+    assert not torch.allclose(one["stem.weight"], other["stem.weight"], atol=1e-2)
+    assert all(torch.allclose((one[name] + other[name]) / 2, mean[name], atol=2e-3) for name in mean)
+
+
 def test_weights_of_another_network_are_no_start(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="another network"):
         trained(smoke('model.start="base"'), tmp_path / "run")

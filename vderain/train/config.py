@@ -49,7 +49,9 @@ class Data(_Section):
 class Model(_Section):
     """The generator."""
 
-    start: str | None = Field(None, description="released model or file of weights to start from; None: from nothing")
+    start: str | tuple[str, ...] | None = Field(
+        None, description="released model or file of weights to start from, or the mean of several; None: from nothing"
+    )
     renew: tuple[str, ...] = Field((), description="layers that begin anew nevertheless, by the start of their names")
     window: Literal[1, 5] = 5
     widths: tuple[int, ...] = (32, 64, 128, 256)

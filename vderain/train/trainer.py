@@ -66,7 +66,7 @@ class Trainer(ABC):
         self.config = UNetConfig(model.window, model.widths, model.stem, model.paths, model.slope, model.residual)
         generator = UNet(self.config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if model.start is not None:
-            known = _start(model.start, self.config)
+            known = _start((model.start,) if isinstance(model.start, str) else model.start, self.config)
             kept = {name: value for name, value in known.items() if not name.startswith(model.renew)}
             generator.load_state_dict(generator.state_dict() | kept)
         mean = UNet(self.config)
@@ -246,7 +246,9 @@ class Trainer(ABC):
         paths: Any = {"card": True, "data": {"photos", "clips", "rain", "pairs"}, "validation": {"sets"}}
         recipe = self.recipe.model_dump(mode="json", exclude=paths)
         start = recipe["model"]["start"]
-        recipe["model"]["start"] = start and Path(start).name
+        recipe["model"]["start"] = (
+            Path(start).name if isinstance(start, str) else start and [Path(s).name for s in start]
+        )
         precision = "bf16" if self.recipe.bf16 else "fp32"
         processes = f", {self.ranks.count} processes" if self.ranks.count > 1 else ""
         return {
@@ -289,17 +291,25 @@ def _written(path: Path) -> Iterator[None]:
         raise OutputError(f"{path} cannot be written: {error}.", "Free some space.") from error
 
 
-def _start(model: str, config: UNetConfig) -> dict[str, Tensor]:
-    """Weights of a trained generator, to go on from.
+def _start(models: tuple[str, ...], config: UNetConfig) -> dict[str, Tensor]:
+    """Weights of a trained generator to go on from, or the mean of several.
+
+    Generators that were trained on from one another err each in its own way, and their mean errs less than either
+    (Wortsman et al., "Model soups", ICML 2022).
 
     Raises:
         CheckpointError: there is no such model, or its network is another.
     """
+    generators = [_generator(model, config).state_dict() for model in models]
+    return {name: torch.stack([g[name].float() for g in generators]).mean(0) for name in generators[0]}
+
+
+def _generator(model: str, config: UNetConfig) -> UNet:
     generator = load_checkpoint(model).generator
     if replace(generator.config, slope=config.slope) != config:
         cure = f"Set model.window, model.widths and model.stem to those of {generator.config}."
         raise CheckpointError(f"{model} is another network than the recipe's.", cure)
-    return generator.state_dict()
+    return generator
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
