@@ -241,8 +241,8 @@ def overhead(folder: Path, options: argparse.Namespace) -> str:
     hand, whole = ([b - a for a, b in zip(*pair, strict=True)] for pair in ((began, between), (between, end)))
     return (
         f"by hand {hand[0]:.1f} s and {hand[1]:.1f} s of processor time ({inside_s:.1f} s inside `process`, the rest "
-        f"starts Python and loads PyTorch); batch {whole[0]:.1f} s ({whole[0] / hand[0] - 1:+.1%}) and {whole[1]:.1f} s "
-        f"of processor time ({whole[1] / hand[1] - 1:+.1%})"
+        f"starts Python and loads PyTorch); batch {whole[0]:.1f} s ({whole[0] / hand[0] - 1:+.1%}) and "
+        f"{whole[1]:.1f} s of processor time ({whole[1] / hand[1] - 1:+.1%})"
     )
 
 

@@ -37,13 +37,14 @@ def process_command(
         from vderain.video.clip import check_source
         from vderain.video.segments import remove
 
-        chosen = options()
-        check_source(source)
-        target = output or default_target(source, chosen.container)
-        pieces = target.with_name(f".{target.name}.segments") if resume else None
+        chosen, pieces = options(), None
+        if resume:
+            check_source(source)
+            target = output or default_target(source, chosen.container)
+            pieces = target.with_name(f".{target.name}.segments")
         try:
             with shown(source.name, quiet, as_json) as report:
-                result = process(source, target, chosen, report, resume=pieces)
+                result = process(source, output, chosen, report, resume=pieces)
         except KeyboardInterrupt:
             if pieces is None or not pieces.exists():
                 raise
