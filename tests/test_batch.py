@@ -378,7 +378,7 @@ def test_too_little_space_is_found_first(
     (("--settle", 0), "--settle 0 is out of range"),
     (("--strength", 3), "strength 3 is out of range"),
     (("--model", "nix"), "there is no model 'nix'"),
-    (("--container", "gif"), "there is no container '.gif'"),
+    (("--container", "gif"), "there is no container 'gif'"),
     (("--on", "slurm"), "--on slurm is no place to work"),
     (("--include", "*.nix"), "there is no video in the inputs"),
 ])  # fmt: skip
