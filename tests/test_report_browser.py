@@ -233,7 +233,9 @@ def test_details_open_with_their_moments(browser: Browser, few: Path) -> None:
     browser.run("document.querySelector('.more input[type=radio]:checked').focus()")
     browser.keys(Keys.ARROW_LEFT)
     assert browser.run(shown).endswith("clip10-1.0-b.jpg")
-    widths = "return [...document.querySelectorAll('.more .stage img')].map(picture => picture.naturalWidth)"
+    stage = "[...document.querySelectorAll('.more .stage img')]"
+    browser.slowly(f"for (const picture of {stage}) await picture.decode();")  # until they are there
+    widths = f"return {stage}.map(picture => picture.naturalWidth)"
     assert browser.run(widths) == [160, 160]
     name.send_keys(Keys.ENTER)
     assert not browser.driver.find_elements(By.CSS_SELECTOR, ".more")
