@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vderain.commands.flags import Device, Mode, Model, Precision, Strength
 from vderain.commands.screen import Verbose, counted, given, out, reporting, shown
 from vderain.errors import UsageError
 
@@ -28,15 +29,11 @@ def evaluate_command(
     harmless: Annotated[
         bool, typer.Option("--harmless", help="Also derain the clear clip, which should stay.")
     ] = False,
-    model: Annotated[
-        str | None, typer.Option(help="A released model (see `vderain info`) or a .safetensors file.")
-    ] = None,
-    strength: Annotated[float | None, typer.Option(help="How much of the rain to take, 0 to 2. Default 1.")] = None,
-    temporal: Annotated[
-        str | None, typer.Option(help="off, light, strong or only (no network). Default strong.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default auto.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16. Default auto.")] = None,
+    model: Model = None,
+    strength: Strength = None,
+    temporal: Mode = None,
+    device: Device = None,
+    precision: Precision = None,
     limit: Annotated[int | None, typer.Option(metavar="N", help="Look at the first N frames only.")] = None,
     sheet: Annotated[
         Path | None, typer.Option(metavar="FILE.png", help="Also write a contact sheet: before, after, removed.")

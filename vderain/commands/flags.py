@@ -16,6 +16,12 @@ if TYPE_CHECKING:
 
 Make = Callable[[], "Options"]
 
+Model = Annotated[str | None, typer.Option(help="A released model (see `vderain info`) or a .safetensors file.")]
+Strength = Annotated[float | None, typer.Option(help="How much of the rain to take, 0 to 2. Default 1.")]
+Mode = Annotated[str | None, typer.Option(help="off, light, strong or only (no network). Default strong.")]
+Device = Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default auto.")]
+Precision = Annotated[str | None, typer.Option(help="auto, fp32 or bf16. Default auto.")]
+
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command the flags of `options` in the place of its parameter ``options``.
@@ -39,15 +45,11 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def options(
-    model: Annotated[
-        str | None, typer.Option(help="A released model (see `vderain info`) or a .safetensors file.")
-    ] = None,
-    strength: Annotated[float | None, typer.Option(help="How much of the rain to take, 0 to 2. Default 1.")] = None,
-    temporal: Annotated[
-        str | None, typer.Option(help="off, light, strong or only (no network). Default strong.")
-    ] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default auto.")] = None,
-    precision: Annotated[str | None, typer.Option(help="auto, fp32 or bf16. Default auto.")] = None,
+    model: Model = None,
+    strength: Strength = None,
+    temporal: Mode = None,
+    device: Device = None,
+    precision: Precision = None,
     batch_size: Annotated[int | None, typer.Option(help="Frames at once. Default: what memory holds.")] = None,
     codec: Annotated[
         str | None,
