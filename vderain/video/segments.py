@@ -226,7 +226,7 @@ class SegmentedWriter(VideoWriter):
         self._store.begin(time_s)
         self._begin_at(self._store.origin_s or Fraction(0))
         self._scratch = av.open(BytesIO(), "w", format=self._muxer)  # never written: encoders heed the container
-        self._encoder = add_encoder(self._scratch, self._options, self._info, self._time_base(), self._source_rate())
+        self._encoder = add_encoder(self._scratch, self._options, self._info, self._time_base(), self._source_rate)
 
     def _close_segment(self) -> None:
         if self._scratch is None:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
+from functools import cached_property
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
@@ -172,10 +173,10 @@ class VideoWriter:
         assert self._output is not None
         if info.light is not None:
             with av.open(BytesIO(), "w", format=self._muxer) as scratch:
-                self._encoder = add_encoder(scratch, self._options, info, self._time_base(), self._source_rate())
+                self._encoder = add_encoder(scratch, self._options, info, self._time_base(), self._source_rate)
             self._stream = carrier(self._output, self._encoder, info.light)
         if self._stream is None:
-            rate = self._source_rate()
+            rate = self._source_rate
             self._stream = self._encoder = add_encoder(self._output, self._options, info, self._time_base(), rate)
         wanted, chosen = (nearest_layout(n).name for n in (info.pixel_format, self._encoder.codec_context.pix_fmt))
         if wanted != chosen:
@@ -195,6 +196,7 @@ class VideoWriter:
         elif self._orientation is None:
             self.dropped.append(f"rotation by {info.rotation_deg} degrees")
 
+    @cached_property
     def _source_rate(self) -> SourceRate | None:
         """What the source spends on as many pixels as will come."""
         info = self._reader.info
