@@ -50,6 +50,16 @@ def test_a_moved_picture_is_found_again(shift: tuple[int, int]) -> None:
         assert np.abs(inner(neighbour) - inner(centre)).mean() > 8
 
 
+def test_fine_texture_survives_a_move_by_half_a_pixel() -> None:
+    x = np.arange(SIZE[1])
+    wave = [np.repeat(128 + 60 * np.sin(2 * np.pi * (x + by) / 4), 3).reshape(1, -1, 3) for by in (0, 0.5)]
+    centre, neighbour = (np.repeat(row.round().astype(np.uint8), SIZE[0], axis=0) for row in wave)
+    small = (SIZE[0] // 2, SIZE[1] // 2)
+    field = Motion(np.full((*small, 2), (-0.25, 0), np.float32), np.full(small, 255, np.uint8))
+    aligned = inner(align(centre, neighbour, field))
+    assert np.abs(aligned - 128).max() > 0.9 * np.abs(inner(centre) - 128).max(), "bilinear leaves .7"
+
+
 def test_an_unmoved_picture_aligns_to_itself() -> None:
     centre, _ = moved(0, 0)
     assert np.abs(align(centre, centre, between(centre, centre)).astype(int) - centre).max() <= 1

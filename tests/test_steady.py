@@ -1,16 +1,19 @@
 """What was taken out is steadied by the frames around it; what was not, is not."""
 
 from collections import Counter
+from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from clips import as_frame, drive, psnr
 
-from vderain.restore.motion import MotionEstimator
+from vderain.restore.motion import Motion, MotionEstimator
 from vderain.restore.steady import steady
 from vderain.restore.temporal import Derained, windows
 
 COLUMNS = slice(60, 64)
+STILL = Motion(np.zeros((48, 64, 2), np.float32), np.full((48, 64), 255, np.uint8))
 
 
 def blotched(count: int = 7) -> tuple[list[np.ndarray], list[Derained]]:
@@ -37,6 +40,16 @@ def test_where_nothing_was_taken_out_nothing_is_changed(again: bool) -> None:
         if number == 3:
             changed[19:71, COLUMNS.start - 1 : COLUMNS.stop + 1] = False
         assert not changed.any()
+
+
+def test_neighbours_that_differ_beside_the_rain_are_not_believed_about_it() -> None:
+    rng = np.random.default_rng(3)  # texture of its own in every frame: no motion leads from one to the next
+    pictures = [cv2.resize(rng.integers(60, 196, (48, 64, 3), np.uint8), (128, 96)) for _ in range(5)]
+    seen = list(windows((as_frame(picture, i) for i, picture in enumerate(pictures)), 2))
+    seen = [replace(window, motions=(STILL,) * 4) for window in seen]
+    derained = [Derained(window, np.zeros((96, 128, 3), np.float16)) for window in seen]
+    derained[2].residual[10:80, COLUMNS] = -30 / 255
+    assert np.array_equal(list(steady(derained, False, 1))[2].residual, derained[2].residual)
 
 
 @pytest.mark.parametrize("again", [False, True])

@@ -37,11 +37,12 @@ class Motion:
     trust: NDArray[np.uint8]
 
 
-def flow_luma(rgb: Picture) -> Luma:
+def flow_luma(rgb: Picture, rainy: bool = True) -> Luma:
     """The picture that flow is computed on: luma at half size (a quarter above 1920 px and so on), median-filtered.
 
     Args:
         rgb: (H, W, 3) uint8.
+        rainy: whether streaks have to be filtered out; without them, flow follows finer things.
 
     Returns:
         (h, w) uint8 with h and w at least 1.
@@ -53,7 +54,7 @@ def flow_luma(rgb: Picture) -> Luma:
         factor *= 2
     size = (max(1, width_px // factor), max(1, height_px // factor))
     small = cv2.resize(luma, size, interpolation=cv2.INTER_AREA)
-    return np.asarray(cv2.medianBlur(small, MEDIAN_PX), dtype=np.uint8)
+    return np.asarray(cv2.medianBlur(small, MEDIAN_PX) if rainy else small, dtype=np.uint8)
 
 
 class MotionEstimator:
@@ -114,16 +115,18 @@ def align(centre: Picture, neighbour: Picture, field: Motion) -> Picture:
     scale = np.array([width_px / w, height_px / h], np.float32)
     flow = cv2.resize(field.flow * scale, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
     where = np.add(flow, _grid((height_px, width_px)), dtype=np.float32)
-    warped = _sample(neighbour, where, cv2.BORDER_REPLICATE)
+    warped = _sample(neighbour, where, cv2.BORDER_REPLICATE, how=cv2.INTER_CUBIC)  # linear would blur what it lends
     small = field.trust.astype(np.float32) * np.float32(1 / 255)
     trust = cv2.resize(small, (width_px, height_px), interpolation=cv2.INTER_LINEAR)
     return np.asarray(cv2.blendLinear(warped, centre, trust, 1 - trust), dtype=np.uint8)
 
 
-def _sample(picture: NDArray[Any], where: NDArray[np.float32], border: int, outside: float = 0.0) -> NDArray[Any]:
+def _sample(
+    picture: NDArray[Any], where: NDArray[np.float32], border: int, outside: float = 0.0, how: int = cv2.INTER_LINEAR
+) -> NDArray[Any]:
     """The picture at fractional places: (h, w, 2) of x and y."""
     no_second_map = None  # the stubs want an array, and OpenCV 5 reads past the end of an empty one
-    return np.asarray(cv2.remap(picture, where, no_second_map, cv2.INTER_LINEAR, None, border, outside))  # type: ignore[call-overload]
+    return np.asarray(cv2.remap(picture, where, no_second_map, how, None, border, outside))  # type: ignore[call-overload]
 
 
 @lru_cache(maxsize=8)

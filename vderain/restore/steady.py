@@ -1,8 +1,9 @@
 """A steady picture where rain was: what the network made of a pixel, and what it made of it a frame before and after.
 
 What stood behind a streak is the network's guess, a fresh one in each frame; guesses of neighbouring frames agree about
-the scene and differ in their errors. So where rain was taken out, and only there, a pixel becomes the median of its own
-guess and its two neighbours'. Where nothing was taken out nothing is changed.
+the scene and differ in their errors. So where rain was taken out, and only there, a pixel becomes the middle of its own
+guess and its two neighbours'. Where nothing was taken out nothing is changed; and what neighbours say about places
+without rain tells whether they can be believed about those with it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -10,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
+from numpy.typing import NDArray
 
 from vderain.restore.motion import Luma, Motion, MotionEstimator, Picture, align, flow_luma, motion
 from vderain.restore.parallel import Timed, neighbourhoods, ordered_map, untimed
@@ -17,6 +19,10 @@ from vderain.restore.temporal import Derained, Flows
 
 FULL_LEVELS = 8.0  # a pixel changed by this much, of 255, is the median altogether; one changed less, in proportion
 SPREAD_PX = 3  # over which the change is averaged: the foot of a streak is as doubtful as its middle
+OUTLIER_LEVELS = 4.0  # the mean of three is the best guess while errors are small; it follows none further than this
+UNTOUCHED_LEVELS = 2.0  # below this no rain was taken out: neighbours that differ there are out of place
+AROUND_PX = 31  # over which they are judged by that
+BELIEVED_LEVELS, REFUSED_LEVELS = 3.0, 6.0  # mean difference there: neighbours count fully below, not at all above
 BEFORE, AFTER = 1, 2  # places of the nearest neighbours in a window's `sources` and `motions`
 
 
@@ -49,7 +55,7 @@ def steady(derained: Iterable[Derained], again: bool, workers: int, timed: Timed
 
     def shown(item: Derained) -> Shown:
         rgb = item.rgb
-        return Shown(item, rgb, flow_luma(rgb) if again else None)
+        return Shown(item, rgb, flow_luma(rgb, rainy=False) if again else None)
 
     seen = ordered_map(timed("steady", shown), derained, workers)
     if again:
@@ -82,13 +88,32 @@ def _steadied(around: tuple[Shown | None, ...]) -> Derained:
     if before is None or after is None or fields is None:
         return item
     first, second = align(centre.rgb, before.rgb, fields[0]), align(centre.rgb, after.rgb, fields[1])
-    median = cv2.max(cv2.min(first, second), cv2.min(cv2.max(first, second), centre.rgb))
-    changed = np.asarray(cv2.subtract(median, centre.rgb, dtype=cv2.CV_32F), np.float32)
-    removed = np.abs(item.residual).max(axis=2).astype(np.float32) * np.float32(255 / FULL_LEVELS)
-    share = np.clip(cv2.blur(removed, (SPREAD_PX, SPREAD_PX)), 0, 1) * np.float32(item.presence / 255)
+    median = np.asarray(cv2.max(cv2.min(first, second), cv2.min(cv2.max(first, second), centre.rgb)), np.uint8)
+    removed = np.abs(item.residual).max(axis=2).astype(np.float32) * np.float32(255)
+    share = np.clip(cv2.blur(removed, (SPREAD_PX, SPREAD_PX)) * np.float32(1 / FULL_LEVELS), 0, 1)
+    share *= _belief(np.asarray(cv2.absdiff(median, centre.rgb), np.uint8), removed) * np.float32(item.presence / 255)
+    changed = _middle(first, second, centre.rgb, median) - centre.rgb
     changed *= share[..., None]
     changed += item.residual
     return replace(item, residual=changed.astype(np.float16))
+
+
+def _middle(first: Picture, second: Picture, third: Picture, median: Picture) -> NDArray[np.float32]:
+    """(H, W, 3) float32: halfway from the median of three to their mean, outliers apart."""
+    total = cv2.add(cv2.add(first, second, dtype=cv2.CV_32F), third, dtype=cv2.CV_32F)
+    away = cv2.addWeighted(total, 1 / 3, median, -1, 0, dtype=cv2.CV_32F)
+    np.clip(away, -OUTLIER_LEVELS, OUTLIER_LEVELS, out=away)
+    return np.asarray(cv2.addWeighted(away, 0.5, median, 1, 0, dtype=cv2.CV_32F), np.float32)
+
+
+def _belief(difference: Picture, removed: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(H, W), 0..1: how far neighbours are believed that differ by so much, beside the rain that was taken out."""
+    untouched = (removed < UNTOUCHED_LEVELS).astype(np.float32)
+    size = (AROUND_PX, AROUND_PX)
+    there = cv2.blur(cv2.cvtColor(difference, cv2.COLOR_RGB2GRAY) * untouched, size)
+    level = there / (cv2.blur(untouched, size) + np.float32(1e-3))
+    belief = (np.float32(REFUSED_LEVELS) - level) / np.float32(REFUSED_LEVELS - BELIEVED_LEVELS)
+    return np.asarray(np.clip(belief, 0, 1), np.float32)
 
 
 def _fields(before: Shown | None, centre: Shown, after: Shown | None) -> tuple[Motion, Motion] | None:
