@@ -157,7 +157,7 @@ class Bench:
         for name, source, rains in clips:
             with open_clip(source) as reader:
                 seen = list(islice(reader.frames(), self.limit))
-            looks = survey(seen, loaded.derainer)
+            looks = survey(seen, loaded.derainer, loaded.wiper)
             found = spells(looks)
             wrong = sum(is_rainy(found, number) != rains for number in range(len(seen)))
             lowest, highest = min(look.presence for look in looks), max(look.presence for look in looks)

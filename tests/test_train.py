@@ -321,6 +321,19 @@ def test_dry_windows_are_asked_to_stay_and_rainy_ones_are_rainy(scenes: Path) ->
         assert all(unchanged) if share_dry else sum(unchanged) <= 2, "drizzle may miss so small a window"
 
 
+def test_a_generator_for_drops_learns_to_leave_streaks(scenes: Path) -> None:
+    """Most windows are of drops alone; in the others the same streaks are in the rainy picture and in the truth."""
+    material = load_scenes(scenes, None, 64)
+    dry, wet = (
+        [WindowMaker(material, Data(remove="drops", side_px=48, border_px=8, share_dry=share), 0)[i] for i in range(16)]
+        for share in (1.0, 0.0)
+    )
+    assert all(torch.equal(window.rainy[2], window.clear) for window in dry)
+    assert sum(torch.equal(window.rainy[2], window.clear) for window in wet) <= 8, "few drops may miss a small window"
+    streaks = [(a.clear.int() - b.clear.int()).abs().max() for a, b in zip(dry, wet, strict=True)]
+    assert max(streaks) == 0, "the same seed is the same scene, whether there are drops or not"
+
+
 @pytest.mark.parametrize("single", [False, True])
 def test_pairs_of_ones_own_are_trained_on(smoke: Callable[..., Recipe], tmp_path: Path, single: bool) -> None:
     for name, light in (("rain", 40), ("clear", 0)):

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 
 from vderain.errors import UsageError
-from vderain.model.released import DEFAULT_MODEL, weights_hash
+from vderain.model.released import DEFAULT_MODEL, DROPS_MODEL, weights_hash
 from vderain.restore.compare import COMPARISONS, Comparison
 from vderain.restore.temporal import TEMPORAL_MODES, Temporal
 from vderain.video.encoders import EncodeOptions
@@ -30,6 +30,7 @@ class Options:
         encode: codec and quality of a video.
         start_s, duration_s: the part to process, in seconds; None is the beginning, or the rest.
         rate: frames a second of a folder of pictures.
+        drops: take drops off the windshield too; see `restore.wiper`.
         guard: leave frames of dry scenes as they are, to the bit; see `restore.guard`.
         auto: look first when it rains in a video, and run nothing over dry spells; see `restore.spells`.
         gpx: write the camera's GPS track beside the video, as ``.gpx``.
@@ -49,6 +50,7 @@ class Options:
     start_s: float | None = None
     duration_s: float | None = None
     rate: Fraction = Fraction(30)
+    drops: bool = True
     guard: bool = True
     auto: bool = False
     gpx: bool = False
@@ -90,9 +92,11 @@ def needs_network(options: Options) -> bool:
 
 
 def weights(options: Options) -> str:
-    """The hash of the weights that the options need; empty where they need none.
+    """The hashes of the weights that the options need, joined by +; empty where they need none.
 
     Raises:
         CheckpointError: there is no such model.
     """
-    return weights_hash(options.model) if needs_network(options) else ""
+    if not needs_network(options):
+        return ""
+    return "+".join(weights_hash(model) for model in (options.model, *([DROPS_MODEL] if options.drops else [])))

@@ -16,6 +16,7 @@ import numpy as np
 from vderain import __version__
 from vderain.errors import UsageError
 from vderain.model.checkpoint import load_checkpoint
+from vderain.model.released import DROPS_MODEL
 from vderain.options import Options, needs_network, settings, weights
 from vderain.restore.compare import compare
 from vderain.restore.derain import Derainer
@@ -25,7 +26,8 @@ from vderain.restore.guard import guard
 from vderain.restore.parallel import StageClock, give_back_memory, ordered_map, prefetch, tame_allocator, unless
 from vderain.restore.spells import Spell, by_spell, spells, survey
 from vderain.restore.steady import steady
-from vderain.restore.temporal import RADIUS, Derained, alone, windows
+from vderain.restore.temporal import RADIUS, Derained, sights, still, windows_of
+from vderain.restore.wiper import Wiper, enlarged
 from vderain.video.clip import (
     Progress,
     Reader,
@@ -51,7 +53,7 @@ __all__ = ["Loaded", "Options", "Progress", "Result", "See", "default_target", "
 log = logging.getLogger(__name__)
 
 TRIM_EVERY = 8  # frames
-CONTEXT = 2 * RADIUS + 1  # frames on each side that a result depends on: of the windows, of the guard, of steadying
+CONTEXT = 3 * RADIUS + 1  # frames on each side that a result depends on: of wiper, windows, guard, and steadying
 AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
 
 
@@ -96,10 +98,11 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A generator at its place, ready for as many files as come."""
+    """Generators at their place, ready for as many files as come; no wiper where drops are not looked for."""
 
     name: str
     derainer: Derainer
+    wiper: Wiper | None
 
 
 See = Callable[[Frame, Frame, int], None]  # frame as decoded, frame less rain, quarter turns to be shown by
@@ -116,7 +119,8 @@ def load(options: Options) -> Loaded | None:
         return None
     checkpoint = load_checkpoint(options.model)
     place = choose_place(options.device, options.precision)
-    return Loaded(checkpoint.name, Derainer(checkpoint.generator, place, options.batch_size))
+    wiper = Wiper(Derainer(load_checkpoint(DROPS_MODEL).generator, place), options.guard) if options.drops else None
+    return Loaded(checkpoint.name, Derainer(checkpoint.generator, place, options.batch_size), wiper)
 
 
 def default_target(source: Path, container: str | None = None) -> Path:
@@ -232,6 +236,7 @@ class _Restorer:
         self.model = loaded.name if loaded else None
         self.device = str(loaded.derainer.place) if loaded else "-"
         self.derain = loaded.derainer if loaded else None
+        self.wipe = loaded.wiper if loaded else None
 
     def __call__(
         self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int, weather: list[Spell] | None, first: int
@@ -248,24 +253,31 @@ class _Restorer:
     def _restored(self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int) -> Iterator[_Done]:
         options, timed = self.options, self.clock.timed
         workers = min(side_by_side(frame_px), options.batch_size or cores())
-        still = options.temporal == "off" or single
-        if still:
-            seen = ordered_map(timed("align", partial(alone, turns=turns)), frames, workers)
+        alone = options.temporal == "off" or single
+        radius = 0 if alone else RADIUS
+        clear = sights(frames, workers, turns, timed)
+        clear = self.wipe(clear, workers, radius, timed) if self.wipe else clear
+        if alone:
+            seen = ordered_map(timed("align", still), clear, workers)
         else:
-            seen = windows(frames, workers, turns, timed, keep_motions=options.temporal == "light")
+            seen = windows_of(clear, workers, timed, keep_motions=options.temporal == "light")
         if self.derain is None:
             derained = ordered_map(timed("gate", partial(by_gate, gate=Gate())), seen, workers)
         else:
             derained = self.derain(seen, timed)
             if options.guard:
-                derained = guard(derained, 0 if still else RADIUS, timed=timed)
-            derained = derained if still else steady(derained, options.temporal == "strong", workers, timed)
+                derained = guard(derained, radius, timed=timed)
+            derained = derained if alone else steady(derained, options.temporal == "strong", workers, timed)
         return ordered_map(timed("add", partial(self._add, turns=turns)), derained, workers)
 
     def _add(self, derained: Derained, turns: int) -> _Done:
-        frame = derained.window.sight.frame
-        residual = np.rot90(derained.residual, -turns).astype(np.float32) * np.float32(self.options.strength)
-        return self._finish(frame, add_residual(frame, residual), turns, derained.presence == 0)
+        sight = derained.window.sight
+        residual = derained.residual.astype(np.float32)
+        if sight.wiped is not None:
+            residual += enlarged(sight.wiped, *residual.shape[:2])
+        residual = np.rot90(residual, -turns) * np.float32(self.options.strength)
+        dry = derained.presence == 0 and sight.wet == 0
+        return self._finish(sight.frame, add_residual(sight.frame, residual), turns, dry)
 
     def _finish(self, before: Frame, after: Frame, turns: int, dry: bool = False) -> _Done:
         how = self.options.compare
@@ -281,7 +293,7 @@ def _weather(source: Path, options: Options, restorer: _Restorer, turns: int) ->
     if not options.auto or restorer.derain is None:
         return None
     with _open(source, options) as reader:
-        return spells(survey(reader.frames(), restorer.derain, turns))
+        return spells(survey(reader.frames(), restorer.derain, restorer.wipe, turns))
 
 
 def _check_container(source: Path, target: Path | None, container: str | None) -> None:

@@ -66,6 +66,10 @@ def options(
     start: Annotated[float | None, typer.Option(help="Begin here, in seconds.")] = None,
     duration: Annotated[float | None, typer.Option(help="Process this many seconds.")] = None,
     rate: Annotated[str | None, typer.Option(help="Frames per second of a folder of pictures. Default 30.")] = None,
+    drops: Annotated[
+        bool | None,
+        typer.Option("--drops/--no-drops", help="Drops on the windshield, too. Default: on.", show_default=False),
+    ] = None,
     guard: Annotated[
         bool | None,
         typer.Option("--guard/--no-guard", help="Leave dry scenes untouched. Default: on.", show_default=False),
@@ -97,7 +101,7 @@ def options(
         encode=encode, auto=auto, gpx=gpx, compare=compare, overwrite=overwrite, strict=strict,  # type: ignore[arg-type]
         **given(
             model=model, strength=strength, temporal=temporal, device=device, precision=precision,
-            batch_size=batch_size, start_s=start, duration_s=duration, rate=_fraction(rate), guard=guard,
+            batch_size=batch_size, start_s=start, duration_s=duration, rate=_fraction(rate), drops=drops, guard=guard,
             container=container.lower().lstrip(".") if container else None,
         ),
     )  # fmt: skip

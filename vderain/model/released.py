@@ -7,6 +7,7 @@ from vderain.errors import CheckpointError
 
 WEIGHTS = Path(__file__).parent / "weights"
 DEFAULT_MODEL = "base"
+DROPS_MODEL = "drops"  # for drops on the windshield, beside any of the others
 
 
 def released_models() -> list[str]:

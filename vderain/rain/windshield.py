@@ -29,6 +29,8 @@ FILM_S = 0.7  # in which the rest of the trail thins to 1/e
 VIEW_H = 0.42  # how far from its place the rim of a drop looks
 SEEN_ROWS = 48  # of the picture as drops see it: they shrink it so much that more would only flicker
 RIM_SHADE = 0.62  # of the light that the steepest rim loses
+HORIZON_SLOPE = 0.12  # over which a drop's view goes from sky to ground
+GROUND = 0.15  # of the sky's light
 SMALLEST_PX = 0.4
 FAINTEST = 1e-3  # cover that is still seen
 NEVER_S = 1e9
@@ -48,6 +50,9 @@ class Glass:
         reach_h: from the pivot, where the blade begins and ends.
         defocus_h: standard deviation of the blur of what is on the glass: the lens looks at the street.
         glow: share of a drop's light that comes from the sky, whatever is behind the drop.
+        tall: factor on the height of drops: a slanted glass, seen from behind, shortens them.
+        street: how far the view through a drop is of a bright sky over a dark ground, whatever the picture shows: drops
+            gather more than the picture does.
     """
 
     landing: float = 90.0
@@ -61,6 +66,8 @@ class Glass:
     reach_h: tuple[float, float] = (0.35, 1.42)
     defocus_h: float = 0.0022
     glow: float = 0.0
+    tall: float = 1.0
+    street: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +191,7 @@ class Windshield:
         never = torch.full_like(x_h, math.inf)
         return Drops(
             x_h, y_h, glass.radius_h * larger,
-            tall=0.9 + 0.4 * chance[4], lobe=0.22 * chance[5], turn=2 * math.pi * chance[6],
+            tall=glass.tall * (0.9 + 0.4 * chance[4]), lobe=0.22 * chance[5], turn=2 * math.pi * chance[6],
             born_s=born_s, gone_s=self.next_wipe_s(x_h, y_h, born_s), dry_s=born_s + glass.rest_s * (0.4 + chance[7]),
             grow_s=3 + 9 * chance[8], thin_s=never,
             run_s=torch.where(lets_go, born_s + 0.2 + 3 * chance[9], never), speed_h=0.12 + 0.5 * chance[8],
@@ -234,7 +241,7 @@ class Windshield:
 def draw_glass(generator: torch.Generator) -> Glass:
     """A clip's wet glass: from fine, sharp drops to a few large ones far out of focus."""
     radius_h = log_uniform(0.008, 0.11, generator)
-    cover = log_uniform(0.02, 0.35, generator)  # of the glass, if drops stayed for `rest_s` and never met
+    cover = log_uniform(0.04, 0.4, generator)  # of the glass, if drops stayed for `rest_s` and never met
     rest_s = 12.0
     return Glass(
         landing=cover / (rest_s * math.pi * radius_h**2),
@@ -242,8 +249,10 @@ def draw_glass(generator: torch.Generator) -> Glass:
         spread=uniform(0.1, 0.5, generator),
         rest_s=rest_s,
         wipe_every_s=NEVER_S,
-        defocus_h=radius_h * log_uniform(0.1, 1.2, generator),
+        defocus_h=radius_h * log_uniform(0.03, 1.2, generator),
         glow=max(0.0, uniform(-0.3, 0.9, generator)),
+        tall=uniform(0.45, 1.1, generator),
+        street=max(0.0, uniform(-0.5, 1.0, generator)),
     )
 
 
@@ -265,7 +274,8 @@ def seen_through(clear: Tensor, drops: Drops, time_s: float, glass: Glass, sky: 
     slope_y, slope_x = _slopes(surface_px)
     cover = surface_px.clamp(max=1)  # the first pixel inside the rim is half glass, half water
     steep = torch.hypot(slope_x, slope_y).clamp(max=1)
-    inside = _refracted(clear, slope_x, slope_y, VIEW_H * height_px) * (1 - RIM_SHADE * steep**3)
+    inside = _refracted(clear, slope_x, slope_y, VIEW_H * height_px)
+    inside = torch.lerp(inside, _street(slope_y, sky), glass.street) * (1 - RIM_SHADE * steep**3)
     inside = torch.lerp(inside, torch.full_like(inside, sky), glass.glow) * cover
     soft = _blurred(torch.cat([inside.flatten(0, 1), cover.unsqueeze(0)]), glass.defocus_h * height_px)
     soft = soft * (soft[-1] > FAINTEST)
@@ -306,6 +316,11 @@ def _refracted(clear: Tensor, slope_x: Tensor, slope_y: Tensor, view_px: float) 
     y_px = torch.arange(height_px, device=clear.device).view(-1, 1) + 0.5 + view_px * slope_y
     grid = torch.stack([2 * x_px / width_px - 1, 2 * y_px / height_px - 1], -1)
     return F.grid_sample(seen, grid.expand(frames, -1, -1, -1), padding_mode="border", align_corners=False)
+
+
+def _street(slope_y: Tensor, sky: float) -> Tensor:
+    """(H, W): sky where the surface bends a ray upwards, ground where it bends it down, between them the horizon."""
+    return sky * torch.sigmoid(-slope_y / HORIZON_SLOPE) * (1 - GROUND) + sky * GROUND
 
 
 def _blurred(planes: Tensor, sigma_px: float) -> Tensor:

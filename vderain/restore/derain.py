@@ -52,6 +52,10 @@ class Derainer:
             for batch in _batches(_chain(first, iterator), count):
                 yield from map(Derained, [window.spent() for window in batch], run(batch))
 
+    def picture(self, window: Window) -> Residual:
+        """(H, W, 3), the residual of one window, whichever thread asks for it."""
+        return self._alone(window).residual if self.place.device.type == "cpu" else self._residuals([window])[0]
+
     def _fitting(self, window: Window) -> int:
         """Frames at once that memory surely holds."""
         height_px, width_px = window.trust.shape

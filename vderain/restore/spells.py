@@ -10,7 +10,8 @@ from itertools import groupby, islice, pairwise
 
 from vderain.restore.derain import Derainer
 from vderain.restore.guard import darkening, rain_presence
-from vderain.restore.temporal import WINDOW, windows
+from vderain.restore.temporal import RADIUS, WINDOW, sights, windows_of
+from vderain.restore.wiper import Wiper
 from vderain.video.frame import Frame
 
 LOOK_S = 1.0  # between two looks
@@ -25,7 +26,7 @@ class Look:
     Attributes:
         number: of the frame, from 0.
         time_s: its instant.
-        presence: of rain, 0 to 1; see `guard.rain_presence`.
+        presence: of rain, 0 to 1: of streaks, see `guard.rain_presence`, or of drops on the glass, see `wiper`.
     """
 
     number: int
@@ -50,12 +51,13 @@ class Spell:
     presence: float
 
 
-def survey(frames: Iterable[Frame], derainer: Derainer, turns: int = 0) -> list[Look]:
+def survey(frames: Iterable[Frame], derainer: Derainer, wiper: Wiper | None, turns: int = 0) -> list[Look]:
     """Looks at a clip once in `LOOK_S`, with five frames and the network each time.
 
     Args:
         frames: of the whole clip.
         derainer: whose residual tells rain.
+        wiper: tells drops on the glass, where those are looked for.
         turns: see `temporal.look`.
     """
     looks: list[Look] = []
@@ -67,20 +69,22 @@ def survey(frames: Iterable[Frame], derainer: Derainer, turns: int = 0) -> list[
             continue
         together.append(frame)
         if len(together) == WINDOW:
-            looks.append(_look(together, number, derainer, turns))
+            looks.append(_look(together, number, derainer, wiper, turns))
             together, next_s = [], looks[-1].time_s + LOOK_S
     if together:  # the end of the clip, or a clip shorter than a window
-        looks.append(_look(together, number, derainer, turns))
+        looks.append(_look(together, number, derainer, wiper, turns))
     return looks
 
 
-def _look(frames: list[Frame], last: int, derainer: Derainer, turns: int) -> Look:
+def _look(frames: list[Frame], last: int, derainer: Derainer, wiper: Wiper | None, turns: int) -> Look:
     middle = len(frames) // 2
-    seen = islice(windows(frames, 1, turns), middle, middle + 1)
-    (derained,) = derainer(seen)
+    seen = sights(frames, 1, turns)
+    seen = wiper(seen, 1, radius=RADIUS) if wiper else seen
+    (derained,) = derainer(islice(windows_of(seen, 1), middle, middle + 1))
     frame = frames[middle]
     number = last - len(frames) + 1 + middle
-    return Look(number, float(frame.pts * frame.time_base), rain_presence([darkening(derained.residual)]))
+    presence = max(rain_presence([darkening(derained.residual)]), derained.window.sight.wet)
+    return Look(number, float(frame.pts * frame.time_base), presence)
 
 
 def spells(looks: list[Look]) -> list[Spell]:

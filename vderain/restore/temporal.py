@@ -33,13 +33,17 @@ class Sight:
 
     Attributes:
         frame: the decoded frame.
-        rgb: (H, W, 3) uint8.
+        rgb: (H, W, 3) uint8, without drops on the windshield where a wiper took them off.
         small: (h, w) uint8 luma that flow is computed on.
+        wiped: (h, w, 3) half floats in 0..1 units, what the wiper added, before `wiper.enlarged`; None for nothing.
+        wet: how sure it was of drops on the glass, 0 to 1.
     """
 
     frame: Frame
     rgb: Picture
     small: Luma
+    wiped: "Residual | None" = None
+    wet: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,19 +102,26 @@ def look(frame: Frame, turns: int = 0) -> Sight:
 
 def alone(frame: Frame, turns: int = 0) -> Window:
     """A frame without neighbours: itself five times over."""
-    sight = look(frame, turns)
+    return still(look(frame, turns))
+
+
+def still(sight: Sight) -> Window:
+    """The same of what is seen of it already."""
     height_px, width_px = sight.rgb.shape[:2]
     aligned = np.broadcast_to(sight.rgb, (WINDOW, height_px, width_px, 3))
     trust = np.full((height_px, width_px), 255, np.uint8)
     return Window(sight, 0, (0,) * 4, (None,) * 4, aligned, trust)
 
 
+def sights(frames: Iterable[Frame], workers: int, turns: int = 0, timed: Timed = untimed) -> Iterator[Sight]:
+    """Every frame as the evidence stages see it; see `windows` for the arguments."""
+    return ordered_map(timed("colour", partial(look, turns=turns)), frames, workers)
+
+
 def windows(
     frames: Iterable[Frame], workers: int, turns: int = 0, timed: Timed = untimed, keep_motions: bool = True
 ) -> Iterator[Window]:
-    """Every frame with its two neighbours on each side, aligned to it; none from across a scene cut.
-
-    Where a clip or a scene begins or ends, the neighbours on the other side stand in for the missing ones.
+    """`windows_of` the sights of frames.
 
     Args:
         frames: of one clip.
@@ -119,16 +130,31 @@ def windows(
         timed: counts the time.
         keep_motions: for `steady`, which aligns once more.
     """
-    sights = ordered_map(timed("colour", partial(look, turns=turns)), frames, workers)
-    linked = ordered_map(timed("flow", _linked), _numbered(sights), workers)
+    return windows_of(sights(frames, workers, turns, timed), workers, timed, keep_motions)
+
+
+def windows_of(
+    seen: Iterable[Sight], workers: int, timed: Timed = untimed, keep_motions: bool = True
+) -> Iterator[Window]:
+    """Every frame with its two neighbours on each side, aligned to it; none from across a scene cut.
+
+    Where a clip or a scene begins or ends, the neighbours on the other side stand in for the missing ones.
+
+    Args:
+        seen: of one clip.
+        workers: threads.
+        timed: counts the time.
+        keep_motions: for `steady`, which aligns once more.
+    """
+    linked = ordered_map(timed("flow", _linked), _numbered(seen), workers)
     aligned = partial(_window, keep_motions=keep_motions)
     return ordered_map(timed("align", aligned), neighbourhoods(linked, RADIUS), workers)
 
 
-def _numbered(sights: Iterator[Sight]) -> Iterator[tuple[int, tuple[Sight, Sight | None, Sight | None]]]:
+def _numbered(seen: Iterable[Sight]) -> Iterator[tuple[int, tuple[Sight, Sight | None, Sight | None]]]:
     """Each sight with its number and the up to two before it in its scene."""
     before: list[Sight] = []
-    for number, sight in enumerate(sights):
+    for number, sight in enumerate(seen):
         if before and is_cut(before[-1].small, sight.small):
             before = []
         yield number, (sight, before[-1] if before else None, before[-2] if len(before) > 1 else None)

@@ -32,6 +32,9 @@ class Data(_Section):
     rain: Path | None = Field(None, description="rainy pictures and clips, unpaired: for cyclegan and dashcam")
     pairs: tuple[Pair, ...] = ()
     share_pairs: float = Field(0.25, ge=0, le=1, description="windows from `pairs`, where there are any")
+    remove: Literal["rain", "drops"] = Field(
+        "rain", description="what the generator learns to take out: rain, or drops on the windshield alone"
+    )
     side_px: int = Field(176, ge=32, description="side of a prepared window")
     border_px: int = Field(24, ge=0, description="thrown away around it: flow has no context there")
     workers: int | None = Field(None, ge=0, description="feeding processes; None: one, more while cores idle")
@@ -42,7 +45,9 @@ class Data(_Section):
     share_stills: float = Field(
         0.10, ge=0, le=1, description="photographs with small errors of alignment; rest: one frame repeated"
     )
-    share_drops: float = Field(0.2, ge=0, le=1, description="of the rainy windows: seen through drops on a windshield")
+    share_drops: float = Field(
+        0.2, ge=0, le=1, description="of the rainy windows: seen through drops on a windshield too"
+    )
     share_dry: float = Field(0.15, ge=0, le=1, description="windows without rain: nothing may change")
 
 

@@ -79,7 +79,10 @@ class WindowMaker(Dataset[Window]):
         clear = _tone(clear, rng)
         clear = _noise(clear, rng, same=kind == "repeat")
         dry = bool(rng.random() < self.data.share_dry)
-        rainy, clear = (clear, clear) if dry else self._rain(clear, index, rng, same=kind == "repeat")
+        if self.data.remove == "drops":
+            rainy, clear = self._drops(clear, index, rng, same=kind == "repeat", dry=dry)
+        else:
+            rainy, clear = (clear, clear) if dry else self._rain(clear, index, rng, same=kind == "repeat")
         rainy, target = _compress(rainy, clear[CENTRE], rng)
         return self._inner(*self._aligned(rainy, kind, rng), target, dry)
 
@@ -128,6 +131,20 @@ class WindowMaker(Dataset[Window]):
             rainy = _through_glass(rainy, light.sky, generator)
         return _frames8(rainy, same), _frames8(frames, same)
 
+    def _drops(
+        self, clear: Frames, index: int, rng: np.random.Generator, same: bool, dry: bool
+    ) -> tuple[Frames, Frames]:
+        """Frames behind drops and the same without them; streaks, where there are any, are in both."""
+        opacity = rain_cuts(self.seed, index, self.side_px, 1 if same else WINDOW, rng)
+        if rng.random() < 0.7:
+            opacity = np.zeros_like(opacity)
+        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+        light = draw_light(generator)
+        frames = veiled(torch.from_numpy(clear[: len(opacity)]).permute(0, 3, 1, 2).float() / 255, light)
+        frames = rain_onto(frames, torch.from_numpy(opacity).float() / 255, light)
+        wet = frames if dry else _through_glass(frames, light.sky, generator)
+        return _frames8(wet, same), _frames8(frames, same)
+
     def _aligned(self, frames: Frames, kind: str, rng: np.random.Generator) -> tuple[Frames, NDArray[np.uint8]]:
         if kind != "moving":
             return frames, np.full(frames.shape[1:3], 255, np.uint8)
@@ -151,6 +168,8 @@ class WindowMaker(Dataset[Window]):
 def _through_glass(frames: Tensor, sky: float, generator: torch.Generator) -> Tensor:
     """(T, 3, S, S) behind drops that rest: what moves with the camera and not with the scene."""
     glass = draw_glass(generator)
+    if torch.rand((), generator=generator) < 0.5:  # dusk: what shines into the drops is no brighter than what is seen
+        sky = min(sky, float(frames.amax(1).flatten()[::7].quantile(0.98)))
     drops = Windshield(glass, frames.shape[3] / frames.shape[2], generator).drops(0.0)
     return seen_through(frames, drops, 0.0, glass, sky)[0]
 

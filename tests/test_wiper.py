@@ -1,0 +1,94 @@
+"""Drops leave wet glass, and dry glass is left alone to the bit."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from clips import as_frame, drive
+
+from vderain.model.unet import UNet, UNetConfig
+from vderain.options import Options, weights
+from vderain.process import Loaded, load, process
+from vderain.restore.derain import Derainer
+from vderain.restore.device import choose_place
+from vderain.restore.motion import flow_luma
+from vderain.restore.temporal import Sight, look
+from vderain.restore.wiper import LINES, Wiper, enlarged, wetness
+from vderain.video.encoders import EncodeOptions
+from vderain.video.reader import VideoReader
+
+
+def adding(levels: float) -> Derainer:
+    """A generator that adds the same to every pixel."""
+    generator = UNet(UNetConfig(window=1, widths=(4, 4), stem=1))
+    torch.nn.init.constant_(generator.head.bias, levels / 255)
+    return Derainer(generator, choose_place("cpu", "fp32"))
+
+
+def wiped(wiper: Wiper, pictures: list[np.ndarray], radius: int = 2) -> list[Sight]:
+    return list(wiper((look(as_frame(picture, i)) for i, picture in enumerate(pictures)), 2, radius))
+
+
+def drops(count: int, size: tuple[int, int] = (96, 128), share: float = 1.0) -> np.ndarray:
+    """A residual with square drops in the left part of a picture."""
+    residual = np.zeros((*size, 3), np.float16)
+    rng = np.random.default_rng(5)
+    for y, x in zip(rng.integers(size[0], size=count), rng.integers(round(size[1] * share), size=count), strict=True):
+        residual[y : y + 5, x : x + 5] = rng.choice([-0.1, 0.15])
+    return residual
+
+
+def test_many_drops_are_wet_glass_and_a_few_changes_are_not() -> None:
+    assert wetness(drops(80)) > 1
+    assert wetness(drops(6)) == 0
+    assert wetness(drops(80, share=0.3)) == 0, "a tree is in one part of the picture"
+    assert wetness(np.full((48, 64, 3), 1 / 255, np.float16)) == 0
+
+
+def test_wet_glass_is_wiped() -> None:
+    pictures = drive(5)
+    for sight, picture in zip(wiped(Wiper(adding(-20)), pictures), pictures, strict=True):
+        assert np.array_equal(sight.rgb, np.maximum(picture, 20) - 20)
+        assert np.array_equal(sight.small, flow_luma(sight.rgb))
+        assert sight.wet == 1
+
+
+def test_dry_glass_is_left_alone() -> None:
+    seen = [look(as_frame(picture, i)) for i, picture in enumerate(drive(5))]
+    assert all(a is b for a, b in zip(Wiper(adding(0))(seen, 2, 2), seen, strict=True))
+    assert all(a is not b for a, b in zip(Wiper(adding(0), guarded=False)(seen, 2, 2), seen, strict=True))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 53), (LINES + 40, 2 * LINES)])
+def test_any_size_is_looked_at_and_large_ones_made_smaller(size: tuple[int, int]) -> None:
+    rng = np.random.default_rng(1)
+    picture = rng.integers(60, 200, (*size, 3), np.uint8)
+    (sight,) = wiped(Wiper(adding(30)), [picture], radius=0)
+    assert sight.wiped is not None and min(sight.wiped.shape[:2]) == min(*size, LINES)
+    assert enlarged(sight.wiped, *size).shape == picture.shape
+    assert np.abs(sight.rgb.astype(int) - picture - 30).max() <= 1
+
+
+@pytest.mark.parametrize("temporal", ["strong", "off"])
+def test_what_is_wiped_reaches_the_file_and_no_frame_of_it_counts_as_dry(
+    clip: Callable[..., Path], tmp_path: Path, temporal: str
+) -> None:
+    source = clip(frames=4)
+    options = Options(temporal=temporal, encode=EncodeOptions(codec="ffv1"))
+    loaded = Loaded("both", adding(0), Wiper(adding(-20)))
+    result = process(source, tmp_path / "out.mkv", options, loaded=loaded)
+    assert (result.frames, result.dry) == (4, 0)
+    with VideoReader(source) as before, VideoReader(result.target) as after:
+        for a, b in zip(before.frames(), after.frames(), strict=True):
+            darker = a.planes[0].astype(int) - b.planes[0]
+            assert 10 < darker[a.planes[0] > 80].mean() < 22
+
+
+def test_the_wiper_is_left_out_on_demand_and_its_weights_count_where_it_is_not() -> None:
+    with_drops, without = Options(), Options(drops=False)
+    assert load(without).wiper is None
+    assert load(with_drops).wiper is not None
+    assert weights(with_drops).startswith(weights(without) + "+")
+    assert weights(Options(temporal="only")) == ""

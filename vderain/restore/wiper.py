@@ -1,0 +1,89 @@
+"""Drops on the windshield: frames as they came enter, frames as through a wiped glass leave.
+
+Drops are larger than streaks and stay where they are, so neighbours know no more of what is behind them than the frame
+itself: a generator of its own looks at each frame alone, made as small as the pictures that it learned from. What it
+adds is enlarged; while the glass is dry, by most parts of the frames around, nothing is added.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vderain.restore.derain import Derainer
+from vderain.restore.motion import flow_luma
+from vderain.restore.parallel import Timed, neighbourhoods, ordered_map, untimed
+from vderain.restore.temporal import Residual, Sight, still
+
+LINES = 360  # of the shorter side, at most
+TILES = (8, 6)  # across and down, over which wetness is compared
+IGNORED_LEVELS = 2.0  # a smaller change is no drop
+DRY_LEVELS, WET_LEVELS = 0.15, 0.3  # mean change of the median tile
+
+
+def wetness(residual: Residual) -> float:
+    """How much the drops on a glass change the picture: the mean over the median tile, in levels of 255.
+
+    Args:
+        residual: (H, W, 3) in 0..1 units, what the drops' generator would add.
+    """
+    changed = np.abs(residual).max(axis=2).astype(np.float32) * np.float32(255)
+    tiles = cv2.resize(np.maximum(changed - np.float32(IGNORED_LEVELS), 0), TILES, interpolation=cv2.INTER_AREA)
+    return float(np.median(tiles))
+
+
+class Wiper:
+    """Takes drops off the glass.
+
+    Args:
+        derainer: with the generator for drops, which looks at one frame.
+        guarded: leave frames behind dry glass as they are, to the bit.
+    """
+
+    def __init__(self, derainer: Derainer, guarded: bool = True) -> None:
+        self._derainer, self._guarded = derainer, guarded
+
+    def __call__(self, sights: Iterable[Sight], workers: int, radius: int, timed: Timed = untimed) -> Iterator[Sight]:
+        """Sights through a wiped glass, in order.
+
+        Args:
+            sights: of one clip.
+            workers: threads.
+            radius: frames before and after that are asked whether the glass is wet; 0 for pictures that are no clip.
+            timed: counts the time.
+        """
+        on_cpu = self._derainer.place.device.type == "cpu"
+        seen = ordered_map(timed("drops", self._seen), sights, workers if on_cpu else 1)
+        return ordered_map(timed("drops", self._wiped), neighbourhoods(seen, radius), workers)
+
+    def _seen(self, sight: Sight) -> tuple[Sight, Residual, float]:
+        """With what the generator would add at its own size, and the wetness by that."""
+        height_px, width_px = sight.rgb.shape[:2]
+        scale = min(1.0, LINES / min(height_px, width_px))
+        size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
+        small = cv2.resize(sight.rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else sight.rgb
+        residual = self._derainer.picture(still(replace(sight, rgb=np.asarray(small, np.uint8))))
+        return sight, residual, wetness(residual)
+
+    def _wiped(self, around: tuple[tuple[Sight, Residual, float] | None, ...]) -> Sight:
+        middle = around[len(around) // 2]
+        assert middle is not None
+        sight, residual, _ = middle
+        mean = float(np.mean([wet for _, _, wet in filter(None, around)]))
+        wet = float(np.clip((mean - DRY_LEVELS) / (WET_LEVELS - DRY_LEVELS), 0, 1)) if self._guarded else 1.0
+        if wet == 0:
+            return sight
+        wiped = (residual * np.float16(wet)).astype(np.float16)
+        change = enlarged(wiped, height_px=sight.rgb.shape[0], width_px=sight.rgb.shape[1])
+        rgb = np.asarray(cv2.add(sight.rgb, change * np.float32(255), dtype=cv2.CV_8U), np.uint8)
+        return replace(sight, rgb=rgb, small=flow_luma(rgb), wiped=wiped, wet=wet)
+
+
+def enlarged(wiped: Residual, height_px: int, width_px: int) -> NDArray[np.float32]:
+    """(height_px, width_px, 3), what a wiper added, at the size of the frame."""
+    change = wiped.astype(np.float32)
+    if change.shape[:2] == (height_px, width_px):
+        return change
+    return np.asarray(cv2.resize(change, (width_px, height_px), interpolation=cv2.INTER_CUBIC), np.float32)
