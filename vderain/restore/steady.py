@@ -17,7 +17,7 @@ from vderain.restore.motion import Luma, Motion, MotionEstimator, Picture, align
 from vderain.restore.parallel import Timed, neighbourhoods, ordered_map, untimed
 from vderain.restore.temporal import Derained, Flows
 
-FULL_LEVELS = 8.0  # a pixel changed by this much, of 255, is the median altogether; one changed less, in proportion
+FULL_LEVELS = 6.0  # a pixel changed by this much, of 255, is the median altogether; one changed less, in proportion
 SPREAD_PX = 3  # over which the change is averaged: the foot of a streak is as doubtful as its middle
 OUTLIER_LEVELS = 4.0  # the mean of three is the best guess while errors are small; it follows none further than this
 UNTOUCHED_LEVELS = 2.0  # below this no rain was taken out: neighbours that differ there are out of place
