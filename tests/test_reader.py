@@ -209,6 +209,24 @@ def test_start_and_duration_choose_frames(clip: Make, suffix: str) -> None:
     assert all(np.array_equal(a.planes[0], b.planes[0]) for a, b in zip(part, chosen, strict=True))
 
 
+@pytest.mark.parametrize("begins_s", [(0, 0), (100, 3)])
+def test_a_part_of_a_joined_recording_is_chosen_on_its_one_clock(tmp_path: Path, begins_s: tuple[int, int]) -> None:
+    """A recorder that begins to count anew: the same time may come twice in the file."""
+    path = tmp_path / "joined.ts"
+    for number, begin_s in enumerate(begins_s):
+        pts = [begin_s * 90000 + 3600 * n for n in range(50)]
+        one = make(tmp_path / f"{number}.ts", Clip(pts=pts, rate=Fraction(25), b_frames=2, gop=10))
+        with path.open("ab") as file:
+            file.write(one.read_bytes())
+    whole, _ = read(path)
+    assert [t - times(whole)[0] for t in times(whole)] == [Fraction(n, 25) for n in range(100)]
+    for first in (0, 13, 49, 50, 51, 73):
+        part, damage = read(path, start_s=first / 25, duration_s=0.4)
+        assert damage == Damage() and len(part) == 10
+        pairs = zip(part, whole[first : first + 10], strict=True)
+        assert all(np.array_equal(a.planes[0], b.planes[0]) for a, b in pairs), first
+
+
 def test_a_part_that_is_empty_is_a_usage_error(clip: Make) -> None:
     path = clip(frames=10)
     with VideoReader(path, start_s=5) as reader, pytest.raises(UsageError):

@@ -252,6 +252,12 @@ TIME += [
     Row("a transport stream", lambda f: transport(f, Fraction(100))),
     Row("a transport stream whose clock jumps", discontinuous, sees=joined),
     Row(
+        "a part of it behind the jump",
+        discontinuous,
+        options={"start_s": 0.6, "duration_s": 0.2},
+        sees=lambda seen: joined(seen).cut(Fraction(503, 5), Fraction(504, 5), Fraction(503, 5)),
+    ),
+    Row(
         "a transport stream whose clock overflows",
         lambda f: transport(f, Fraction(2**33, 90000) - Fraction(1, 5)),
         sees=from_zero,

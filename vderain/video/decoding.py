@@ -22,6 +22,7 @@ from vderain.video.source import input_errors, main_video, open_input
 
 log = logging.getLogger(__name__)
 
+_GROUP_MAX = 600  # packets without a key frame that wait to be decoded
 _MAX_READ_ERRORS = 100  # in a row; beyond the end of a truncated MP4 every remaining sample is one
 
 
@@ -75,7 +76,7 @@ class Decoding:
     def frames(self) -> Iterator[Frame]:
         """All frames from the first packet on, bridged where needed."""
         self._seek()
-        for packet in self._demux():
+        for packet in self._wanted(self._demux()):
             for picture in self.whole(self._decode(packet)):
                 yield from self._deliver(picture)
             if self._in_order and self._suspect and self._promised:
@@ -96,7 +97,7 @@ class Decoding:
     def _seek(self) -> None:
         """Goes to a key frame at or before the start; from the beginning where the format's seeking misses it."""
         start_s = self._begin_s
-        if start_s is None or self._info.clock == "rate":
+        if start_s is None or self._info.clock == "rate" or is_joinable(self._container):
             return
         for margin_s in (0, 10):
             offset = int((start_s - margin_s) / self._info.time_base)
@@ -114,6 +115,24 @@ class Decoding:
         with input_errors(self._path):
             self._container.close()
             self._open()
+
+    def _wanted(self, packets: Iterator[Any]) -> Iterator[Any]:
+        """All packets; of a file that may have been joined, those from the last key frame before the start on.
+
+        Only who has read it from the beginning knows what its clock says, for the same time can come twice in it.
+        """
+        if self._begin_s is not None and is_joinable(self._container):
+            group: list[Any] = []
+            begin = self._begin_s / self._info.time_base
+            for packet in packets:
+                late = packet.pts is not None and packet.pts > begin
+                if packet.is_keyframe and not late:
+                    group.clear()
+                group.append(packet)
+                if late or len(group) > _GROUP_MAX:
+                    break
+            yield from group
+        yield from packets
 
     def _demux(self) -> Iterator[Any]:
         """The packets with something in them; goes on behind what cannot be read."""

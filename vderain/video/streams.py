@@ -279,12 +279,12 @@ class StreamCopier:
         for stream in self._container.streams:
             if stream.index not in self._targets:
                 stream.discard = Discard.all  # the demuxer then skips its bytes where the format lets it
-        if cut.begin_s is not None and cut.begin_s > 1 and self._targets:
+        joinable = is_joinable(self._container)  # its clock may begin again, and the video says when
+        if cut.begin_s is not None and cut.begin_s > 1 and self._targets and not joinable:
             with input_errors(self._source):  # a second early: formats without an index seek by guessing
                 self._container.seek(int((cut.begin_s - 1) * av.time_base))
         wanted = [stream for stream in self._container.streams if stream.index in self._targets]
-        joinable = is_joinable(self._container)
-        if joinable:  # its clock may begin again, and the video says when
+        if joinable:
             video = self._container.streams[self._main_index]
             video.discard = Discard.default
             wanted = [*wanted, video] if wanted else []
