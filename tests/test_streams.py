@@ -19,6 +19,7 @@ from vderain.video.captions import _words
 from vderain.video.describe import describe
 from vderain.video.encoders import EncodeOptions
 from vderain.video.entries import rename_entries, sample_entries
+from vderain.video.fields import shows_fields
 from vderain.video.orientation import Orientation
 from vderain.video.reader import VideoReader
 from vderain.video.timecode import advance
@@ -165,6 +166,37 @@ def test_fields_become_whole_pictures(tmp_path: Path, top_first: bool, caplog: p
             kept = slice(0 if top_first else 1, None, 2)
             assert np.array_equal(old[kept], new[kept])  # the earlier field is the file's own
             assert not after.interlaced_frame
+
+
+@pytest.mark.parametrize("top_first", [True, False])
+def test_a_wrong_flag_is_not_believed(tmp_path: Path, top_first: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Until a comb is seen on the way; no picture comes twice, too late or not at all."""
+    source = interlaced(tmp_path / "in.mkv", "ffv1", top_first, frames=60, whole=40)
+    assert not describe(source).interlaced
+    with caplog.at_level(logging.INFO):
+        result = untouched(source, tmp_path / "out.mkv", LOSSLESS)
+    assert "its pictures are whole" in caplog.text and result.changed == ("interlaced pictures (deinterlaced)",)
+    before, after = snapshot(source), snapshot(result.target)
+    same = [a == b for a, b in zip(before.pictures, after.pictures, strict=True)]
+    assert all(same[:40]) and not any(same[43:])
+    assert before.times == after.times
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_flag_is_believed_where_nothing_speaks_against_it(tmp_path: Path, moves: bool) -> None:
+    """Three whole pictures of five, as in film made interlaced, or a picture that stands still."""
+    source = interlaced(tmp_path / "in.mkv", "ffv1", frames=40)
+    with av.open(str(source)) as container:
+        pictures = list(container.decode(video=0))
+    if not moves:
+        pictures = pictures[:1] * 40
+    assert shows_fields(iter(pictures))
+    whole = interlaced(tmp_path / "whole.mkv", "ffv1", frames=40, whole=40)
+    with av.open(str(whole)) as container:
+        progressive = list(container.decode(video=0))
+    assert not shows_fields(iter(progressive))
+    telecined = [progressive[n] if n % 5 < 3 else pictures[n] for n in range(40)]
+    assert not moves or shows_fields(iter(telecined))
 
 
 def test_strict_refuses_fields(tmp_path: Path) -> None:

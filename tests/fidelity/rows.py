@@ -338,6 +338,7 @@ PICTURE = [
     Row("interlaced, top field first", lambda f: interlaced(f / "in.mkv", "mpeg2video", qmin="2"), pixels=False),
     Row("interlaced, bottom field first", lambda f: interlaced(f / "in.mkv", "ffv1", top_first=False), pixels=False),
     Row("interlaced H.264", lambda f: interlaced(f / "in.mkv", "libx264", **{"x264-params": "tff=1"}), pixels=False),
+    Row("flagged as interlaced, but progressive", lambda f: interlaced(f / "in.mkv", "ffv1", frames=32, whole=32)),
     Row("pictures that change their size", resized, pixels=False),
     Row("a cover picture", put("in.mp4", cover())),
     Row("a cover picture in Matroska", put("in.mkv", attachment("cover.png", "image/png", png()))),

@@ -41,7 +41,7 @@ class Decoding:
 
     def __init__(self, path: Path, info: StreamInfo, begin_s: Fraction | None = None) -> None:
         self.missing = 0
-        self.whole = Deinterlacer()
+        self.whole = Deinterlacer(trust_flags=not info.misflagged)
         self._path = path
         self._info = info
         self._in_order = info.clock != "pts"  # pictures take the packets' stamps in order, whatever the decoder says

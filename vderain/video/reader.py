@@ -119,6 +119,8 @@ class VideoReader:
         if self.info.clock == "rate":
             rate = float(1 / self.info.time_base)
             log.warning("'%s' has no time stamps: its clock is made from %.6g frames/s.", self.path.name, rate)
+        if self.info.misflagged:
+            log.info("'%s' is flagged as interlaced, but its pictures are whole: they stay so.", self.path.name)
         if self.info.tags.matrix == UNSPECIFIED and self.info.colour.matrix != "rgb":
             size = f"{self.info.width_px}x{self.info.height_px}"
             name = self.info.colour.matrix.upper().replace("BT", "BT.")
