@@ -289,3 +289,25 @@ def test_data_of_a_kind_without_a_name_keeps_its_kind(tmp_path: Path, suffix: st
 def description_of_data(path: Path, suffix: str) -> tuple[list[bool], list[str]]:
     data = [s for s in describe(path, suffix).streams if s.kind == "data"]
     return [s.kept for s in data], [s.codec for s in data]
+
+
+def test_what_a_muxer_counted_in_the_source_is_not_said_of_a_part(tmp_path: Path) -> None:
+    """Matroska's tags of statistics; who encoded a sound stays true of it, as long as it is copied."""
+    counted = {"BPS": "128000", "NUMBER_OF_FRAMES": "500", "DURATION-eng": "01:00:00"}
+    tags = {"ENCODER": "A recorder", "COMMENT": "left", **counted}
+    plain = assemble(tmp_path / "plain.mkv", Clip(frames=60), [sound("aac", seconds=2)])
+    source = tmp_path / "in.mkv"
+    with av.open(str(plain)) as before, av.open(str(source), "w") as output:
+        streams = [output.add_stream_from_template(stream, opaque=True) for stream in before.streams]
+        streams[1].metadata.update(tags)
+        for packet in (p for p in before.demux() if p.size):
+            packet.stream = streams[packet.stream_index]
+            output.mux(packet)
+    result = untouched(source, tmp_path / "out.mkv", duration_s=0.5)
+    with av.open(str(result.target)) as container:
+        tags = container.streams.audio[0].metadata
+    assert {key: tags.get(key) for key in ("ENCODER", "COMMENT")} == {"ENCODER": "A recorder", "COMMENT": "left"}
+    assert not set(counted) & set(tags)
+    recoded = untouched(source, tmp_path / "out.webm", EncodeOptions(preset="8"))
+    with av.open(str(recoded.target)) as container:
+        assert "A recorder" not in container.streams.audio[0].metadata.values()

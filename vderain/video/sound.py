@@ -10,7 +10,7 @@ import av
 import av.filter
 
 from vderain.video.source import codec_name
-from vderain.video.tags import tags_for
+from vderain.video.tags import dress
 
 _LOSSLESS = frozenset({"flac", "alac", "wavpack", "tta", "truehd", "mlp", "ape", "shorten", "tak"})
 _PCM = {  # samples as they are decoded -> PCM that holds them all
@@ -65,8 +65,7 @@ def _add(output: Any, encoder: str, source: Any) -> Any:
     stream.codec_context.layout = _LAYOUTS.get(channels, context.layout.name)
     if encoder in _SMALL:
         stream.codec_context.bit_rate = _BITS_A_CHANNEL * channels
-    stream.metadata.update(tags_for(output.format.name, source.metadata))
-    stream.disposition = source.disposition
+    dress(stream, source, copied=False)
     return stream
 
 

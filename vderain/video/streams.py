@@ -18,7 +18,7 @@ from vderain.video import captions, sound
 from vderain.video.continuity import continuous, is_joinable
 from vderain.video.entries import sample_entries
 from vderain.video.source import codec_name, input_errors, open_input, stream_name
-from vderain.video.tags import tags_for
+from vderain.video.tags import dress
 
 log = logging.getLogger(__name__)
 
@@ -143,8 +143,7 @@ def _recoder(output: OutputContainer, stream: Any) -> "sound.Recoder | captions.
 def add_copy(output: OutputContainer, stream: Any) -> Any:
     """Adds a stream to ``output`` that takes the packets of ``stream`` unchanged."""
     copy = output.add_stream_from_template(stream, opaque=True)
-    copy.metadata.update(tags_for(output.format.name, stream.metadata))
-    copy.disposition = stream.disposition
+    dress(copy, stream, copied=True)
     return copy
 
 
@@ -229,8 +228,7 @@ class StreamCopier:
         with av.open(_file_of_data()) as template:  # PyAV's own way to add data asks MOV's muxer, which denies it
             copy: Any = output.add_stream_from_template(template.streams[0])
         copy.time_base = stream.time_base
-        copy.metadata.update(tags_for(output.format.name, stream.metadata))
-        copy.disposition = stream.disposition
+        dress(copy, stream, copied=True)
         self._targets[stream.index] = copy
         self.kinds[copy.index + 1] = codec_name(stream)
 

@@ -28,7 +28,7 @@ from vderain.video.readback import lost_chapters, lost_colour, lost_of_file, los
 from vderain.video.reader import VideoReader
 from vderain.video.source import codec_name, open_input
 from vderain.video.streams import TIMECODE, StreamCopier, chapters_in, output_format
-from vderain.video.tags import lasting, tags_for
+from vderain.video.tags import dress, lasting
 from vderain.video.target import check_target, muxer_options, output_error
 from vderain.video.telemetry import HOLDERS, Hidden, carry_over, hidden_parts, within
 from vderain.video.timecode import advance
@@ -185,10 +185,9 @@ class VideoWriter:
     def _dress(self, source: Any) -> None:
         """What belongs to the video stream besides its pictures: tags, flags, rotation."""
         info = self._reader.info
-        self._stream.metadata.update(tags_for(self._muxer, lasting(source.metadata)))
+        dress(self._stream, source, copied=False)
         if (timecode := self._timecode()) is not None:
             self._stream.metadata.setdefault("timecode", timecode)
-        self._stream.disposition = source.disposition
         if info.display_matrix is None:
             return
         if self._muxer in _ROTATING:
