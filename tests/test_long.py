@@ -144,7 +144,9 @@ def test_two_hours_of_time_stamps(tmp_path: Path, rate: Fraction, time_base: Fra
 @pytest.mark.long
 @pytest.mark.timeout(4 * TWO_HOURS_S)
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_two_hours_of_1080p(tmp_path: Path, suffix: str) -> None:
+def test_two_hours_of_1080p(tmp_path: Path, suffix: str, request: pytest.FixtureRequest) -> None:
     """What may grow is the index that MP4 keeps in memory until the end: some hundred bytes a packet."""
-    loop = Loop(rate=Fraction(30000, 1001), size=(1920, 1080), round_frames=60, sound_hz=SOUND_HZ, sound_samples=1024)
+    seconds = request.config.getoption("--film-seconds")
+    ntsc = Fraction(30000, 1001)
+    loop = Loop(seconds, ntsc, size=(1920, 1080), round_frames=60, sound_hz=SOUND_HZ, sound_samples=1024)
     run(tmp_path, loop, suffix, may_grow_bytes=96 << 20)
