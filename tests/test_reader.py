@@ -12,6 +12,7 @@ import pytest
 from clips import VFR_PTS, Clip, damaged, decoded_pts, make, picture, samples, truncated
 
 from vderain.errors import DamageError, InputError, UsageError
+from vderain.video.decoding import _shows_picture
 from vderain.video.frame import Frame
 from vderain.video.reader import Damage, VideoReader
 
@@ -186,6 +187,14 @@ def test_a_truncated_file_gives_what_it_has(tmp_path: Path, clip: Make) -> None:
     assert "ends early" in damage.events[-1]
     with VideoReader(cut, strict=True) as reader, pytest.raises(DamageError):
         list(reader.frames())
+
+
+def test_a_packet_promises_a_picture_where_it_shows_one() -> None:
+    """VP9: a hidden frame alone does not, one in a packet with a shown frame does."""
+    hidden, shown = b"\x84\0", b"\x86\0"
+    index = bytes([0b110_00_001, len(hidden), len(shown), 0b110_00_001])
+    for data, expected in ((hidden, False), (shown, True), (hidden + shown + index, True)):
+        assert _shows_picture("vp9", av.Packet(data)) == expected
 
 
 def test_a_second_pass_starts_afresh(tmp_path: Path, clip: Make) -> None:

@@ -16,6 +16,7 @@ from vderain.video.fields import shows_fields
 from vderain.video.frame import Colour
 from vderain.video.light import Light, light_of
 from vderain.video.planes import UNSPECIFIED, Layout, colour_of, nearest_layout
+from vderain.video.sidedata import unkept
 from vderain.video.source import codec_name, description, open_input
 
 log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class StreamInfo:
         misflagged: whether it is flagged as if it did, while pictures of the part that is read are whole.
         light: how bright HDR is meant to be, or None.
         crop: what is left out of the decoded pictures because the container says so.
+        unkept: what the first picture carries beside its samples that an output will not have, in words.
     """
 
     width_px: int
@@ -107,6 +109,7 @@ class StreamInfo:
     misflagged: bool = False
     light: Light | None = None
     crop: Crop = Crop()
+    unkept: tuple[str, ...] = ()
 
 
 def probe(
@@ -164,6 +167,7 @@ def probe(
         misflagged=misflagged,
         light=light_of(picture),
         crop=crop,
+        unkept=tuple(sorted(unkept(picture))),
     )
 
 

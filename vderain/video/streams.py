@@ -17,10 +17,8 @@ from vderain.errors import UsageError
 from vderain.video import captions, sound
 from vderain.video.continuity import continuous, is_joinable
 from vderain.video.entries import sample_entries
-from vderain.video.source import codec_name, input_errors, open_input, stream_name
+from vderain.video.source import codec_name, input_errors, open_input, read_packets, stream_name
 from vderain.video.tags import dress
-
-log = logging.getLogger(__name__)
 
 DEFAULT_SUFFIX = ".mp4"
 CONTAINERS = {  # file suffix -> FFmpeg muxer
@@ -286,9 +284,9 @@ class StreamCopier:
             video = self._container.streams[self._main_index]
             video.discard = Discard.default
             wanted = [*wanted, video] if wanted else []
-        self._packets = self._container.demux(*wanted) if wanted else iter(())
+        self._packets = read_packets(self._container, wanted, logging.WARNING)
         if joinable:
-            self._packets = continuous((p for p in self._packets if p.size), self._main_index)
+            self._packets = continuous(self._packets, self._main_index)
         self._advance()
 
     def copy_until(self, output: OutputContainer, time_s: Fraction | None) -> None:
@@ -315,14 +313,7 @@ class StreamCopier:
 
     def _advance(self) -> None:
         """Looks for the next packet that belongs into the output."""
-        self._next = None
-        try:
-            for packet in self._packets:
-                if packet.size and self._wanted(packet):
-                    self._next = packet
-                    return
-        except (av.error.FFmpegError, OSError) as error:
-            log.warning("The other streams of '%s' end early: %s", self._source.name, error)
+        self._next = next((packet for packet in self._packets if self._wanted(packet)), None)
 
     def _wanted(self, packet: Any) -> bool:
         if packet.stream.disposition & Disposition.attached_pic:
