@@ -21,6 +21,7 @@ signal.signal(
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--film-seconds", type=int, default=7200, help="length of the film of `pytest -m long` in 1080p")
     parser.addoption("--write-matrix", action="store_true", help="write docs/fidelity.md from the rows that are run")
 
 

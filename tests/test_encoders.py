@@ -20,6 +20,7 @@ from vderain.errors import OutputError, UsageError
 from vderain.process import Options, process
 from vderain.video import codecs, encoders
 from vderain.video.encoders import EncodeOptions
+from vderain.video.frame import Frame
 from vderain.video.rate import source_rate
 from vderain.video.reader import VideoReader
 
@@ -379,3 +380,25 @@ def test_an_index_in_front(tmp_path: Path, clip: Make) -> None:
 def test_reading_does_not_need_to_know_the_codec(tmp_path: Path, clip: Make) -> None:
     with VideoReader(clip("in.mov", codec="prores_ks", pixel_format="yuv422p10le", frames=2)) as reader:
         assert reader.info.codec == "prores"
+
+
+@pytest.mark.parametrize("codec", ["av1", "vp9", "ffv1"])
+@pytest.mark.parametrize("suffix", [".mov", ".ts"])
+def test_a_codec_that_the_container_refuses_is_seen_at_once(
+    tmp_path: Path, clip: Make, codec: str, suffix: str
+) -> None:
+    """MOV's muxer refuses AV1 and VP9 with its header, and a transport stream takes them as data nobody can read."""
+    shown: list[Frame] = []
+    with pytest.raises(UsageError, match=rf"{suffix} file cannot hold {codec}") as caught:
+        process(
+            clip(frames=3), tmp_path / f"out{suffix}", Options(strength=0, encode=EncodeOptions(codec=codec)),
+            see=lambda before, after, turns: shown.append(after),
+        )  # fmt: skip
+    assert ".mkv" in caught.value.cure
+    assert shown == [] and names_in(tmp_path) == {"clip.mp4"}
+
+
+@pytest.mark.parametrize("encoder", ["libsvtav1", "libvpx-vp9"])
+def test_the_default_codec_is_one_that_the_container_holds(tmp_path: Path, clip: Make, encoder: str) -> None:
+    source = clip("in.mp4", codec=encoder, pixel_format="yuv420p10le" if "svt" in encoder else "yuv420p", frames=3)
+    assert video_of(copied(source, tmp_path / "out.mov"))[0] in ("h264", "hevc")

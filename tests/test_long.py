@@ -10,9 +10,11 @@ from typing import Any
 import av
 import numpy as np
 import pytest
+from clips import Clip, identical, make
 
 from vderain.process import Options, Progress, process
 from vderain.video.encoders import EncodeOptions
+from vderain.video.reader import VideoReader
 
 TWO_HOURS_S = 7200
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 4096
@@ -144,7 +146,34 @@ def test_two_hours_of_time_stamps(tmp_path: Path, rate: Fraction, time_base: Fra
 @pytest.mark.long
 @pytest.mark.timeout(4 * TWO_HOURS_S)
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
-def test_two_hours_of_1080p(tmp_path: Path, suffix: str) -> None:
+def test_two_hours_of_1080p(tmp_path: Path, suffix: str, request: pytest.FixtureRequest) -> None:
     """What may grow is the index that MP4 keeps in memory until the end: some hundred bytes a packet."""
-    loop = Loop(rate=Fraction(30000, 1001), size=(1920, 1080), round_frames=60, sound_hz=SOUND_HZ, sound_samples=1024)
+    seconds = request.config.getoption("--film-seconds")
+    ntsc = Fraction(30000, 1001)
+    loop = Loop(seconds, ntsc, size=(1920, 1080), round_frames=60, sound_hz=SOUND_HZ, sound_samples=1024)
     run(tmp_path, loop, suffix, may_grow_bytes=96 << 20)
+
+
+def peak_bytes(*arguments: object) -> int:
+    """The most memory that the command line takes in a process of its own; it must succeed."""
+    program = [sys.executable, "-c", "from vderain.cli import main; main()", *map(str, arguments)]
+    process_id = os.spawnv(os.P_NOWAIT, sys.executable, program)
+    _, status, used = os.wait4(process_id, 0)
+    assert os.waitstatus_to_exitcode(status) == 0
+    return used.ru_maxrss * 1024
+
+
+@linux
+@pytest.mark.long
+@pytest.mark.timeout(TWO_HOURS_S)
+@pytest.mark.parametrize("size", [(7680, 4320)])
+def test_pictures_of_8k_stay_as_they_are(tmp_path: Path, size: tuple[int, int]) -> None:
+    clip = Clip(frames=2, codec="ffv1", size=size, time_base=Fraction(1, 1000), encoder_options={"slices": "24"})
+    source, target = make(tmp_path / "in.mkv", clip), tmp_path / "out.mkv"
+    peak = peak_bytes("process", source, "-o", target, "--strength", 0, "--codec", "ffv1")
+    with VideoReader(source) as before, VideoReader(target) as after:
+        pairs = zip(before.frames(), after.frames(), strict=True)
+        same = [identical([a.planes], [b.planes]) for a, b in pairs]
+    assert same == [True, True]
+    print(f"{size[0]}x{size[1]}: {peak / 1e6:.0f} MB at most")
+    assert peak < 3 << 30

@@ -380,3 +380,14 @@ def test_a_released_generator_runs(clip: Make, tmp_path: Path) -> None:
     result = process(source, tmp_path / "out.mp4")
     assert result.model == Options().model
     assert decoded_pts(result.target) == decoded_pts(source)
+
+
+def test_what_the_container_refuses_is_said_before_the_look_at_the_weather(
+    tmp_path: Path, clip: Make, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[object] = []
+    monkeypatch.setattr("vderain.restorer.survey", lambda *args: looked.append(args))
+    options = Options(model=str(tiny), auto=True, encode=EncodeOptions(codec="vp9"))
+    with pytest.raises(UsageError, match="cannot hold vp9"):
+        process(clip(frames=8), tmp_path / "out.mov", options)
+    assert looked == []

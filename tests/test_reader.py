@@ -12,6 +12,7 @@ import pytest
 from clips import VFR_PTS, Clip, damaged, decoded_pts, make, picture, samples, truncated
 
 from vderain.errors import DamageError, InputError, UsageError
+from vderain.video.decoding import _shows_picture
 from vderain.video.frame import Frame
 from vderain.video.reader import Damage, VideoReader
 
@@ -188,6 +189,14 @@ def test_a_truncated_file_gives_what_it_has(tmp_path: Path, clip: Make) -> None:
         list(reader.frames())
 
 
+def test_a_packet_promises_a_picture_where_it_shows_one() -> None:
+    """VP9: a hidden frame alone does not, one in a packet with a shown frame does."""
+    hidden, shown = b"\x84\0", b"\x86\0"
+    index = bytes([0b110_00_001, len(hidden), len(shown), 0b110_00_001])
+    for data, expected in ((hidden, False), (shown, True), (hidden + shown + index, True)):
+        assert _shows_picture("vp9", av.Packet(data)) == expected
+
+
 def test_a_second_pass_starts_afresh(tmp_path: Path, clip: Make) -> None:
     with VideoReader(damaged(clip(frames=20), tmp_path / "damaged.mp4", (7,))) as reader:
         first = times(list(reader.frames()))
@@ -207,6 +216,24 @@ def test_start_and_duration_choose_frames(clip: Make, suffix: str) -> None:
     assert len(part) == len(chosen) == 10
     assert [t - times(chosen)[0] for t in times(chosen)] == times(part)
     assert all(np.array_equal(a.planes[0], b.planes[0]) for a, b in zip(part, chosen, strict=True))
+
+
+@pytest.mark.parametrize("begins_s", [(0, 0), (100, 3)])
+def test_a_part_of_a_joined_recording_is_chosen_on_its_one_clock(tmp_path: Path, begins_s: tuple[int, int]) -> None:
+    """A recorder that begins to count anew: the same time may come twice in the file."""
+    path = tmp_path / "joined.ts"
+    for number, begin_s in enumerate(begins_s):
+        pts = [begin_s * 90000 + 3600 * n for n in range(50)]
+        one = make(tmp_path / f"{number}.ts", Clip(pts=pts, rate=Fraction(25), b_frames=2, gop=10))
+        with path.open("ab") as file:
+            file.write(one.read_bytes())
+    whole, _ = read(path)
+    assert [t - times(whole)[0] for t in times(whole)] == [Fraction(n, 25) for n in range(100)]
+    for first in (0, 13, 49, 50, 51, 73):
+        part, damage = read(path, start_s=first / 25, duration_s=0.4)
+        assert damage == Damage() and len(part) == 10
+        pairs = zip(part, whole[first : first + 10], strict=True)
+        assert all(np.array_equal(a.planes[0], b.planes[0]) for a, b in pairs), first
 
 
 def test_a_part_that_is_empty_is_a_usage_error(clip: Make) -> None:

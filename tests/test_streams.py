@@ -8,8 +8,8 @@ from typing import Any
 import av
 import numpy as np
 import pytest
-from clips import Clip, make, packets
-from fidelity.rows import MATRICES
+from clips import Clip, make, packets, remux, truncated
+from fidelity.rows import MATRICES, resized
 from fidelity.snapshot import snapshot
 from fidelity.sources import assemble, interlaced, mov_text, sound, telemetry, text, with_clean_aperture
 
@@ -19,6 +19,7 @@ from vderain.video.captions import _words
 from vderain.video.describe import describe
 from vderain.video.encoders import EncodeOptions
 from vderain.video.entries import rename_entries, sample_entries
+from vderain.video.fields import shows_fields
 from vderain.video.orientation import Orientation
 from vderain.video.reader import VideoReader
 from vderain.video.timecode import advance
@@ -167,6 +168,37 @@ def test_fields_become_whole_pictures(tmp_path: Path, top_first: bool, caplog: p
             assert not after.interlaced_frame
 
 
+@pytest.mark.parametrize("top_first", [True, False])
+def test_a_wrong_flag_is_not_believed(tmp_path: Path, top_first: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """Until a comb is seen on the way; no picture comes twice, too late or not at all."""
+    source = interlaced(tmp_path / "in.mkv", "ffv1", top_first, frames=60, whole=40)
+    assert not describe(source).interlaced
+    with caplog.at_level(logging.INFO):
+        result = untouched(source, tmp_path / "out.mkv", LOSSLESS)
+    assert "its pictures are whole" in caplog.text and result.changed == ("interlaced pictures (deinterlaced)",)
+    before, after = snapshot(source), snapshot(result.target)
+    same = [a == b for a, b in zip(before.pictures, after.pictures, strict=True)]
+    assert all(same[:40]) and not any(same[43:])
+    assert before.times == after.times
+
+
+@pytest.mark.parametrize("moves", [True, False])
+def test_a_flag_is_believed_where_nothing_speaks_against_it(tmp_path: Path, moves: bool) -> None:
+    """Three whole pictures of five, as in film made interlaced, or a picture that stands still."""
+    source = interlaced(tmp_path / "in.mkv", "ffv1", frames=40)
+    with av.open(str(source)) as container:
+        pictures = list(container.decode(video=0))
+    if not moves:
+        pictures = pictures[:1] * 40
+    assert shows_fields(iter(pictures))
+    whole = interlaced(tmp_path / "whole.mkv", "ffv1", frames=40, whole=40)
+    with av.open(str(whole)) as container:
+        progressive = list(container.decode(video=0))
+    assert not shows_fields(iter(progressive))
+    telecined = [progressive[n] if n % 5 < 3 else pictures[n] for n in range(40)]
+    assert not moves or shows_fields(iter(telecined))
+
+
 def test_strict_refuses_fields(tmp_path: Path) -> None:
     source = interlaced(tmp_path / "in.mkv", "ffv1", frames=3)
     with pytest.raises(DamageError, match="is interlaced"):
@@ -257,3 +289,82 @@ def test_data_of_a_kind_without_a_name_keeps_its_kind(tmp_path: Path, suffix: st
 def description_of_data(path: Path, suffix: str) -> tuple[list[bool], list[str]]:
     data = [s for s in describe(path, suffix).streams if s.kind == "data"]
     return [s.kept for s in data], [s.codec for s in data]
+
+
+def test_what_a_muxer_counted_in_the_source_is_not_said_of_a_part(tmp_path: Path) -> None:
+    """Matroska's tags of statistics; who encoded a sound stays true of it, as long as it is copied."""
+    counted = {"BPS": "128000", "NUMBER_OF_FRAMES": "500", "DURATION-eng": "01:00:00"}
+    tags = {"ENCODER": "A recorder", "COMMENT": "left", **counted}
+    plain = assemble(tmp_path / "plain.mkv", Clip(frames=60), [sound("aac", seconds=2)])
+    source = tmp_path / "in.mkv"
+    with av.open(str(plain)) as before, av.open(str(source), "w") as output:
+        streams = [output.add_stream_from_template(stream, opaque=True) for stream in before.streams]
+        streams[1].metadata.update(tags)
+        for packet in (p for p in before.demux() if p.size):
+            packet.stream = streams[packet.stream_index]
+            output.mux(packet)
+    result = untouched(source, tmp_path / "out.mkv", duration_s=0.5)
+    with av.open(str(result.target)) as container:
+        tags = container.streams.audio[0].metadata
+    assert {key: tags.get(key) for key in ("ENCODER", "COMMENT")} == {"ENCODER": "A recorder", "COMMENT": "left"}
+    assert not set(counted) & set(tags)
+    recoded = untouched(source, tmp_path / "out.webm", EncodeOptions(preset="8"))
+    with av.open(str(recoded.target)) as container:
+        assert "A recorder" not in container.streams.audio[0].metadata.values()
+
+
+def test_a_truncated_file_gives_the_streams_it_has(tmp_path: Path) -> None:
+    parts = [sound("aac", seconds=2), telemetry()]
+    whole = assemble(tmp_path / "whole.mp4", Clip(frames=60), parts, options={"movflags": "faststart"})
+    source = truncated(whole, tmp_path / "in.mp4", 0.7)
+    assert describe(source).gps_fixes == 0
+    before, after = packets(whole, "audio"), packets(untouched(source, tmp_path / "out.mp4").target, "audio")
+    assert len(before) / 3 < len(after) < len(before)
+    assert [packet[3] for packet in after[:-1]] == [packet[3] for packet in before[: len(after) - 1]]
+
+
+def supplemental(kind: int, payload: bytes) -> bytes:
+    """A unit of supplemental enhancement information, as MP4 stores it (ITU-T H.264, 7.3.2.3)."""
+    unit = bytes([6, kind, len(payload)]) + payload + b"\x80"
+    return len(unit).to_bytes(4, "big") + unit
+
+
+CAPTIONS = supplemental(4, bytes.fromhex("b50031") + b"GA94" + bytes.fromhex("0341fffc9420ff"))  # CTA-708 in ATSC A/53
+OWN_DATA = supplemental(5, bytes(range(1, 17)) + b"N5056.4 E00657.6")
+
+
+@pytest.mark.parametrize(
+    ("unit", "words"), [(CAPTIONS, "closed captions in the pictures"), (OWN_DATA, "user data in the pictures")]
+)
+def test_what_lies_between_the_pictures_is_named(tmp_path: Path, unit: bytes, words: str) -> None:
+    plain = make(tmp_path / "plain.mp4", Clip(frames=8))  # with x264's own settings, which are those of the old stream
+    source = remux(plain, tmp_path / "in.mp4", lambda number, data: unit + data)
+    assert untouched(plain, tmp_path / "a.mp4").dropped == () and not describe(plain).hidden
+    assert untouched(source, tmp_path / "b.mp4").dropped == (words,)
+    assert [(part.name, part.kept) for part in describe(source).hidden] == [(words, False)]
+
+
+def test_conversions_on_the_way_are_named(tmp_path: Path) -> None:
+    assert "(converted to its)" in "".join(untouched(resized(tmp_path), tmp_path / "a.mkv").changed)
+    for pixel_format, lost, changed in (
+        ("yuva420p", ("transparency of the pictures",), ()),
+        ("yuv411p", (), ("yuv411p pictures written as yuv422p",)),
+        ("yuv440p", (), ("yuv440p pictures written as yuv444p",)),
+    ):
+        clip = Clip(frames=2, codec="ffv1", pixel_format=pixel_format, time_base=Fraction(1, 1000))
+        result = untouched(make(tmp_path / f"{pixel_format}.mkv", clip), tmp_path / f"{pixel_format}.out.mkv", LOSSLESS)
+        assert (result.dropped, result.changed) == (lost, changed)
+
+
+def test_sound_that_changes_its_channels_on_the_way(tmp_path: Path) -> None:
+    """Broadcasts go from two channels to six and back; what is encoded anew has one kind."""
+    path = tmp_path / "in.ts"
+    for number, layout in enumerate(("mono", "stereo", "mono")):
+        clip = Clip(pts=[90000 * (number + 1) + 3600 * n for n in range(25)], rate=Fraction(25))
+        tone = sound("mp2", layout, start_s=Fraction(number + 1), seconds=1)
+        with path.open("ab") as file:
+            file.write(assemble(tmp_path / f"{number}.ts", clip, [tone]).read_bytes())
+    result = untouched(path, tmp_path / "out.webm", EncodeOptions(preset="8"))
+    begin_s, samples = heard(result.target)
+    assert abs(begin_s - 1) < Fraction(1, 20) and len(samples) / 48000 == pytest.approx(3, abs=0.1)
+    assert all(np.abs(second).max() > 0.1 for second in np.array_split(samples, 3))

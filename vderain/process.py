@@ -5,48 +5,37 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from threading import Event
 
 import cv2
-import numpy as np
 
 from vderain import __version__
 from vderain.errors import UsageError
-from vderain.model.checkpoint import load_checkpoint
-from vderain.model.released import DROPS_MODEL
-from vderain.options import Options, needs_network, settings, weights
-from vderain.restore.compare import compare
-from vderain.restore.derain import Derainer
-from vderain.restore.device import choose_place, cores, side_by_side
-from vderain.restore.gate import Gate, by_gate
-from vderain.restore.guard import guard
-from vderain.restore.parallel import StageClock, give_back_memory, ordered_map, prefetch, tame_allocator, unless
-from vderain.restore.spells import Spell, by_spell, spells, survey
-from vderain.restore.steady import steady
-from vderain.restore.temporal import RADIUS, Derained, sights, still, windows_of
-from vderain.restore.wiper import Wiper, enlarged
+from vderain.options import Options, settings, weights
+from vderain.restore.parallel import StageClock, give_back_memory, prefetch, tame_allocator, unless
+from vderain.restore.spells import Spell
+from vderain.restore.temporal import RADIUS
+from vderain.restorer import Loaded, Restorer, load
 from vderain.video.clip import (
     Progress,
     Reader,
     Writer,
     check_name,
     check_source,
+    create_clip,
     duration_s,
     open_clip,
     quarter_turns,
 )
-from vderain.video.colour import add_residual
 from vderain.video.fingerprint import fingerprint
 from vderain.video.frame import Frame
 from vderain.video.gps import gpx_file, read_fixes
-from vderain.video.pictures import PictureReader, PictureWriter, is_pictures
+from vderain.video.pictures import PictureReader, is_pictures
 from vderain.video.reader import VideoReader
 from vderain.video.segments import SEGMENT_FRAMES, SegmentedWriter, SegmentStore
 from vderain.video.streams import CONTAINERS, DEFAULT_SUFFIX
-from vderain.video.writer import VideoWriter
 
 __all__ = ["Loaded", "Options", "Progress", "Result", "See", "default_target", "load", "process"]
 
@@ -96,31 +85,7 @@ class Result:
     stages_s: dict[str, float] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """Generators at their place, ready for as many files as come; no wiper where drops are not looked for."""
-
-    name: str
-    derainer: Derainer
-    wiper: Wiper | None
-
-
 See = Callable[[Frame, Frame, int], None]  # frame as decoded, frame less rain, quarter turns to be shown by
-
-
-def load(options: Options) -> Loaded | None:
-    """What `process` needs of a model; None where these options need no network.
-
-    Raises:
-        CheckpointError: there is no such model, or it is unusable.
-        DeviceError: the device asked for is not there.
-    """
-    if not needs_network(options):
-        return None
-    checkpoint = load_checkpoint(options.model)
-    place = choose_place(options.device, options.precision)
-    wiper = Wiper(Derainer(load_checkpoint(DROPS_MODEL).generator, place), options.guard) if options.drops else None
-    return Loaded(checkpoint.name, Derainer(checkpoint.generator, place, options.batch_size), wiper)
 
 
 def default_target(source: Path, container: str | None = None) -> Path:
@@ -165,15 +130,13 @@ def process(
     target = target or default_target(source, options.container)
     check_name(target, source, options.overwrite)
     started_s, cpu_s = time.monotonic(), time.process_time()
-    reader: Reader
-    writer: Writer
     cv2.setNumThreads(1)  # frames are worked on side by side
     tame_allocator()
     clock = StageClock()
-    restorer = _Restorer(options, clock, loaded or load(options))
+    restorer = Restorer(options, clock, loaded or load(options))
     stop = Event()
     with ExitStack() as stack:
-        reader = _open(source, options)
+        reader = open_clip(source, options.strict, options.start_s, options.duration_s, options.rate)
         stack.enter_context(reader)
         store = _store(resume, reader, target, options, restorer.device, segment_frames)
         if store is not None:
@@ -182,13 +145,14 @@ def process(
         skipped = max(0, kept - CONTEXT)  # the frames before a joint are looked at, not written
         single = isinstance(reader, PictureReader) and reader.count == 1
         turns = quarter_turns(reader)
-        weather = None if single else _weather(source, options, restorer, turns)
-        decoded = unless(stop, prefetch(islice(reader.frames(), skipped, None), AHEAD))
-        restored = prefetch(restorer(decoded, turns, single, _pixels(reader), weather, skipped), AHEAD, stop)
-        stack.enter_context(closing(restored))  # left after the writer, so that an unfinished file is gone at once
+        work = stack.enter_context(ExitStack())  # left after the writer, so that an unfinished file is gone at once
         gpx = stack.enter_context(_track(target, reader, options))
         writer = _create(target, reader, options, store)
-        stack.enter_context(writer)
+        stack.enter_context(writer)  # before any work, for what it refuses
+        weather = None if single else restorer.weather(reader, turns)
+        decoded = unless(stop, prefetch(islice(reader.frames(), skipped, None), AHEAD))
+        restored = prefetch(restorer(decoded, turns, single, _pixels(reader), weather, skipped), AHEAD, stop)
+        work.enter_context(closing(restored))
         total_s, frames, dry = duration_s(reader), kept, store.dry if store else 0
         first_s = float(store.origin_s) if store and store.origin_s is not None else None
         for number, done in enumerate(restored, skipped):
@@ -216,84 +180,6 @@ def process(
         (*getattr(reader, "changed", ()), *getattr(writer, "changed", ())), gpx, restorer.model, restorer.device,
         time.monotonic() - started_s, tuple(weather or ()), stages_s,
     )  # fmt: skip
-
-
-@dataclass(frozen=True, slots=True)
-class _Done:
-    """A frame as decoded, less its rain, and as it is to be written; dry where it was left as it was for that."""
-
-    before: Frame
-    after: Frame
-    shown: Frame
-    dry: bool = False
-
-
-class _Restorer:
-    """Frames to frames less rain, by the options."""
-
-    def __init__(self, options: Options, clock: StageClock, loaded: Loaded | None) -> None:
-        self.options, self.clock = options, clock
-        self.model = loaded.name if loaded else None
-        self.device = str(loaded.derainer.place) if loaded else "-"
-        self.derain = loaded.derainer if loaded else None
-        self.wipe = loaded.wiper if loaded else None
-
-    def __call__(
-        self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int, weather: list[Spell] | None, first: int
-    ) -> Iterator[_Done]:
-        if self.options.strength == 0:
-            yield from (self._finish(frame, frame, turns) for frame in frames)
-        elif weather is None:
-            yield from self._restored(frames, turns, single, frame_px)
-        else:
-            for rainy, spell in by_spell(frames, weather, first):
-                dry = (self._finish(frame, frame, turns, dry=True) for frame in spell)
-                yield from self._restored(spell, turns, single, frame_px) if rainy else dry
-
-    def _restored(self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int) -> Iterator[_Done]:
-        options, timed = self.options, self.clock.timed
-        workers = min(side_by_side(frame_px), options.batch_size or cores())
-        alone = options.temporal == "off" or single
-        radius = 0 if alone else RADIUS
-        clear = sights(frames, workers, turns, timed)
-        clear = self.wipe(clear, workers, radius, timed) if self.wipe else clear
-        if alone:
-            seen = ordered_map(timed("align", still), clear, workers)
-        else:
-            seen = windows_of(clear, workers, timed, keep_motions=options.temporal == "light")
-        if self.derain is None:
-            derained = ordered_map(timed("gate", partial(by_gate, gate=Gate())), seen, workers)
-        else:
-            derained = self.derain(seen, timed)
-            if options.guard:
-                derained = guard(derained, radius, timed=timed)
-            derained = derained if alone else steady(derained, options.temporal == "strong", workers, timed)
-        return ordered_map(timed("add", partial(self._add, turns=turns)), derained, workers)
-
-    def _add(self, derained: Derained, turns: int) -> _Done:
-        sight = derained.window.sight
-        residual = derained.residual.astype(np.float32)
-        if sight.wiped is not None:
-            residual += enlarged(sight.wiped, *residual.shape[:2])
-        residual = np.rot90(residual, -turns) * np.float32(self.options.strength)
-        dry = derained.presence == 0 and sight.wet == 0
-        return self._finish(sight.frame, add_residual(sight.frame, residual), turns, dry)
-
-    def _finish(self, before: Frame, after: Frame, turns: int, dry: bool = False) -> _Done:
-        how = self.options.compare
-        return _Done(before, after, compare(before, after, how, turns) if how else after, dry)
-
-
-def _open(source: Path, options: Options) -> Reader:
-    return open_clip(source, options.strict, options.start_s, options.duration_s, options.rate)
-
-
-def _weather(source: Path, options: Options, restorer: _Restorer, turns: int) -> list[Spell] | None:
-    """A first reading of the clip, for when it rains; None where nobody asked, or nothing can tell."""
-    if not options.auto or restorer.derain is None:
-        return None
-    with _open(source, options) as reader:
-        return spells(survey(reader.frames(), restorer.derain, restorer.wipe, turns))
 
 
 def _check_container(source: Path, target: Path | None, container: str | None) -> None:
@@ -337,13 +223,13 @@ def _store(
 
 def _create(target: Path, reader: Reader, options: Options, store: SegmentStore | None) -> Writer:
     if isinstance(reader, PictureReader):
-        return PictureWriter(target, reader)
+        return create_clip(target, reader, options.encode)
     width_px, height_px = reader.info.width_px, reader.info.height_px
     if options.compare == "side":  # beside each other as shown: a clip on its side grows upwards as stored
         width_px, height_px = (width_px, 2 * height_px) if quarter_turns(reader) % 2 else (2 * width_px, height_px)
     if store is not None:
         return SegmentedWriter(target, reader, options.encode, (width_px, height_px), store)
-    return VideoWriter(target, reader, options.encode, (width_px, height_px))
+    return create_clip(target, reader, options.encode, (width_px, height_px))
 
 
 def _pixels(reader: Reader) -> int:

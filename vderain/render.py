@@ -16,10 +16,10 @@ from vderain.rain.weather import STYLES, Weather
 from vderain.restore.device import choose_place
 from vderain.video.clip import (
     Progress,
-    Reader,
-    Writer,
     check_name,
     check_source,
+    create_clip,
+    damaged_frames,
     duration_s,
     open_clip,
     quarter_turns,
@@ -27,9 +27,6 @@ from vderain.video.clip import (
 from vderain.video.colour import add_residual, code_scale, to_rgb8
 from vderain.video.encoders import EncodeOptions
 from vderain.video.frame import Frame
-from vderain.video.pictures import PictureReader, PictureWriter
-from vderain.video.reader import VideoReader
-from vderain.video.writer import VideoWriter
 
 __all__ = ["Options", "Progress", "Result", "render"]
 
@@ -125,9 +122,9 @@ def render(
     with ExitStack() as stack:
         reader = open_clip(source)
         stack.enter_context(reader)
-        writer = _create(target, reader, options.encode)
+        writer = create_clip(target, reader, options.encode)
         stack.enter_context(writer)
-        masker = _create(mask, reader, EncodeOptions(crf=LOSSLESS_CRF)) if mask else None
+        masker = create_clip(mask, reader, EncodeOptions(crf=LOSSLESS_CRF)) if mask else None
         stack.enter_context(masker or nullcontext())
         rain = _Rain(options, device, quarter_turns(reader))
         total_s, frames = duration_s(reader), 0
@@ -140,7 +137,7 @@ def render(
             report(Progress(frames, rain.time_s + float(frame.duration * frame.time_base), total_s))
     return Result(
         source, target, mask, options.style, options.seed, frames,
-        reader.damage.frames if isinstance(reader, VideoReader) else 0,
+        damaged_frames(reader),
         tuple(getattr(writer, "kept", ())), tuple(getattr(writer, "dropped", ())), str(device),
         time.monotonic() - started_s,
     )  # fmt: skip
@@ -185,9 +182,3 @@ def grey(frame: Frame, opacity_HW: NDArray[np.float32]) -> Frame:
     if len(frame.planes) == 1 or frame.colour.matrix == "rgb":
         return frame.with_planes((codes,) * len(frame.planes))
     return frame.with_planes((codes, *(np.full_like(plane, round(offset[1])) for plane in frame.planes[1:])))
-
-
-def _create(target: Path, reader: Reader, encode: EncodeOptions) -> Writer:
-    if isinstance(reader, PictureReader):
-        return PictureWriter(target, reader)
-    return VideoWriter(target, reader, encode)

@@ -252,6 +252,12 @@ TIME += [
     Row("a transport stream", lambda f: transport(f, Fraction(100))),
     Row("a transport stream whose clock jumps", discontinuous, sees=joined),
     Row(
+        "a part of it behind the jump",
+        discontinuous,
+        options={"start_s": 0.6, "duration_s": 0.2},
+        sees=lambda seen: joined(seen).cut(Fraction(503, 5), Fraction(504, 5), Fraction(503, 5)),
+    ),
+    Row(
         "a transport stream whose clock overflows",
         lambda f: transport(f, Fraction(2**33, 90000) - Fraction(1, 5)),
         sees=from_zero,
@@ -332,6 +338,7 @@ PICTURE = [
     Row("interlaced, top field first", lambda f: interlaced(f / "in.mkv", "mpeg2video", qmin="2"), pixels=False),
     Row("interlaced, bottom field first", lambda f: interlaced(f / "in.mkv", "ffv1", top_first=False), pixels=False),
     Row("interlaced H.264", lambda f: interlaced(f / "in.mkv", "libx264", **{"x264-params": "tff=1"}), pixels=False),
+    Row("flagged as interlaced, but progressive", lambda f: interlaced(f / "in.mkv", "ffv1", frames=32, whole=32)),
     Row("pictures that change their size", resized, pixels=False),
     Row("a cover picture", put("in.mp4", cover())),
     Row("a cover picture in Matroska", put("in.mkv", attachment("cover.png", "image/png", png()))),

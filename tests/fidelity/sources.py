@@ -11,7 +11,7 @@ import av
 import av.filter
 import numpy as np
 from av.stream import Disposition
-from clips import Clip, make, picture
+from clips import Clip, make, picture, textured
 
 Packets = list[Any]
 FONT = bytes(range(256)) * 4
@@ -241,8 +241,11 @@ def _with_flush(packets: Iterator[Any]) -> Iterator[Any]:
     yield None
 
 
-def interlaced(path: Path, codec: str, top_first: bool = True, frames: int = 8, **options: str) -> Path:
-    """A clip of two fields a picture, in which something moves between the fields."""
+def interlaced(path: Path, codec: str, top_first: bool = True, frames: int = 8, whole: int = 0, **options: str) -> Path:
+    """A clip of two fields a picture, in which something moves between the fields.
+
+    The first ``whole`` pictures are flagged as if it did, and are progressive.
+    """
     size = (64, 64)
     with av.open(str(path), "w") as output:
         stream: Any = output.add_stream(codec, rate=25, options=options)
@@ -259,10 +262,11 @@ def interlaced(path: Path, codec: str, top_first: bool = True, frames: int = 8, 
         graph.configure()
         for number in range(frames):
             frame = picture(0, "yuv420p", size)
-            luma: Any = np.frombuffer(frame.planes[0], np.uint8).reshape(size[1], -1)
+            luma: Any = np.frombuffer(frame.planes[0], np.uint8).reshape(size[1], -1)[:, : size[0]]
+            luma[:] = textured(1, size)[..., 0]  # neighbouring lines are alike, as in what cameras see
             early, late = (0, 1) if top_first else (1, 0)
             luma[early::2] = np.roll(luma[early::2], 4 * number, axis=1)
-            luma[late::2] = np.roll(luma[late::2], 4 * number + 2, axis=1)
+            luma[late::2] = np.roll(luma[late::2], 4 * number + 2 * (number >= whole), axis=1)
             frame.pts, frame.time_base = number, Fraction(1, 25)
             graph.push(frame)
             output.mux(stream.encode(graph.pull()))

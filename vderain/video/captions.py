@@ -8,7 +8,7 @@ from typing import Any
 import av
 
 from vderain.video.source import codec_name
-from vderain.video.tags import tags_for
+from vderain.video.tags import dress
 
 _PLAIN = {"mp4": "mov_text", "mov": "mov_text", "matroska": "subrip", "webm": "webvtt"}  # what each muxer holds
 _TEXTS = frozenset({"subrip", "webvtt", "mov_text", "ass", "text"})
@@ -38,8 +38,7 @@ class Rewriter:
     def __init__(self, output: Any, source: Any, codec: str) -> None:
         self.stream: Any = output.add_mux_stream(codec)
         self.stream.time_base = source.time_base
-        self.stream.metadata.update(tags_for(output.format.name, source.metadata))
-        self.stream.disposition = source.disposition
+        dress(self.stream, source, copied=False)
         self._from, self._to = codec_name(source), codec
 
     def __call__(self, packet: Any | None) -> Iterator[Any]:

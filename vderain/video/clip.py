@@ -1,10 +1,11 @@
-"""A clip of any kind: a name enters and becomes a reader; what every job asks of a reader is answered."""
+"""A clip of any kind: a name enters and becomes a reader or writer; what every job asks of a reader is answered."""
 
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
 from vderain.errors import InputError, OutputError, UsageError
+from vderain.video.encoders import EncodeOptions
 from vderain.video.pictures import PictureReader, PictureWriter, is_pictures
 from vderain.video.reader import VideoReader
 from vderain.video.writer import VideoWriter
@@ -65,6 +66,25 @@ def open_clip(
     if is_pictures(source):
         return PictureReader(source, rate, start_s, duration_s)
     return VideoReader(source, strict, start_s, duration_s)
+
+
+def create_clip(target: Path, like: Reader, encode: EncodeOptions, size_px: tuple[int, int] | None = None) -> Writer:
+    """A writer of what a reader's frames become, of its kind; not yet entered.
+
+    Args:
+        target: a file, or a folder where the reader had one.
+        like: entered.
+        encode: codec and quality of a video.
+        size_px: stored width and height of a video's frames, where they are not those of the source.
+    """
+    if isinstance(like, PictureReader):
+        return PictureWriter(target, like)
+    return VideoWriter(target, like, encode, size_px)
+
+
+def damaged_frames(reader: Reader) -> int:
+    """Frames so far for which another stands in; a damaged picture is an error instead."""
+    return reader.damage.frames if isinstance(reader, VideoReader) else 0
 
 
 def quarter_turns(reader: Reader) -> int:

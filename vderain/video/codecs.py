@@ -8,11 +8,11 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 import av
-from av.container import OutputContainer
 
 from vderain.errors import UsageError
 from vderain.video.info import StreamInfo
 from vderain.video.planes import Layout, choose_layout, layout_of, nearest_layout
+from vderain.video.trial import holds, offered_formats
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +53,10 @@ class Family:
         """Whether pictures of a size are below what the encoder takes."""
         return info.width_px < self.min_px[0] or info.height_px < self.min_px[1]
 
+    def is_held_by(self, muxer: str) -> bool:
+        """Whether a container of FFmpeg's name has a place for what the encoder writes."""
+        return holds(muxer, self.encoder, self.extra)
+
 
 # The default quality is "visually lossless": people hold what they restore for the new original, and rain removal
 # leaves fine texture that coarser quantisers smear. crf 17 or 18 is where x264's own documentation puts that threshold;
@@ -84,7 +88,6 @@ ALIASES = {"h265": "hevc", "x264": "h264", "x265": "hevc", "avc": "h264", "prore
 _OF_SOURCE = {"vp8": "vp9"} | {name: name for name in FAMILIES}
 _WITHOUT_QUALITY = ("ffv1", "prores")
 _FALLBACKS = ("h264", "hevc", "vp9", "av1")  # what players read, in that order
-_UNASKED = {"mpegts": {"h264", "hevc"}, "webm": {"vp9", "av1"}}  # muxers that PyAV cannot ask, or that take too much
 # How many bits a codec needs for the picture that H.264 makes of one.
 BITS = {"vp8": 1.0, "hevc": 0.65, "vp9": 0.65, "av1": 0.5}
 
@@ -138,16 +141,12 @@ def is_video_encoder(name: str) -> bool:
         return False
 
 
-def offered_formats(codec: Any) -> list[str]:
-    return [pixel.name for pixel in codec.video_formats or ()]
-
-
-def default_codec(info: StreamInfo, output: OutputContainer, has_quality: bool, lossless: bool) -> str:
+def default_codec(info: StreamInfo, muxer: str, has_quality: bool, lossless: bool) -> str:
     """The codec of the source, or the first of those that players read which fits.
 
     Args:
         info: the source's video stream.
-        output: the container that has to hold it.
+        muxer: FFmpeg's name of the container that has to hold it.
         has_quality: leave out codecs whose quality or speed cannot be chosen, because the user chose one.
         lossless: leave out those that cannot keep every bit.
     """
@@ -155,21 +154,19 @@ def default_codec(info: StreamInfo, output: OutputContainer, has_quality: bool, 
     if has_quality and family in _WITHOUT_QUALITY:
         family = None
     names = dict.fromkeys((family, *_FALLBACKS, *(["ffv1"] if lossless else [])))
-    candidates = [name for name in names if name and _holds(output, name)]
+    candidates = [name for name in names if name and not FAMILIES[name].is_too_small(info)]
     candidates = [name for name in candidates if not lossless or FAMILIES[name].lossless is not None]
-    candidates = [name for name in candidates if not FAMILIES[name].is_too_small(info)]
-    whole = [name for name in candidates if not _loses(FAMILIES[name], info)]
-    chosen = next(iter(whole or candidates), "h264")
+    candidates.sort(key=lambda name: _loses(FAMILIES[name], info))  # stable: first those that keep the pictures whole
+    chosen = next((name for name in candidates if _fits(muxer, name)), "h264")
     if chosen != info.codec:
         log.info("The source is %s, which is not encoded here or does not fit: the output is %s.", info.codec, chosen)
     return chosen
 
 
-def _holds(output: OutputContainer, codec: str) -> bool:
-    muxer = output.format.name
+def _fits(muxer: str, codec: str) -> bool:
     if codec == "ffv1" and muxer not in ("matroska", "nut", "avi"):
         return False  # MP4 may hold it, but nothing plays that
-    return codec in _UNASKED.get(muxer, output.supported_codecs)
+    return FAMILIES[codec].is_held_by(muxer)
 
 
 def _loses(family: Family, info: StreamInfo) -> bool:

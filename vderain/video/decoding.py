@@ -18,11 +18,12 @@ from vderain.video.fields import Deinterlacer
 from vderain.video.frame import Frame
 from vderain.video.info import FALLBACK_RATE, Crop, StreamInfo, colour
 from vderain.video.planes import planes_of
-from vderain.video.source import input_errors, main_video, open_input
+from vderain.video.sidedata import unkept
+from vderain.video.source import input_errors, main_video, open_input, read_packets
 
 log = logging.getLogger(__name__)
 
-_MAX_READ_ERRORS = 100  # in a row; beyond the end of a truncated MP4 every remaining sample is one
+_GROUP_MAX = 600  # packets without a key frame that wait to be decoded
 
 
 class Decoding:
@@ -36,11 +37,14 @@ class Decoding:
     Attributes:
         missing: after the last frame, how many the file's index names beyond the end of its data.
         whole: makes pictures of two fields whole, and counts them.
+        converted: pictures so far that came in another size or format than the first.
+        unkept: what pictures so far carried that an encoder does not write anew, in words.
     """
 
     def __init__(self, path: Path, info: StreamInfo, begin_s: Fraction | None = None) -> None:
-        self.missing = 0
-        self.whole = Deinterlacer()
+        self.missing = self.converted = 0
+        self.unkept: frozenset[str] = frozenset()
+        self.whole = Deinterlacer(trust_flags=not info.misflagged)
         self._path = path
         self._info = info
         self._in_order = info.clock != "pts"  # pictures take the packets' stamps in order, whatever the decoder says
@@ -54,7 +58,6 @@ class Decoding:
         self._key_pts: int | None = None  # of the last key packet
         self._sought = False
         self._backwards = 0
-        self._changes = 0
         rate = self._info.average_rate or FALLBACK_RATE
         self._typical = max(1, round(1 / (rate * self._info.time_base)))
 
@@ -75,7 +78,7 @@ class Decoding:
     def frames(self) -> Iterator[Frame]:
         """All frames from the first packet on, bridged where needed."""
         self._seek()
-        for packet in self._demux():
+        for packet in self._wanted(self._demux()):
             for picture in self.whole(self._decode(packet)):
                 yield from self._deliver(picture)
             if self._in_order and self._suspect and self._promised:
@@ -96,7 +99,7 @@ class Decoding:
     def _seek(self) -> None:
         """Goes to a key frame at or before the start; from the beginning where the format's seeking misses it."""
         start_s = self._begin_s
-        if start_s is None or self._info.clock == "rate":
+        if start_s is None or self._info.clock == "rate" or is_joinable(self._container):
             return
         for margin_s in (0, 10):
             offset = int((start_s - margin_s) / self._info.time_base)
@@ -115,23 +118,30 @@ class Decoding:
             self._container.close()
             self._open()
 
+    def _wanted(self, packets: Iterator[Any]) -> Iterator[Any]:
+        """All packets; of a file that may have been joined, those from the last key frame before the start on.
+
+        Only who has read it from the beginning knows what its clock says, for the same time can come twice in it.
+        """
+        if self._begin_s is not None and is_joinable(self._container):
+            group: list[Any] = []
+            begin = self._begin_s / self._info.time_base
+            for packet in packets:
+                late = packet.pts is not None and packet.pts > begin
+                if packet.is_keyframe and not late:
+                    group.clear()
+                group.append(packet)
+                if late or len(group) > _GROUP_MAX:
+                    break
+            yield from group
+        yield from packets
+
     def _demux(self) -> Iterator[Any]:
-        """The packets with something in them; goes on behind what cannot be read."""
-        errors = 0
+        """The packets with something in them, on one clock."""
         joined = VideoClock() if is_joinable(self._container) else None
-        while True:
-            try:
-                for packet in self._container.demux(self._stream):
-                    if packet.size:
-                        errors = 0
-                        self._packets += 1
-                        yield joined.follow(packet) if joined else packet
-                return
-            except (av.error.FFmpegError, OSError) as error:
-                errors += 1
-                log.debug("reading '%s': %s", self._path.name, error)
-                if errors > _MAX_READ_ERRORS:
-                    return
+        for packet in read_packets(self._container, [self._stream]):
+            self._packets += 1
+            yield joined.follow(packet) if joined else packet
 
     def _decode(self, packet: Any | None) -> list[Any]:
         """The pictures that come out when one packet goes in (None: those still inside)."""
@@ -266,12 +276,13 @@ class Decoding:
     def _frame(self, picture: Any, pts: int, duration: int) -> Frame:
         info = self._info
         crop = info.crop
+        self.unkept |= unkept(picture)
         stored = info.width_px + crop.left_px + crop.right_px, info.height_px + crop.top_px + crop.bottom_px
         changed = (picture.width, picture.height) != stored
         if changed or picture.format.name != info.pixel_format:
-            if not self._changes:
+            if not self.converted:
                 log.warning("'%s' changes its picture format on the way and is converted back.", self._path.name)
-            self._changes += 1
+            self.converted += 1
             picture = picture.reformat(*stored, info.pixel_format)
         frame = Frame(planes_of(picture), colour(picture, self._stream), pts, duration, info.time_base)
         return frame if crop == Crop() else _cropped(frame, info)
@@ -291,8 +302,9 @@ def _shows_picture(codec: str, packet: Any) -> bool:
     """False for packets that only prepare the decoder: VP8 and VP9 can carry hidden reference pictures alone."""
     if codec == "vp8":
         return bool(bytes(packet)[0] >> 4 & 1)
-    if codec == "vp9":
-        return _vp9_shows(bytes(packet)[0])
+    if codec == "vp9":  # hidden and shown frames in one packet end with an index (VP9 specification, Annex B)
+        data = bytes(packet)
+        return data[-1] >> 5 == 0b110 or _vp9_shows(data[0])
     return True
 
 

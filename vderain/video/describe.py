@@ -50,7 +50,7 @@ class StreamDescription:
 
 @dataclass(frozen=True, slots=True)
 class HiddenDescription:
-    """A part of a file beside its streams: its name, and whether the output will have it."""
+    """A part of a file beside its streams or pictures: its name, and whether the output will have it."""
 
     name: str
     kept: bool
@@ -69,7 +69,7 @@ class FileDescription:
         chapters: number of chapters.
         metadata: title, creation time and so on.
         streams: all streams in file order.
-        hidden: what the camera's maker put into the file beside its streams.
+        hidden: what is in the file beside its streams, and in its pictures beside their samples.
         gps_fixes: places with a time that a GPX file can have.
         interlaced: whether its pictures consist of fields, of which whole pictures will be made.
     """
@@ -104,11 +104,13 @@ def describe(path: str | os.PathLike[str], suffix: str = DEFAULT_SUFFIX) -> File
         main = main_video(container, source)
         streams = tuple(_describe_stream(stream, main.index, muxer) for stream in container.streams)
         duration_s = container.duration / av.time_base if container.duration is not None else None
+        info = probe(container, main, source)
+        hidden = [HiddenDescription(part.name, part.movable and muxer in HOLDERS) for part in hidden_parts(source)]
+        hidden += [HiddenDescription(name, False) for name in info.unkept]
         return FileDescription(
             source, container.format.name, muxer, duration_s, source.stat().st_size,
             len(container.chapters()), dict(container.metadata), streams,
-            tuple(HiddenDescription(part.name, part.movable and muxer in HOLDERS) for part in hidden_parts(source)),
-            len(read_fixes(source)), probe(container, main, source).interlaced,
+            tuple(hidden), len(read_fixes(source)), info.interlaced,
         )  # fmt: skip
 
 

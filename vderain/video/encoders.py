@@ -2,7 +2,6 @@
 
 import difflib
 import logging
-import os
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
@@ -21,13 +20,13 @@ from vderain.video.codecs import (
     hardware_candidates,
     hardware_families,
     is_lossy,
-    offered_formats,
     picture_format,
 )
 from vderain.video.info import StreamInfo
 from vderain.video.light import with_light
-from vderain.video.planes import FULL_RANGE, LIMITED_RANGE, Layout, choose_layout, layout_of, nearest_layout
+from vderain.video.planes import FULL_RANGE, LIMITED_RANGE, layout_of, nearest_layout
 from vderain.video.rate import SourceRate
+from vderain.video.trial import encodes, quieten
 
 log = logging.getLogger(__name__)
 
@@ -77,32 +76,19 @@ class EncoderInfo:
 def working_encoders() -> list[EncoderInfo]:
     """The encoders that really open on this machine, proved by encoding one small picture with each."""
     candidates = FAMILIES | hardware_families()
-    return [EncoderInfo(name, family.encoder, family.crf) for name, family in candidates.items() if encodes(family)]
+    return [
+        EncoderInfo(name, family.encoder, family.crf)
+        for name, family in candidates.items()
+        if encodes(family.encoder, family.extra)
+    ]
 
 
-def encodes(family: Family, pixel_format: str | None = None) -> bool:
-    """Whether an encoder really works here: it is given one picture."""
-    _quiet(family.encoder)
-    try:
-        context: Any = av.CodecContext.create(family.encoder, "w")
-        context.width, context.height = 256, 256  # hardware refuses much smaller pictures
-        nearest = choose_layout(Layout("yuv", 8, 2, 2), offered_formats(context.codec)) or "yuv420p"
-        context.pix_fmt = pixel_format or nearest
-        context.time_base = Fraction(1, 25)
-        context.options = dict(family.extra)
-        picture = av.VideoFrame(256, 256, context.pix_fmt)
-        picture.pts = 0
-        return bool(context.encode(picture) + context.encode(None))
-    except (av.error.FFmpegError, ValueError, OSError):
-        return False
-
-
-def choose_codec(options: EncodeOptions, output: OutputContainer, info: StreamInfo) -> str:
+def choose_codec(options: EncodeOptions, muxer: str, info: StreamInfo) -> str:
     """The codec to use: the one asked for, or the source's, or one that fits."""
     if options.codec is not None and options.codec.lower() != AUTO_HARDWARE:
         return options.codec.lower()
     has_quality = options.crf is not None or options.preset is not None or options.codec is not None
-    codec = default_codec(info, output, has_quality, options.lossless)
+    codec = default_codec(info, muxer, has_quality, options.lossless)
     return codec if options.codec is None else _hardware(codec, info)
 
 
@@ -112,7 +98,7 @@ def _hardware(codec: str, info: StreamInfo) -> str:
     for name in tried:
         family = hardware_families(codec)[name]
         pixel_format = picture_format(av.Codec(name, "w"), info)
-        if not is_lossy(info, pixel_format) and encodes(family, pixel_format):
+        if not is_lossy(info, pixel_format) and encodes(family.encoder, family.extra, pixel_format):
             log.warning("%s encodes, on the graphics hardware.", name)
             return name
     why = f"none of {', '.join(tried)} works" if tried else "this FFmpeg has none for that codec"
@@ -140,18 +126,17 @@ def add_encoder(
         UsageError: codec, quality or an option is unknown, or the container does not hold the codec.
         OutputError: the encoder does not open.
     """
-    name = choose_codec(options, output, info)
+    name = choose_codec(options, output.format.name, info)
     family = family_of(name)
     if family.is_too_small(info):
         least = "x".join(str(side) for side in family.min_px)
         raise UsageError(f"{name.upper()} needs pictures of {least} pixels at least.", "Choose another --codec.")
-    _quiet(family.encoder)
-    try:
-        stream: Any = output.add_stream(family.encoder, rate=_rate(info))
-    except ValueError as error:
+    if not family.is_held_by(output.format.name):
         raise UsageError(
             f"A .{_suffix(output)} file cannot hold {name} video.", "Choose another --codec, or .mkv, which holds all."
-        ) from error
+        )
+    quieten(family.encoder)
+    stream: Any = output.add_stream(family.encoder, rate=_rate(info))
     context = stream.codec_context
     _set_picture(context, info, options.lossless)
     context.time_base = time_base
@@ -310,9 +295,3 @@ def _open(context: Any, name: str, options: EncodeOptions) -> None:
         raise UsageError(
             f"The encoder for {name} has no option '{option}'.", f"Did you mean {near[0]}?" if near else "Leave it out."
         )
-
-
-def _quiet(encoder: str) -> None:
-    """SVT-AV1 writes to the terminal by itself and listens only to the environment."""
-    if encoder == "libsvtav1":
-        os.environ.setdefault("SVT_LOG", "1")

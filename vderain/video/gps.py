@@ -19,7 +19,7 @@ import av
 from av.stream import Discard
 
 from vderain.video.boxes import read_span
-from vderain.video.source import open_input
+from vderain.video.source import open_input, read_packets
 from vderain.video.target import output_error
 from vderain.video.telemetry import GPS_MAGIC, hidden_parts, within
 
@@ -80,8 +80,8 @@ def _of_streams(path: Path, begin_s: float | None, end_s: float | None) -> Itera
         for stream in container.streams:
             if stream not in streams:
                 stream.discard = Discard.all  # the demuxer then skips its bytes where the format lets it
-        for packet in container.demux(streams) if streams else ():
-            if not packet.size or packet.pts is None:
+        for packet in read_packets(container, streams):
+            if packet.pts is None:
                 continue
             time_s = float(packet.pts * packet.time_base) - zero_s
             if (begin_s is None or time_s >= begin_s) and (end_s is None or time_s < end_s):

@@ -3,6 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -11,10 +12,12 @@ from typing import Any, Literal
 import av
 
 from vderain.errors import InputError
+from vderain.video.fields import shows_fields
 from vderain.video.frame import Colour
 from vderain.video.light import Light, light_of
 from vderain.video.planes import UNSPECIFIED, Layout, colour_of, nearest_layout
-from vderain.video.source import codec_name, description
+from vderain.video.sidedata import unkept
+from vderain.video.source import codec_name, description, open_input
 
 log = logging.getLogger(__name__)
 
@@ -78,8 +81,10 @@ class StreamInfo:
             frame ``rate`` where a file has no time stamps at all.
         stream_index: place of the stream in the file.
         interlaced: whether the first picture consists of two fields.
+        misflagged: whether it is flagged as if it did, while pictures of the part that is read are whole.
         light: how bright HDR is meant to be, or None.
         crop: what is left out of the decoded pictures because the container says so.
+        unkept: what the first picture carries beside its samples that an output will not have, in words.
     """
 
     width_px: int
@@ -101,8 +106,10 @@ class StreamInfo:
     clock: Literal["pts", "dts", "rate"]
     stream_index: int
     interlaced: bool = False
+    misflagged: bool = False
     light: Light | None = None
     crop: Crop = Crop()
+    unkept: tuple[str, ...] = ()
 
 
 def probe(
@@ -121,6 +128,8 @@ def probe(
         InputError: no picture can be decoded.
     """
     picture, unstamped, stamp = _first_picture(container, stream, path)
+    flagged = bool(picture.interlaced_frame)
+    misflagged = flagged and not shows_fields(_pictures(path, stream.index, start_s))
     described = description(container, stream.index)
     crop = _crop(described, nearest_layout(picture.format.name)) or Crop()
     if picture.width <= crop.left_px + crop.right_px or picture.height <= crop.top_px + crop.bottom_px:
@@ -154,9 +163,11 @@ def probe(
         frames_estimate=_frames_estimate(stream, rate, read_s, start_s is None and duration_s is None),
         clock=clock,
         stream_index=stream.index,
-        interlaced=bool(picture.interlaced_frame),
+        interlaced=flagged and not misflagged,
+        misflagged=misflagged,
         light=light_of(picture),
         crop=crop,
+        unkept=tuple(sorted(unkept(picture))),
     )
 
 
@@ -185,6 +196,18 @@ def _first_picture(container: Any, stream: Any, path: Path) -> tuple[Any, int, i
     if picture.pts is not None and stamps:
         stamps.append(picture.pts)
     return picture, unstamped if stamps else 0, min(stamps, default=None)
+
+
+def _pictures(path: Path, stream_index: int, start_s: float | None) -> Iterator[Any]:
+    """Pictures from about a place on, for a look at them."""
+    with open_input(path) as container:
+        stream = next(each for each in container.streams.video if each.index == stream_index)
+        if start_s:
+            with suppress(av.error.FFmpegError):  # then the beginning has to do
+                container.seek((container.start_time or 0) + int(start_s * av.time_base))
+        for packet in _packets(container, stream):
+            with suppress(av.error.FFmpegError, ValueError):
+                yield from packet.decode()
 
 
 def _packets(container: Any, stream: Any) -> Iterator[Any]:

@@ -87,6 +87,18 @@ def nearest_layout(format_name: str) -> Layout:
     return Layout("yuv", depth_bits, chroma_w, chroma_h)
 
 
+def is_resampled(format_name: str) -> bool:
+    """Whether chroma lies as in none of our layouts (4:1:1, 4:1:0, 4:4:0), so that it has to be interpolated."""
+    layout, pixel = nearest_layout(format_name), av.VideoFormat(format_name, 64, 64)
+    chroma = 64 // layout.chroma_w, 64 // layout.chroma_h
+    return layout.kind == "yuv" and (pixel.chroma_width(64), pixel.chroma_height(64)) != chroma
+
+
+def has_alpha(format_name: str) -> bool:
+    """Whether pictures of a pixel format can be transparent."""
+    return any(component.is_alpha for component in av.VideoFormat(format_name, 64, 64).components)
+
+
 def colour_of(layout: Layout, format_name: str, matrix_tag: int, range_tag: int, size_px: tuple[int, int]) -> Colour:
     """What code values mean, from the tags of a picture or stream, guessed from the size where they are silent.
 

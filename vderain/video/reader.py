@@ -24,6 +24,8 @@ __all__ = ["Cut", "Damage", "StreamInfo", "VideoReader"]
 log = logging.getLogger(__name__)
 
 INTERLACED = "interlaced pictures (deinterlaced)"
+CROPPED = "cropping rectangle (the pictures themselves are cropped)"
+CONVERTED = "pictures of another size or format than the first (converted to its)"
 _MAX_EVENTS = 50  # a badly broken file must not fill the memory with sentences
 
 
@@ -72,6 +74,7 @@ class VideoReader:
         cut: what part of the source's clock is read; where the front is cut off, complete from the first frame on.
         share: the part of the file that is read, 0..1.
         changed: what the frames delivered are not any more, in words, such as interlaced.
+        dropped: what the pictures carried beside their samples, in words; both are complete after a pass.
 
     Args:
         path: the file.
@@ -99,6 +102,7 @@ class VideoReader:
         self.cut = Cut()
         self.share = 1.0
         self.changed: list[str] = []
+        self.dropped: list[str] = []
         self._start_s = start_s if start_s else None
         self._duration_s = duration_s
         self._window = Cut()
@@ -119,6 +123,8 @@ class VideoReader:
         if self.info.clock == "rate":
             rate = float(1 / self.info.time_base)
             log.warning("'%s' has no time stamps: its clock is made from %.6g frames/s.", self.path.name, rate)
+        if self.info.misflagged:
+            log.info("'%s' is flagged as interlaced, but its pictures are whole: they stay so.", self.path.name)
         if self.info.tags.matrix == UNSPECIFIED and self.info.colour.matrix != "rgb":
             size = f"{self.info.width_px}x{self.info.height_px}"
             name = self.info.colour.matrix.upper().replace("BT", "BT.")
@@ -145,9 +151,7 @@ class VideoReader:
         """
         self.damage.frames = self.damage.missing = 0
         self.damage.events.clear()
-        self.changed[:] = (
-            ["cropping rectangle (the pictures themselves are cropped)"] if self.info.crop != Crop() else []
-        )
+        self.changed[:] = [CROPPED] if self.info.crop != Crop() else []
         delivered = 0
         try:
             with Decoding(self.path, self.info, self._window.begin_s) as decoding:
@@ -156,6 +160,8 @@ class VideoReader:
                     if decoding.whole.count and INTERLACED not in self.changed:
                         self._note_fields()
                     yield frame
+                self.changed += [CONVERTED] if decoding.converted else []
+                self.dropped[:] = sorted(decoding.unkept)
                 self._note_missing(decoding.missing)
         except av.error.FFmpegError as error:
             raise InputError(f"'{self.path}' cannot be read any further ({error}).", "Check the disk.") from error

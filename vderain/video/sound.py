@@ -10,7 +10,7 @@ import av
 import av.filter
 
 from vderain.video.source import codec_name
-from vderain.video.tags import tags_for
+from vderain.video.tags import dress
 
 _LOSSLESS = frozenset({"flac", "alac", "wavpack", "tta", "truehd", "mlp", "ape", "shorten", "tak"})
 _PCM = {  # samples as they are decoded -> PCM that holds them all
@@ -65,8 +65,7 @@ def _add(output: Any, encoder: str, source: Any) -> Any:
     stream.codec_context.layout = _LAYOUTS.get(channels, context.layout.name)
     if encoder in _SMALL:
         stream.codec_context.bit_rate = _BITS_A_CHANNEL * channels
-    stream.metadata.update(tags_for(output.format.name, source.metadata))
-    stream.disposition = source.disposition
+    dress(stream, source, copied=False)
     return stream
 
 
@@ -92,6 +91,8 @@ class Recoder:
         self.stream = _add(output, encoder, source)
         self._source = source
         self._graph: Any = None
+        self._kind: tuple[int, str, str] | None = None  # of the sound that the graph takes
+        self._first: tuple[int, str, str] | None = None
 
     def __call__(self, packet: Any | None) -> Iterator[Any]:
         """The packets that are complete when one more has come (None: all that are left), on the source's clock."""
@@ -102,28 +103,34 @@ class Recoder:
         for frame in frames:
             yield from self._encoded(frame)
         if packet is None and self._graph is not None:
-            self._graph.push(None)
-            yield from self._drained()
+            yield from self._flushed()
             yield from self.stream.encode(None)
 
     def _encoded(self, frame: Any) -> Iterator[Any]:
         frame.time_base = self._source.time_base
-        if self._graph is None:
-            self._graph = self._filter(frame)
+        kind = frame.sample_rate, frame.format.name, frame.layout.name
+        if kind != self._kind:  # the first, or a broadcast that goes from two channels to six
+            yield from self._flushed()
+            self._first = self._first or kind
+            self._graph, self._kind = self._filter(kind, self._first), kind
         self._graph.push(frame)
         yield from self._drained()
 
-    def _filter(self, first: Any) -> Any:
-        """Fills pauses; the encoder's stream sees to format and portions by itself."""
+    def _flushed(self) -> Iterator[Any]:
+        if self._graph is not None:
+            self._graph.push(None)
+            yield from self._drained()
+
+    def _filter(self, kind: tuple[int, str, str], wanted: tuple[int, str, str]) -> Any:
+        """Fills pauses, and makes one kind of sound of all; the encoder's stream sees to format and portions."""
+        rate, samples, layout = kind
         graph = av.filter.Graph()
         steps = [
-            graph.add_abuffer(
-                sample_rate=first.sample_rate, format=first.format.name, layout=first.layout.name,
-                time_base=self._source.time_base,
-            ),
+            graph.add_abuffer(sample_rate=rate, format=samples, layout=layout, time_base=self._source.time_base),
             graph.add("aresample", f"async=1:min_hard_comp={float(_FILL_S)}"),
+            graph.add("aformat", f"sample_rates={wanted[0]}:sample_fmts={wanted[1]}:channel_layouts={wanted[2]}"),
             graph.add("abuffersink"),
-        ]  # fmt: skip
+        ]
         for one, next_one in pairwise(steps):
             one.link_to(next_one)
         graph.configure()

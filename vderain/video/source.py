@@ -2,7 +2,7 @@
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,15 @@ from av.stream import Disposition
 
 from vderain.errors import InputError
 
+log = logging.getLogger(__name__)
+
 # FFmpeg's own messages never reach the terminal: what matters of them is counted as damage or raised as an error.
 logging.getLogger("libav").setLevel(logging.CRITICAL + 1)
 
 _BOXED_VIDEO = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # how an MP4 or MOV file can begin
 
 _TAG = re.compile(r"\((\w{4}) / 0x[0-9A-F]{8}\)")  # the four characters by which MP4 and MOV tell data apart
+_READ_ERRORS_MAX = 100  # in a row; beyond the end of a truncated MP4 every remaining sample is one
 _TEXT = frozenset({"tty", "bin", "xbin", "adf", "idf", "cdg"})  # FFmpeg takes plain text for a film of these kinds
 
 
@@ -57,6 +60,29 @@ def open_input(path: Path) -> InputContainer:
             container.close()
             raise ValueError("text")
         return container
+
+
+def read_packets(container: InputContainer, streams: Sequence[Any], level: int = logging.DEBUG) -> Iterator[Any]:
+    """The packets of some streams that have something in them; goes on behind what cannot be read.
+
+    Args:
+        container: an open file.
+        streams: of it.
+        level: at which the first failure is logged.
+    """
+    errors, said = 0, False
+    while streams and errors <= _READ_ERRORS_MAX:
+        try:
+            for packet in container.demux(*streams):
+                if packet.size:
+                    errors = 0
+                    yield packet
+            return
+        except (av.error.FFmpegError, OSError) as error:
+            errors += 1
+            name = Path(container.name).name
+            log.log(logging.DEBUG if said else level, "'%s' has packets that cannot be read: %s", name, error)
+            said = True
 
 
 def _as_input_error(path: Path, error: Exception) -> InputError:

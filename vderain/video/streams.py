@@ -17,10 +17,8 @@ from vderain.errors import UsageError
 from vderain.video import captions, sound
 from vderain.video.continuity import continuous, is_joinable
 from vderain.video.entries import sample_entries
-from vderain.video.source import codec_name, input_errors, open_input, stream_name
-from vderain.video.tags import tags_for
-
-log = logging.getLogger(__name__)
+from vderain.video.source import codec_name, input_errors, open_input, read_packets, stream_name
+from vderain.video.tags import dress
 
 DEFAULT_SUFFIX = ".mp4"
 CONTAINERS = {  # file suffix -> FFmpeg muxer
@@ -143,8 +141,7 @@ def _recoder(output: OutputContainer, stream: Any) -> "sound.Recoder | captions.
 def add_copy(output: OutputContainer, stream: Any) -> Any:
     """Adds a stream to ``output`` that takes the packets of ``stream`` unchanged."""
     copy = output.add_stream_from_template(stream, opaque=True)
-    copy.metadata.update(tags_for(output.format.name, stream.metadata))
-    copy.disposition = stream.disposition
+    dress(copy, stream, copied=True)
     return copy
 
 
@@ -229,8 +226,7 @@ class StreamCopier:
         with av.open(_file_of_data()) as template:  # PyAV's own way to add data asks MOV's muxer, which denies it
             copy: Any = output.add_stream_from_template(template.streams[0])
         copy.time_base = stream.time_base
-        copy.metadata.update(tags_for(output.format.name, stream.metadata))
-        copy.disposition = stream.disposition
+        dress(copy, stream, copied=True)
         self._targets[stream.index] = copy
         self.kinds[copy.index + 1] = codec_name(stream)
 
@@ -279,18 +275,18 @@ class StreamCopier:
         for stream in self._container.streams:
             if stream.index not in self._targets:
                 stream.discard = Discard.all  # the demuxer then skips its bytes where the format lets it
-        if cut.begin_s is not None and cut.begin_s > 1 and self._targets:
+        joinable = is_joinable(self._container)  # its clock may begin again, and the video says when
+        if cut.begin_s is not None and cut.begin_s > 1 and self._targets and not joinable:
             with input_errors(self._source):  # a second early: formats without an index seek by guessing
                 self._container.seek(int((cut.begin_s - 1) * av.time_base))
         wanted = [stream for stream in self._container.streams if stream.index in self._targets]
-        joinable = is_joinable(self._container)
-        if joinable:  # its clock may begin again, and the video says when
+        if joinable:
             video = self._container.streams[self._main_index]
             video.discard = Discard.default
             wanted = [*wanted, video] if wanted else []
-        self._packets = self._container.demux(*wanted) if wanted else iter(())
+        self._packets = read_packets(self._container, wanted, logging.WARNING)
         if joinable:
-            self._packets = continuous((p for p in self._packets if p.size), self._main_index)
+            self._packets = continuous(self._packets, self._main_index)
         self._advance()
 
     def copy_until(self, output: OutputContainer, time_s: Fraction | None) -> None:
@@ -317,14 +313,7 @@ class StreamCopier:
 
     def _advance(self) -> None:
         """Looks for the next packet that belongs into the output."""
-        self._next = None
-        try:
-            for packet in self._packets:
-                if packet.size and self._wanted(packet):
-                    self._next = packet
-                    return
-        except (av.error.FFmpegError, OSError) as error:
-            log.warning("The other streams of '%s' end early: %s", self._source.name, error)
+        self._next = next((packet for packet in self._packets if self._wanted(packet)), None)
 
     def _wanted(self, packet: Any) -> bool:
         if packet.stream.disposition & Disposition.attached_pic:

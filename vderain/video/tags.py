@@ -1,6 +1,10 @@
-"""Owns what files say in words: tags of a file or stream enter, those that last leave, in the words of a muxer."""
+"""Owns what files say in words: tags of a file or stream enter, those that last leave, in the words of a muxer.
+
+Streams of an output get those of the source's streams here, and their marks.
+"""
 
 from collections.abc import Mapping
+from typing import Any
 
 # What a muxer says of itself and of the file it writes, not of what is in it.
 _OF_THE_OLD_FILE = frozenset(
@@ -18,6 +22,21 @@ _BIBLIOGRAPHIC = {
 def lasting(metadata: Mapping[str, str]) -> dict[str, str]:
     """The metadata that is as true of the output as of the source."""
     return {key: value for key, value in metadata.items() if key.lower().split("-")[0] not in _OF_THE_OLD_FILE}
+
+
+def dress(stream: Any, source: Any, copied: bool) -> None:
+    """Gives a stream of an output the tags and marks of the one it stands for.
+
+    Args:
+        stream: of an output that is not begun.
+        source: of the source.
+        copied: whether its packets will be the same; then who encoded them remains true.
+    """
+    tags = lasting(source.metadata)
+    if copied:
+        tags |= {key: value for key, value in source.metadata.items() if key.lower() == "encoder"}
+    stream.metadata.update(tags_for(stream.container.format.name, tags))
+    stream.disposition = source.disposition
 
 
 def tags_for(muxer: str, metadata: Mapping[str, str]) -> dict[str, str]:

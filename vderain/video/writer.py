@@ -22,13 +22,20 @@ from vderain.video.frame import Frame
 from vderain.video.info import StreamInfo, probe
 from vderain.video.light import carrier
 from vderain.video.orientation import Orientation
-from vderain.video.planes import layout_of_planes, nearest_layout, picture_of, with_neutral_chroma
+from vderain.video.planes import (
+    has_alpha,
+    is_resampled,
+    layout_of_planes,
+    nearest_layout,
+    picture_of,
+    with_neutral_chroma,
+)
 from vderain.video.rate import SourceRate, source_rate
 from vderain.video.readback import lost_chapters, lost_colour, lost_of_file, lost_of_streams
 from vderain.video.reader import VideoReader
 from vderain.video.source import codec_name, open_input
 from vderain.video.streams import TIMECODE, StreamCopier, chapters_in, output_format
-from vderain.video.tags import lasting, tags_for
+from vderain.video.tags import dress, lasting
 from vderain.video.target import check_target, muxer_options, output_error
 from vderain.video.telemetry import HOLDERS, Hidden, carry_over, hidden_parts, within
 from vderain.video.timecode import advance
@@ -179,16 +186,19 @@ class VideoWriter:
             rate = self._source_rate
             self._stream = self._encoder = add_encoder(self._output, self._options, info, self._time_base(), rate)
         wanted, chosen = (nearest_layout(n).name for n in (info.pixel_format, self._encoder.codec_context.pix_fmt))
+        if is_resampled(info.pixel_format):
+            wanted = info.pixel_format
         if wanted != chosen:
             self.changed.append(f"{wanted} pictures written as {chosen}")
+        if has_alpha(info.pixel_format):
+            self.dropped.append("transparency of the pictures")
 
     def _dress(self, source: Any) -> None:
         """What belongs to the video stream besides its pictures: tags, flags, rotation."""
         info = self._reader.info
-        self._stream.metadata.update(tags_for(self._muxer, lasting(source.metadata)))
+        dress(self._stream, source, copied=False)
         if (timecode := self._timecode()) is not None:
             self._stream.metadata.setdefault("timecode", timecode)
-        self._stream.disposition = source.disposition
         if info.display_matrix is None:
             return
         if self._muxer in _ROTATING:
@@ -296,6 +306,7 @@ class VideoWriter:
         self._mux(self._flush())
         self._copier.copy_until(self._output, None)
         self._output.close()
+        self.dropped += self._reader.dropped
         if self._copier.kinds:
             rename_entries(self._partial, self._copier.kinds)
         if self._hidden:
@@ -332,7 +343,7 @@ class VideoWriter:
         stamps: list[Fraction] = []
         count = 0
         with open_input(self._partial) as container:
-            stream = next(s for s in container.streams.video if s.index == self._stream.index)
+            stream = self._written(container)
             for packet in container.demux(stream):
                 stamp = packet.dts if self._muxer == "avi" else packet.pts  # AVI has no pts: FFmpeg makes some up
                 if packet.size and not packet.is_discard and stamp is not None:
@@ -352,10 +363,19 @@ class VideoWriter:
                 "Write another container such as .mkv, and report this.",
             )
 
+    def _written(self, container: Any) -> Any:
+        """The video stream as it reads back."""
+        streams = (stream for stream in container.streams.video if stream.index == self._stream.index)
+        if (stream := next(streams, None)) is None:
+            raise OutputError(
+                "The finished file does not read back as written (no video).", "Write .mkv, and report this."
+            )
+        return stream
+
     def _note_colour(self) -> None:
         """Names what decoding the first picture shows to be lost."""
         with open_input(self._partial) as container:
-            stream = next(s for s in container.streams.video if s.index == self._stream.index)
+            stream = self._written(container)
             self.dropped += lost_colour(self._reader.info, probe(container, stream, self._partial))
 
     def _note_losses(self, written: Any, stream: Any, copier: StreamCopier) -> None:

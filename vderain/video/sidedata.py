@@ -1,0 +1,34 @@
+"""Owns what pictures carry beside their samples: a decoded picture enters, names of what no encoder writes anew leave.
+
+It lies in the stream between the pictures, and is gone when they are encoded anew. PyAV has no way to hand it on.
+"""
+
+from typing import Any
+
+_NAMES = {  # FFmpeg's kinds of side data -> in words
+    "A53_CC": "closed captions",
+    "AFD": "active format description",
+    "AMBIENT_VIEWING_ENVIRONMENT": "ambient viewing environment",
+    "DOVI_METADATA": "Dolby Vision metadata",
+    "DOVI_RPU_BUFFER": "Dolby Vision metadata",
+    "DYNAMIC_HDR_PLUS": "HDR10+ metadata",
+    "DYNAMIC_HDR_VIVID": "HDR Vivid metadata",
+    "ICC_PROFILE": "colour profile",
+    "S12M_TIMECODE": "timecodes",
+    "SEI_UNREGISTERED": "user data",
+    "SPHERICAL": "projection of a spherical video",
+    "STEREO3D": "stereoscopic layout",
+}
+_OF_ENCODERS = (  # in which x264 and x265 say how they were set: of the old stream
+    bytes.fromhex("dc45e9bde6d948b7962cd820d923eeef"), bytes.fromhex("2ca2de09b51747dbbb55a4fe7fc2fc4e"),
+)  # fmt: skip
+
+
+def unkept(picture: Any) -> frozenset[str]:
+    """What a picture carries that its encoded copy will not have, in words."""
+    found = (side for side in picture.side_data if side.type.name in _NAMES)
+    return frozenset(
+        f"{_NAMES[side.type.name]} in the pictures"
+        for side in found
+        if side.type.name != "SEI_UNREGISTERED" or not bytes(side).startswith(_OF_ENCODERS)
+    )
