@@ -61,6 +61,17 @@ def test_dry_glass_is_left_alone() -> None:
     assert all(a is not b for a, b in zip(Wiper(adding(0), guarded=False)(seen, 2, 2), seen, strict=True))
 
 
+def test_what_moves_is_no_drop() -> None:
+    """Between bright pictures a dark one: what a generator does to that one alone is not believed."""
+    generator = adding(0)
+    pictures = [np.full((48, 64, 3), level, np.uint8) for level in (200, 200, 60, 200, 200)]
+    flat = {200: 0.0, 60: -0.1}
+    generator.picture = lambda window: np.full((48, 64, 3), flat[int(window.sight.rgb[0, 0, 0])], np.float16)  # type: ignore[method-assign]
+    out = wiped(Wiper(generator), pictures)
+    assert all(np.array_equal(sight.rgb, picture) for sight, picture in zip(out, pictures, strict=True))
+    assert wiped(Wiper(generator), pictures, radius=0)[2].wet == 1
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 53), (LINES + 40, 2 * LINES)])
 def test_any_size_is_looked_at_and_large_ones_made_smaller(size: tuple[int, int]) -> None:
     rng = np.random.default_rng(1)

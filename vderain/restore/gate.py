@@ -5,6 +5,7 @@ the median of its aligned neighbours is rain, unless the neighbours disagree or 
 """
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import cv2
 import numpy as np
@@ -12,6 +13,8 @@ from numpy.typing import NDArray
 
 from vderain.restore.motion import Luma, Picture
 from vderain.restore.temporal import RADIUS, WINDOW, Derained, Window
+
+T = TypeVar("T", np.uint8, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,7 @@ def gated_median(aligned: NDArray[np.uint8], gate: Gate) -> NDArray[np.float32]:
     """
     centre = aligned[RADIUS]
     neighbours = [aligned[i] for i in range(WINDOW) if i != RADIUS]
-    median = _median([centre, *neighbours])
+    median = median_of_five([centre, *neighbours])
     excess = _luma(centre).astype(np.float32) - _luma(median)
     a, b, c, d = (_luma(x) for x in neighbours)
     second_low = cv2.max(cv2.min(a, b), cv2.min(c, d))
@@ -91,9 +94,12 @@ def _luma(rgb: Picture) -> Luma:
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), dtype=np.uint8)
 
 
-def _median(pictures: list[Picture]) -> Picture:
-    """Median of five, by the comparisons of a selection network: a sort of every pixel is ten times slower."""
+def median_of_five(pictures: list[NDArray[T]]) -> NDArray[T]:
+    """Median of five arrays of one shape.
+
+    By the comparisons of a selection network: a sort of every pixel is ten times slower.
+    """
     a, b, c, d, e = pictures
     low = cv2.max(cv2.min(a, b), cv2.min(c, d))
     high = cv2.min(cv2.max(a, b), cv2.max(c, d))
-    return np.asarray(cv2.max(cv2.min(low, high), cv2.min(cv2.max(low, high), e)), dtype=np.uint8)
+    return np.asarray(cv2.max(cv2.min(low, high), cv2.min(cv2.max(low, high), e)), dtype=e.dtype)

@@ -2,7 +2,8 @@
 
 Drops are larger than streaks and stay where they are, so neighbours know no more of what is behind them than the frame
 itself: a generator of its own looks at each frame alone, made as small as the pictures that it learned from. What it
-adds is enlarged; while the glass is dry, by most parts of the frames around, nothing is added.
+would add is believed as far as it lasts, since what is mistaken for a drop moves with the street; then it is enlarged.
+While the glass is dry in most of its parts, nothing is added.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,9 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.restore.derain import Derainer
+from vderain.restore.gate import median_of_five
 from vderain.restore.motion import flow_luma
 from vderain.restore.parallel import Timed, neighbourhoods, ordered_map, untimed
-from vderain.restore.temporal import Residual, Sight, still
+from vderain.restore.temporal import WINDOW, Residual, Sight, still
 
 LINES = 360  # of the shorter side, at most
 TILES = (8, 6)  # across and down, over which wetness is compared
@@ -23,7 +25,7 @@ IGNORED_LEVELS = 2.0  # a smaller change is no drop
 DRY_LEVELS, WET_LEVELS = 0.15, 0.3  # mean change of the median tile
 
 
-def wetness(residual: Residual) -> float:
+def wetness(residual: NDArray[np.floating]) -> float:
     """How much the drops on a glass change the picture: the mean over the median tile, in levels of 255.
 
     Args:
@@ -51,34 +53,43 @@ class Wiper:
         Args:
             sights: of one clip.
             workers: threads.
-            radius: frames before and after that are asked whether the glass is wet; 0 for pictures that are no clip.
+            radius: frames before and after in which a drop has to be too; 0 for pictures that are no clip.
             timed: counts the time.
         """
         on_cpu = self._derainer.place.device.type == "cpu"
         seen = ordered_map(timed("drops", self._seen), sights, workers if on_cpu else 1)
         return ordered_map(timed("drops", self._wiped), neighbourhoods(seen, radius), workers)
 
-    def _seen(self, sight: Sight) -> tuple[Sight, Residual, float]:
-        """With what the generator would add at its own size, and the wetness by that."""
+    def _seen(self, sight: Sight) -> tuple[Sight, Residual]:
+        """With what the generator would add, at its own size."""
         height_px, width_px = sight.rgb.shape[:2]
         scale = min(1.0, LINES / min(height_px, width_px))
         size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
         small = cv2.resize(sight.rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else sight.rgb
-        residual = self._derainer.picture(still(replace(sight, rgb=np.asarray(small, np.uint8))))
-        return sight, residual, wetness(residual)
+        return sight, self._derainer.picture(still(replace(sight, rgb=np.asarray(small, np.uint8))))
 
-    def _wiped(self, around: tuple[tuple[Sight, Residual, float] | None, ...]) -> Sight:
+    def _wiped(self, around: tuple[tuple[Sight, Residual] | None, ...]) -> Sight:
         middle = around[len(around) // 2]
         assert middle is not None
-        sight, residual, _ = middle
-        mean = float(np.mean([wet for _, _, wet in filter(None, around)]))
-        wet = float(np.clip((mean - DRY_LEVELS) / (WET_LEVELS - DRY_LEVELS), 0, 1)) if self._guarded else 1.0
-        if wet == 0:
+        sight, residual = middle
+        lasting = _lasting([other for _, other in filter(None, around) if other.shape == residual.shape])
+        wet = (wetness(lasting) - DRY_LEVELS) / (WET_LEVELS - DRY_LEVELS) if self._guarded else 1.0
+        if wet <= 0:
             return sight
-        wiped = (residual * np.float16(wet)).astype(np.float16)
+        wiped = (lasting * np.float32(min(1.0, wet))).astype(np.float16)
         change = enlarged(wiped, height_px=sight.rgb.shape[0], width_px=sight.rgb.shape[1])
         rgb = np.asarray(cv2.add(sight.rgb, change * np.float32(255), dtype=cv2.CV_8U), np.uint8)
-        return replace(sight, rgb=rgb, small=flow_luma(rgb), wiped=wiped, wet=wet)
+        return replace(sight, rgb=rgb, small=flow_luma(rgb), wiped=wiped, wet=min(1.0, wet))
+
+
+def _lasting(residuals: list[Residual]) -> NDArray[np.float32]:
+    """(H, W, 3), the median of what is there in each of several frames."""
+    parts = [part.astype(np.float32) for part in residuals]
+    if len(parts) == 1:
+        return parts[0]
+    if len(parts) == WINDOW:
+        return median_of_five(parts)
+    return np.median(parts, axis=0).astype(np.float32)  # at the ends of a clip
 
 
 def enlarged(wiped: Residual, height_px: int, width_px: int) -> NDArray[np.float32]:
