@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 from click.testing import Result
 from clips import Clip, decoded_pts, make, truncated
+from dashcam import Dashcam, dashcam
+from dashcam import record as gps_record
 
 from vderain.batch.ledger import HIDDEN, NAME, Ledger, peek
 from vderain.batch.record import Record
@@ -102,6 +104,24 @@ def test_what_is_not_ours_is_not_replaced(vderain: Run, card: Path, tmp_path: Pa
     assert "3 done, 1 failed" in result.stdout
     assert vderain("batch", card, "-o", out, *QUICK, "--overwrite").exit_code == 0
     assert len(decoded_pts(mine)) == 5
+
+
+def test_a_gps_track_gets_its_name_with_the_video(vderain: Run, card: Path, tmp_path: Path) -> None:
+    out, flags = tmp_path / "out", (*QUICK, "--gpx", "--exclude", "Rear")
+    sound = card / "Front" / "2026_00F.MP4"
+    dashcam(sound, sound, Dashcam(tuple(gps_record(second) for second in range(3))))
+    first = vderain("batch", card, "-o", out, *flags)
+    assert first.exit_code == 0, first.output
+    assert files_in(out) == {"Front/2026_00F.MP4", "Front/2026_00F.gpx", "Front/2026_01F.MP4"}
+    track = out / "Front" / "2026_00F.gpx"
+    assert "<trkpt" in track.read_text()
+    assert "GPS track as 2026_00F.gpx" in records(out)["Front/2026_00F.MP4"].kept
+    assert vderain("batch", card, "-o", out, *flags, "--crf", 30).exit_code == 0, "it is ours, and is replaced"
+    track.write_text("my own")
+    again = vderain("batch", card, "-o", out, *flags)
+    assert again.exit_code == 1
+    assert "2026_00F.gpx exists already, and was not written by vderain. Add --overwrite" in again.stderr
+    assert track.read_text() == "my own"
 
 
 def test_ten_ways_to_be_broken(vderain: Run, card: Path, tmp_path: Path) -> None:

@@ -121,6 +121,15 @@ def test_equal_names_are_refused(tree: Tree, tmp_path: Path) -> None:
         planned(card, out=tmp_path / "out")
 
 
+def test_two_kinds_of_one_file_would_share_a_track(tree: Tree, tmp_path: Path) -> None:
+    card = tree("a.mp4", "a.mkv", "b.mp4", "b.jpg")
+    assert len(planned(card, out=tmp_path / "out", include=("*",)).items) == 4
+    assert planned(card, out=tmp_path / "out", include=("b.*",), beside=(".gpx",)).items, "a picture has no track"
+    with pytest.raises(UsageError, match=r"would both become .*a\.gpx\.") as caught:
+        planned(card, out=tmp_path / "out", beside=(".gpx",))
+    assert "--exclude" in caught.value.cure, "they are in one folder already"
+
+
 @pytest.mark.parametrize("what", ["nowhere.mp4", "nothing*.mp4", "x" * 5000])
 def test_inputs_that_are_not_there(tmp_path: Path, what: str) -> None:
     with pytest.raises(UsageError):

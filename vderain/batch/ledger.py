@@ -27,6 +27,7 @@ from vderain.errors import OutputError, VderainError
 from vderain.video.fingerprint import Fingerprint
 
 NAME = "vderain.sqlite"
+TRACK = ".gpx"  # of what lies beside a result
 HIDDEN = ".vderain"  # drafts, segments, locks and the journal
 VERSION = 1
 APPLICATION = 0x76644C31  # vdL1, in the header of the file
@@ -192,6 +193,8 @@ class Ledger:
         with _plainly(target):
             if draft.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # a track goes first: what is there with the draft is not yet done
+                    draft.with_suffix(TRACK).replace(target.with_suffix(TRACK))
                 draft.replace(target)
             done = replace(record, state="done", run=self.run, draft="")
             self._note(done)

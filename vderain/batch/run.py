@@ -12,7 +12,7 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Event
 
-from vderain.batch.ledger import HIDDEN, Ledger
+from vderain.batch.ledger import HIDDEN, TRACK, Ledger
 from vderain.batch.plan import Item
 from vderain.batch.record import Record
 from vderain.batch.report import write_report
@@ -21,6 +21,7 @@ from vderain.errors import InputError, OutputError, UsageError, VderainError
 from vderain.options import Options, settings, weights
 from vderain.video.encoders import CAP_FACTOR
 from vderain.video.fingerprint import Fingerprint, fingerprint
+from vderain.video.gps import is_gpx_of_ours
 from vderain.video.segments import SEGMENT_FRAMES
 
 POLL_S = 0.1
@@ -301,6 +302,12 @@ class Run:
                     f"{target} exists already, and is not a result that the ledger knows.",
                     "Add --overwrite to replace it, or choose another folder with -o.",
                 )
+        track = target.with_suffix(TRACK)
+        if self.options.gpx and not self.options.overwrite and track.exists() and not is_gpx_of_ours(track):
+            raise OutputError(
+                f"{track} exists already, and was not written by vderain.",
+                "Add --overwrite to replace it, or choose another folder with -o.",
+            )
 
     def _take(self, happened: Moved | Outcome) -> None:
         begun = self._begun.get(happened.target)

@@ -15,7 +15,7 @@ from vderain.batch.moments import MomentKeeper
 from vderain.batch.task import Outcome, Task, failure
 from vderain.errors import DeviceError, OutputError, VderainError
 from vderain.options import Options
-from vderain.process import Loaded, load, process
+from vderain.process import Loaded, Result, load, process
 from vderain.video.clip import Progress
 from vderain.video.frame import Frame
 
@@ -106,7 +106,7 @@ class Worker:
         moments = keepers[0].save(task.outdir / task.moments, task.outdir) if keepers else ()
         return Outcome(
             task.target, draft.relative_to(task.outdir).as_posix(), result.frames, result.repeated, result.missing,
-            result.dry, result.damage, result.kept, result.dropped, result.model or "", result.device, last.done_s,
+            result.dry, result.damage, _kept(result), result.dropped, result.model or "", result.device, last.done_s,
             moments,
         )  # fmt: skip
 
@@ -114,6 +114,10 @@ class Worker:
         if self._options != options:
             self._loaded, self._options = load(options), options
         return self._loaded
+
+
+def _kept(result: Result) -> tuple[str, ...]:
+    return (*result.kept, f"GPS track as {result.gpx.name}") if result.gpx else result.kept
 
 
 class _Listening:

@@ -63,7 +63,7 @@ def batch_command(
 ) -> None:
     """Take the rain out of many files; what is done already is not done again."""
     with reporting(quiet, verbose), _one_for_all():
-        from vderain.batch.ledger import Ledger
+        from vderain.batch.ledger import TRACK, Ledger
         from vderain.batch.plan import Selection, make_plan
         from vderain.batch.run import Manner, Run
         from vderain.commands.board import board
@@ -73,7 +73,8 @@ def batch_command(
         if on is not None and not PLACE.fullmatch(on):
             raise UsageError(f"--on {on} is no place to work.", "Give ray, or ray://HOST:PORT of a cluster's head.")
         suffix = f".{chosen.container}" if chosen.container else None
-        selection = Selection(tuple(inputs), tuple(include or ()), tuple(exclude or ()), suffix, patient=watch)
+        beside = (TRACK,) if chosen.gpx else ()
+        selection = Selection(tuple(inputs), tuple(include or ()), tuple(exclude or ()), suffix, beside, patient=watch)
         chosen = replace(chosen, container=None)  # the plan names every result; pictures stay pictures
         plan = make_plan(selection, output)
         _check_found(plan, watch)
