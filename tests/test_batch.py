@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from clips import Clip, decoded_pts, make, truncated
+from clips import Clip, decoded_pts, make, sound_only, truncated
 from dashcam import Dashcam, dashcam
 from dashcam import record as gps_record
 
@@ -164,19 +164,6 @@ def test_ten_ways_to_be_broken(vderain: Run, card: Path, tmp_path: Path) -> None
     assert all(record.attempts <= 1 for record in records(tmp_path / "out").values()), "what is broken stays broken"
 
 
-def sound_only(path: Path) -> None:
-    import av
-
-    clip = make(path.with_name("with.mp4"), Clip(frames=5, audio="aac"))
-    with av.open(str(clip)) as source, av.open(str(path), "w") as output:
-        stream = output.add_stream_from_template(source.streams.audio[0])
-        for packet in source.demux(audio=0):
-            if packet.size:
-                packet.stream = stream
-                output.mux(packet)
-    clip.unlink()
-
-
 def undecodable(path: Path, folder: Path) -> None:
     from clips import damaged
 
@@ -273,7 +260,7 @@ def test_ctrl_c_ends_within_two_seconds_and_the_next_run_goes_on(card: Path, tmp
     assert told[-1]["waiting"] == 1
     assert files_in(out) == set()
     kept = {path.name for path in (out / HIDDEN / "work").rglob("*") if path.is_file()}
-    assert kept <= {"segments.sqlite", "segments.sqlite-journal"}, "no draft is left"
+    assert kept <= {"segments.sqlite", "segments.sqlite-journal", "moments.npz"}, "no draft is left"
     assert records(out)["long.mp4"].state == "waiting"
     assert vderain("batch", card, "-o", out, *QUICK, "--include", "long*", "--segment", 50).exit_code == 0
     assert len(decoded_pts(out / "long.mp4")) == 1200
