@@ -74,6 +74,13 @@ def test_patterns_keep_places_from_the_first_wildcard_on(tree: Tree, tmp_path: P
     assert targets(planned(card / "**" / "2*", out=tmp_path / "out")) == ["Rear/2.mp4"]
 
 
+def test_a_pattern_does_not_mean_what_lies_among_the_results(tree: Tree, tmp_path: Path) -> None:
+    """Or a second run would be refused what the first was not."""
+    card = tree("1.mp4", "F/2.mp4", "out/1.mp4", "out/F/2.mp4")
+    for pattern, names in (("**/*.mp4", ["1.mp4", "F/2.mp4"]), ("*", ["1.mp4", "F/2.mp4"])):
+        assert sorted(targets(planned(f"{card}/{pattern}", out=card / "out"))) == names
+
+
 def test_a_name_with_brackets_is_a_name(tree: Tree, tmp_path: Path) -> None:
     card = tree("[1].mp4")
     assert targets(planned(card / "[1].mp4", out=tmp_path / "out")) == ["[1].mp4"]

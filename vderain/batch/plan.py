@@ -159,14 +159,17 @@ def _found(given: str, selection: Selection, outdir: Path, problems: list[Proble
 
 
 def _globbed(given: str, selection: Selection, outdir: Path, problems: list[Problem]) -> Iterator[tuple[str, Path]]:
-    """Places are kept from the first part of the pattern on that has a wildcard."""
+    """Places are kept from the first part of the pattern on that has a wildcard; what lies in OUTDIR is not meant."""
     root, pattern = _split(given)
+    results = _real(outdir)
     found = sorted(glob.glob(pattern, root_dir=root, recursive=True), key=natural_key)  # noqa: PTH207
     if not found and not selection.patient:
         raise UsageError(f"nothing matches {given}.", "Check the pattern, and quote it.")
     for name in found:
         path = root / name
         posix = Path(name).as_posix()
+        if _real(path).is_relative_to(results):
+            continue  # results of an earlier run
         if _is(path, "dir"):
             if "**" not in pattern:
                 _check_apart(path, outdir)
