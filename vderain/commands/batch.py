@@ -5,7 +5,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -106,6 +106,7 @@ def _run(
 ) -> int:
     """Works, sums up, writes the page; returns the exit code."""
     workers: Workers | None = None
+    whole = False
 
     def page() -> None:
         run.report("vderain batch", _in_words(run, selection))
@@ -117,9 +118,14 @@ def _run(
         elif run.todo:
             workers = crew()
             run.work(workers)
+        whole = True
     finally:
         summary = run.close(workers)
-    if summary.done or summary.failed or not (run.outdir / "report.html").exists():
+        if not whole and summary.ended:  # what was done before it broke off is told, too
+            with suppress(OutputError):
+                page()
+            shown.close(summary)
+    if summary.ended or not (run.outdir / "report.html").exists():
         page()
     shown.close(summary)
     return INTERRUPTED if summary.stopped else 1 if summary.failed else 0
