@@ -24,6 +24,7 @@ lint: $(READY)  ## style, format, and the floors of the house
 types: $(READY)
 	$(BIN)/mypy
 	$(BIN)/mypy docs/benchmarks.py
+	MYPYPATH=tests $(BIN)/mypy --follow-imports=silent docs/batch_benchmarks.py
 
 wheel: $(READY)  ## dist/vderain-VERSION-py3-none-any.whl, weights included
 	$(BIN)/python -m pip wheel --no-deps --wheel-dir dist .

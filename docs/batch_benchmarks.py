@@ -22,8 +22,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
-import av  # noqa: E402
-from clips import Clip, damaged, make  # noqa: E402
+from clips import Clip, damaged, make, sound_only  # noqa: E402
 
 # x264's macroblock tree reads memory that it never wrote; without it the same pictures make the same bytes.
 REPEATABLE = ("--encoder-opt", "x264-params=mbtree=0")
@@ -98,7 +97,7 @@ def break_twenty(card: Path, folder: Path) -> dict[str, str]:
         "head": (".mp4", sound[:40] + bytes(4000), "no usable index (moov)"),
         "tail": (".mp4", sound[-1500:], "not a video file that can be read"),
         "zeros": (".mov", bytes(5000), "not a video file that can be read"),
-        "sound": (".mp4", sound_only(folder), "no video in it"),
+        "sound": (".mp4", sound_only(folder / "only.mp4").read_bytes(), "no video in it"),
         "lost": (".mkv", lost.read_bytes(), "can be decoded"),
         "pipe": (".mp4", None, "is a pipe or a device"),
         "link": (".mp4", None, "cannot be read"),
@@ -115,17 +114,6 @@ def break_twenty(card: Path, folder: Path) -> dict[str, str]:
             else:
                 path.symlink_to(folder / "nowhere")
     return names
-
-
-def sound_only(folder: Path) -> bytes:
-    clip, path = make(folder / "with.mp4", Clip(frames=5, audio="aac")), folder / "only.mp4"
-    with av.open(str(clip)) as source, av.open(str(path), "w") as output:
-        stream = output.add_stream_from_template(source.streams.audio[0])
-        for packet in source.demux(audio=0):
-            if packet.size:
-                packet.stream = stream
-                output.mux(packet)
-    return path.read_bytes()
 
 
 def kills(folder: Path, options: argparse.Namespace) -> str:

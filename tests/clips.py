@@ -201,6 +201,19 @@ def damaged(source: Path, target: Path, numbers: Sequence[int]) -> Path:
     return remux(source, target, lambda number, data: b"\xff" * len(data) if number in numbers else data)
 
 
+def sound_only(path: Path) -> Path:
+    """A file without pictures."""
+    clip = make(path.with_name(f"with-{path.name}"), Clip(frames=5, audio="aac"))
+    with av.open(str(clip)) as source, av.open(str(path), "w") as output:
+        stream = output.add_stream_from_template(source.streams.audio[0])
+        for packet in source.demux(audio=0):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+    clip.unlink()
+    return path
+
+
 def truncated(source: Path, target: Path, part: float) -> Path:
     """The first part of a file's bytes."""
     data = source.read_bytes()

@@ -14,7 +14,9 @@ from typing import Any
 
 import pytest
 from click.testing import Result
-from clips import Clip, decoded_pts, make, truncated
+from clips import Clip, decoded_pts, make, sound_only, truncated
+from dashcam import Dashcam, dashcam
+from dashcam import record as gps_record
 
 from vderain.batch.ledger import HIDDEN, NAME, Ledger, peek
 from vderain.batch.record import Record
@@ -104,6 +106,24 @@ def test_what_is_not_ours_is_not_replaced(vderain: Run, card: Path, tmp_path: Pa
     assert len(decoded_pts(mine)) == 5
 
 
+def test_a_gps_track_gets_its_name_with_the_video(vderain: Run, card: Path, tmp_path: Path) -> None:
+    out, flags = tmp_path / "out", (*QUICK, "--gpx", "--exclude", "Rear")
+    sound = card / "Front" / "2026_00F.MP4"
+    dashcam(sound, sound, Dashcam(tuple(gps_record(second) for second in range(3))))
+    first = vderain("batch", card, "-o", out, *flags)
+    assert first.exit_code == 0, first.output
+    assert files_in(out) == {"Front/2026_00F.MP4", "Front/2026_00F.gpx", "Front/2026_01F.MP4"}
+    track = out / "Front" / "2026_00F.gpx"
+    assert "<trkpt" in track.read_text()
+    assert "GPS track as 2026_00F.gpx" in records(out)["Front/2026_00F.MP4"].kept
+    assert vderain("batch", card, "-o", out, *flags, "--crf", 30).exit_code == 0, "it is ours, and is replaced"
+    track.write_text("my own")
+    again = vderain("batch", card, "-o", out, *flags)
+    assert again.exit_code == 1
+    assert "2026_00F.gpx exists already, and was not written by vderain. Add --overwrite" in again.stderr
+    assert track.read_text() == "my own"
+
+
 def test_ten_ways_to_be_broken(vderain: Run, card: Path, tmp_path: Path) -> None:
     """Each says what is wrong with it, and none of them stops the others."""
     bad = card / "Bad"
@@ -142,19 +162,6 @@ def test_ten_ways_to_be_broken(vderain: Run, card: Path, tmp_path: Path) -> None
         assert message in line, line
     assert not files_in(tmp_path / "out") & {f"Bad/{name}" for name in broken}
     assert all(record.attempts <= 1 for record in records(tmp_path / "out").values()), "what is broken stays broken"
-
-
-def sound_only(path: Path) -> None:
-    import av
-
-    clip = make(path.with_name("with.mp4"), Clip(frames=5, audio="aac"))
-    with av.open(str(clip)) as source, av.open(str(path), "w") as output:
-        stream = output.add_stream_from_template(source.streams.audio[0])
-        for packet in source.demux(audio=0):
-            if packet.size:
-                packet.stream = stream
-                output.mux(packet)
-    clip.unlink()
 
 
 def undecodable(path: Path, folder: Path) -> None:
@@ -253,7 +260,7 @@ def test_ctrl_c_ends_within_two_seconds_and_the_next_run_goes_on(card: Path, tmp
     assert told[-1]["waiting"] == 1
     assert files_in(out) == set()
     kept = {path.name for path in (out / HIDDEN / "work").rglob("*") if path.is_file()}
-    assert kept <= {"segments.sqlite", "segments.sqlite-journal"}, "no draft is left"
+    assert kept <= {"segments.sqlite", "segments.sqlite-journal", "moments.npz"}, "no draft is left"
     assert records(out)["long.mp4"].state == "waiting"
     assert vderain("batch", card, "-o", out, *QUICK, "--include", "long*", "--segment", 50).exit_code == 0
     assert len(decoded_pts(out / "long.mp4")) == 1200

@@ -74,6 +74,13 @@ def test_patterns_keep_places_from_the_first_wildcard_on(tree: Tree, tmp_path: P
     assert targets(planned(card / "**" / "2*", out=tmp_path / "out")) == ["Rear/2.mp4"]
 
 
+def test_a_pattern_does_not_mean_what_lies_among_the_results(tree: Tree, tmp_path: Path) -> None:
+    """Or a second run would be refused what the first was not."""
+    card = tree("1.mp4", "F/2.mp4", "out/1.mp4", "out/F/2.mp4")
+    for pattern, names in (("**/*.mp4", ["1.mp4", "F/2.mp4"]), ("*", ["1.mp4", "F/2.mp4"])):
+        assert sorted(targets(planned(f"{card}/{pattern}", out=card / "out"))) == names
+
+
 def test_a_name_with_brackets_is_a_name(tree: Tree, tmp_path: Path) -> None:
     card = tree("[1].mp4")
     assert targets(planned(card / "[1].mp4", out=tmp_path / "out")) == ["[1].mp4"]
@@ -119,6 +126,15 @@ def test_equal_names_are_refused(tree: Tree, tmp_path: Path) -> None:
     assert "folder above both" in caught.value.cure
     with pytest.raises(UsageError, match=r"2\.mp4"):
         planned(card, out=tmp_path / "out")
+
+
+def test_two_kinds_of_one_file_would_share_a_track(tree: Tree, tmp_path: Path) -> None:
+    card = tree("a.mp4", "a.mkv", "b.mp4", "b.jpg")
+    assert len(planned(card, out=tmp_path / "out", include=("*",)).items) == 4
+    assert planned(card, out=tmp_path / "out", include=("b.*",), beside=(".gpx",)).items, "a picture has no track"
+    with pytest.raises(UsageError, match=r"would both become .*a\.gpx\.") as caught:
+        planned(card, out=tmp_path / "out", beside=(".gpx",))
+    assert "--exclude" in caught.value.cure, "they are in one folder already"
 
 
 @pytest.mark.parametrize("what", ["nowhere.mp4", "nothing*.mp4", "x" * 5000])

@@ -17,7 +17,7 @@ import pytest
 from click.testing import Result as Ran
 from clips import VFR_PTS, Clip, damaged, decoded_pts, identical, make, names_in, packets, planes_of_file
 
-from vderain.errors import OutputError
+from vderain.errors import OutputError, VderainError
 from vderain.options import Options
 from vderain.process import CONTEXT, process
 from vderain.video.encoders import EncodeOptions
@@ -206,6 +206,18 @@ def test_an_unfinished_piece_is_not_there(tmp_path: Path) -> None:
         assert (store.frames, store.dry, store.origin_s, store.last_s) == (4, 1, Fraction(1, 3), Fraction(5, 3))
     with SegmentStore(tmp_path / "store", "other") as store:
         assert store.frames == 0
+
+
+def test_two_at_one_store_do_not_mix_their_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that was given up for dead may still write."""
+    monkeypatch.setattr("vderain.video.segments.WAIT_S", 0.1)
+    with SegmentStore(tmp_path / "store", "key") as one, SegmentStore(tmp_path / "store", "key") as other:
+        one.begin(Fraction(0))
+        with pytest.raises(VderainError, match="another process is at work"):
+            other.begin(Fraction(0))
+        one.end(4, 0, Fraction(1))
+        with pytest.raises(VderainError, match="another process is at work"):
+            other.begin(Fraction(0))
 
 
 def test_process_resume_after_a_kill(vderain: Run, clip: Make, tiny: Path) -> None:

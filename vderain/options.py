@@ -72,8 +72,6 @@ class Options:
             raise UsageError(f"start {self.start_s:g} is out of range.", "Give seconds from the beginning.")
         if self.duration_s is not None and not 0 < self.duration_s < math.inf:
             raise UsageError(f"duration {self.duration_s:g} is out of range.", "Give the number of seconds to process.")
-        if self.encode.crf is not None and not 0 <= self.encode.crf <= 63:
-            raise UsageError(f"crf {self.encode.crf:g} is out of range.", "Give 0 to 51, for av1 and vp9 up to 63.")
         if self.container is not None and f".{self.container}" not in CONTAINERS:
             known = ", ".join(suffix[1:] for suffix in CONTAINERS)
             raise UsageError(f"there is no container {self.container!r}.", f"Choose one of {known}.")

@@ -64,8 +64,6 @@ class Options:
             raise UsageError(f"seed {self.seed} is out of range.", "Give a whole number, 0 or more.")
         if not 0 <= self.noise <= NOISE_MAX:
             raise UsageError(f"noise {self.noise:g} is out of range.", f"Give levels of 255 from 0 to {NOISE_MAX:g}.")
-        if self.encode.crf is not None and not 0 <= self.encode.crf <= 63:
-            raise UsageError(f"crf {self.encode.crf:g} is out of range.", "Give 0 to 51, for .webm up to 63.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from vderain.errors import OutputError, VderainError
 from vderain.video.fingerprint import Fingerprint
 
 NAME = "vderain.sqlite"
+TRACK = ".gpx"  # of what lies beside a result
 HIDDEN = ".vderain"  # drafts, segments, locks and the journal
 VERSION = 1
 APPLICATION = 0x76644C31  # vdL1, in the header of the file
@@ -111,11 +112,11 @@ class Ledger:
     # Who does what
 
     def enrol(self, items: list[tuple[Item, Fingerprint]], settings: str, weights: str) -> None:
-        """Notes files that are to be done, and forgets what became of them before."""
+        """Notes files that are to be done; a result of other settings counts until its file is begun again."""
         with self._transaction():
             for item, seen in items:
                 record = self.record(item.target)
-                if record is None or record.state not in ("running", "written"):
+                if record is None or record.state in ("waiting", "failed"):
                     self._put(_fresh(item, seen, settings, weights, record))
 
     def claim(self, item: Item, seen: Fingerprint, settings: str, weights: str) -> Claim:
@@ -138,8 +139,11 @@ class Ledger:
         self._change(target, state="waiting", run="")
 
     def fail(self, record: Record) -> None:
+        """Notes a failure, unless an older result is there, or another run is at it."""
         with self._transaction():
-            self._put(replace(record, state="failed", run=self.run))
+            before = self.record(record.target)
+            if before is None or before.state in ("waiting", "failed") or self._has(before):
+                self._put(replace(record, state="failed", run=self.run))
 
     def publish(self, record: Record) -> Record:
         """Gives a draft its name; from then on the file is done, whatever happens.
@@ -192,6 +196,8 @@ class Ledger:
         with _plainly(target):
             if draft.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
+                with suppress(FileNotFoundError):  # a track goes first: what is there with the draft is not yet done
+                    draft.with_suffix(TRACK).replace(target.with_suffix(TRACK))
                 draft.replace(target)
             done = replace(record, state="done", run=self.run, draft="")
             self._note(done)
@@ -222,6 +228,9 @@ class Ledger:
                     f"a run on {row['host']} is at work in {self.outdir}.",
                     "Wait for it, or choose another folder; several machines share one run with --on ray.",
                 )
+
+    def _has(self, record: Record) -> bool:
+        return record.run == self.run and record.state in ("running", "written")
 
     def _is_recent(self, record: Record) -> bool:
         return datetime.fromisoformat(record.finished_at).timestamp() >= self._began_s

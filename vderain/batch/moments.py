@@ -7,9 +7,12 @@ two by two when they become too many.
 
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from io import BytesIO
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -56,12 +59,12 @@ T = TypeVar("T", bound=_Timed)
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """A small pair of frames."""
+    """A small pair of frames; as JPEG once they were written."""
 
     time_s: float
     removed: float
-    before: Frame
-    after: Frame
+    before: Frame | bytes
+    after: Frame | bytes
 
 
 class MomentKeeper:
@@ -69,12 +72,13 @@ class MomentKeeper:
 
     Args:
         turns: quarter turns counter-clockwise that a player makes before showing; see `video.clip.quarter_turns`.
-        begin_s: presentation time of the beginning of the file; that of the first frame seen where None.
+        kept: what `keep` wrote. A keeper that first sees a later frame than that one did goes on from there.
     """
 
-    def __init__(self, turns: int = 0, begin_s: float | None = None) -> None:
-        self._turns = turns
-        self._begin_s = begin_s
+    def __init__(self, turns: int = 0, kept: Path | None = None) -> None:
+        self._turns, self._kept = turns, kept
+        self._begin_s: float | None = None
+        self._last_s = -math.inf
         self._stretch_s = STRETCH_S
         self._best: dict[int, _Held] = {}
 
@@ -91,9 +95,12 @@ class MomentKeeper:
         if before.planes[0].shape != after.planes[0].shape:
             raise ValueError(f"before is {before.planes[0].shape}, after {after.planes[0].shape}")
         now_s = float(before.pts * before.time_base)
-        self._begin_s = now_s if self._begin_s is None else self._begin_s
-        if before.repeated:
+        if self._begin_s is None:
+            self._begin_s = now_s
+            self._go_on()
+        if before.repeated or now_s <= self._last_s:  # frames before a joint come twice
             return
+        self._last_s = now_s
         removed, time_s = removed_levels(before, after), now_s - self._begin_s
         held = self._best.get(self._stretch(time_s))
         if held is None or removed > BETTER * held.removed:
@@ -116,6 +123,41 @@ class MomentKeeper:
         """
         return tuple(self._saved(held, folder, relative_to) for held in rainiest(self._best.values()))
 
+    def keep(self, path: Path) -> None:
+        """Writes all that is held, for another keeper to go on from.
+
+        Raises:
+            OutputError: the disk refuses it.
+        """
+        self._best = {stretch: self._as_jpeg(held) for stretch, held in self._best.items()}
+        kept: dict[str, Any] = {
+            "clock": np.array([self._begin_s, self._last_s, self._stretch_s], np.float64),
+            "facts": np.array([[held.time_s, held.removed] for held in self._best.values()], np.float64),
+        }
+        for number, held in enumerate(self._best.values()):
+            kept[f"before{number}"] = np.frombuffer(_jpeg(held.before, self._turns), np.uint8)
+            kept[f"after{number}"] = np.frombuffer(_jpeg(held.after, self._turns), np.uint8)
+        file = BytesIO()
+        np.savez(file, **kept)
+        _write(path, file.getvalue())
+
+    def _go_on(self) -> None:
+        """Takes over what was kept, unless the file starts over, which it does from its first frame."""
+        if self._kept is None:
+            return
+        with suppress(OSError, ValueError, KeyError, BadZipFile), np.load(self._kept) as kept:  # no pickle in it
+            begin_s, last_s, stretch_s = (float(value) for value in kept["clock"])
+            held = [
+                _Held(float(time_s), float(removed), kept[f"before{n}"].tobytes(), kept[f"after{n}"].tobytes())
+                for n, (time_s, removed) in enumerate(kept["facts"])
+            ]
+            if self._begin_s is not None and self._begin_s > begin_s:
+                self._begin_s, self._last_s, self._stretch_s = begin_s, last_s, stretch_s
+                self._best = {self._stretch(one.time_s): one for one in held}
+
+    def _as_jpeg(self, held: _Held) -> _Held:
+        return replace(held, before=_jpeg(held.before, self._turns), after=_jpeg(held.after, self._turns))
+
     def _stretch(self, time_s: float) -> int:
         return math.floor(time_s / self._stretch_s)
 
@@ -127,11 +169,20 @@ class MomentKeeper:
 
     def _saved(self, held: _Held, folder: Path, relative_to: Path) -> Moment:
         names = []
-        for kind, frame in (("before", held.before), ("after", held.after)):
+        for kind, picture in (("before", held.before), ("after", held.after)):
             path = folder / f"{max(0, round(held.time_s * 1000)):08}-{kind}.jpg"
-            _write(path, _jpeg(frame, self._turns))
+            _write(path, _jpeg(picture, self._turns))
             names.append(path.relative_to(relative_to).as_posix())
         return Moment(held.time_s, held.removed, *names)
+
+
+def forget_others(folder: Path, relative_to: Path, moments: Iterable[Moment]) -> None:
+    """Removes the pictures of an older result from a folder; those of moments stay."""
+    shown = {relative_to / name for moment in moments for name in (moment.before, moment.after)}
+    for path in folder.glob("*.jpg"):
+        if path not in shown:
+            with suppress(OSError):  # somebody looks at it
+                path.unlink()
 
 
 def rainiest(candidates: Iterable[T], count: int = KEPT) -> tuple[T, ...]:
@@ -184,7 +235,9 @@ def _resized(plane: Plane, size: tuple[int, int]) -> Plane:
     return small
 
 
-def _jpeg(frame: Frame, turns: int) -> bytes:
+def _jpeg(frame: Frame | bytes, turns: int) -> bytes:
+    if isinstance(frame, bytes):
+        return frame
     picture = cv2.cvtColor(np.ascontiguousarray(np.rot90(to_rgb8(frame), turns)), cv2.COLOR_RGB2BGR)
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
     return cv2.imencode(".jpg", picture, options)[1].tobytes()

@@ -64,6 +64,7 @@ class Selection:
         include: patterns a file found in a folder must match one of; empty takes every kind of video.
         exclude: patterns of files and folders to leave out.
         suffix: of the results; None keeps that of the source where it can be written.
+        beside: suffixes of what is written beside each result.
         patient: a pattern that nothing matches yet is no error.
     """
 
@@ -71,6 +72,7 @@ class Selection:
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     suffix: str | None = None
+    beside: tuple[str, ...] = ()
     patient: bool = False
 
     def __post_init__(self) -> None:
@@ -109,7 +111,7 @@ def make_plan(selection: Selection, outdir: Path) -> Plan:
     for given in selection.inputs:
         for name, source in _found(given, selection, outdir, plan.problems):
             plan.items.append(item(name, source, selection))
-    _check_places(plan.items, outdir)
+    _check_places(plan.items, outdir, selection.beside)
     return plan
 
 
@@ -157,14 +159,17 @@ def _found(given: str, selection: Selection, outdir: Path, problems: list[Proble
 
 
 def _globbed(given: str, selection: Selection, outdir: Path, problems: list[Problem]) -> Iterator[tuple[str, Path]]:
-    """Places are kept from the first part of the pattern on that has a wildcard."""
+    """Places are kept from the first part of the pattern on that has a wildcard; what lies in OUTDIR is not meant."""
     root, pattern = _split(given)
+    results = _real(outdir)
     found = sorted(glob.glob(pattern, root_dir=root, recursive=True), key=natural_key)  # noqa: PTH207
     if not found and not selection.patient:
         raise UsageError(f"nothing matches {given}.", "Check the pattern, and quote it.")
     for name in found:
         path = root / name
         posix = Path(name).as_posix()
+        if _real(path).is_relative_to(results):
+            continue  # results of an earlier run
         if _is(path, "dir"):
             if "**" not in pattern:
                 _check_apart(path, outdir)
@@ -231,19 +236,30 @@ def _check_apart(folder: Path, outdir: Path) -> None:
         raise UsageError(f"the folder of results {outdir} lies inside the input {folder}.", "Choose one outside of it.")
 
 
-def _check_places(items: list[Item], outdir: Path) -> None:
+def _check_places(items: list[Item], outdir: Path, beside: tuple[str, ...]) -> None:
     results = _real(outdir)
     places: dict[str, Item] = {}
+    others: dict[str, Item] = {}
     for each in items:
         if _real(each.source).is_relative_to(results):
             raise UsageError(f"the input {each.source} lies inside the folder of results {outdir}.", "Choose another.")
-        other = places.setdefault(each.target, each)
-        if other is not each and other.source != each.source:
-            raise UsageError(
-                f"{other.source} and {each.source} would both become {outdir / each.target}.",
-                "Give the folder above both as one input, or run them with two folders of results.",
-            )
+        _check_alone(places.setdefault(each.target, each), each, outdir / each.target)
+        for suffix in beside if each.source.suffix.lower() not in PICTURES else ():
+            name = str(PurePosixPath(each.target).with_suffix(suffix))
+            _check_alone(others.setdefault(name, each), each, outdir / name)
     items[:] = places.values()  # a file that was named twice is done once
+
+
+def _check_alone(one: Item, other: Item, place: Path) -> None:
+    """Finds out whether two files would be written to one place."""
+    if one.source == other.source:
+        return
+    apart = one.source.parent != other.source.parent
+    cure = "Give the folder above both as one input" if apart else "Leave one of them out with --exclude"
+    raise UsageError(
+        f"{one.source} and {other.source} would both become {place}.",
+        f"{cure}, or run them with two folders of results.",
+    )
 
 
 def _real(path: Path) -> Path:

@@ -3,7 +3,7 @@
 import os
 import shutil
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -12,7 +12,8 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Event
 
-from vderain.batch.ledger import HIDDEN, Ledger
+from vderain.batch.ledger import HIDDEN, TRACK, Ledger
+from vderain.batch.moments import forget_others
 from vderain.batch.plan import Item
 from vderain.batch.record import Record
 from vderain.batch.report import write_report
@@ -21,11 +22,13 @@ from vderain.errors import InputError, OutputError, UsageError, VderainError
 from vderain.options import Options, settings, weights
 from vderain.video.encoders import CAP_FACTOR
 from vderain.video.fingerprint import Fingerprint, fingerprint
+from vderain.video.gps import is_gpx_of_ours
 from vderain.video.segments import SEGMENT_FRAMES
 
 POLL_S = 0.1
 ELSEWHERE_S = 0.5  # between looks at what another run is doing
 WORK = f"{HIDDEN}/work"
+UNSEEN = Fingerprint(0, 0, "")  # of a file that cannot be read, or was not looked at
 REPORT = "report"  # folder of pictures beside the page
 
 
@@ -95,7 +98,7 @@ class Summary:
     """What came of a run.
 
     Attributes:
-        done, failed: records of this run's files.
+        ended: this run's files by their targets; one that was done twice, for it changed, is there once.
         skipped: how many were done before.
         waiting: how many were not begun, or not finished.
         seconds: wall-clock time.
@@ -103,13 +106,20 @@ class Summary:
         stopped: whether somebody asked it to stop.
     """
 
-    done: list[Record] = field(default_factory=list)
-    failed: list[Record] = field(default_factory=list)
+    ended: dict[str, Record] = field(default_factory=dict)
     skipped: int = 0
     waiting: int = 0
     seconds: float = 0.0
     report: Path | None = None
     stopped: bool = False
+
+    @property
+    def done(self) -> list[Record]:
+        return [record for record in self.ended.values() if record.state == "done"]
+
+    @property
+    def failed(self) -> list[Record]:
+        return [record for record in self.ended.values() if record.state == "failed"]
 
 
 def _key(target: str) -> str:
@@ -132,8 +142,8 @@ class Run:
         self.ledger, self.options, self.manner, self.tell, self.stop = ledger, options, manner, tell, stop
         self.settings, self.weights = settings(options), weights(options)
         self.summary = Summary()
-        self._todo: deque[tuple[Item, Fingerprint]] = deque()
-        self._elsewhere: deque[tuple[Item, Fingerprint]] = deque()
+        self._todo: dict[str, _Waiting] = {}  # by target, in the order of the plan
+        self._elsewhere: dict[str, _Waiting] = {}
         self._begun: dict[str, _Begun] = {}
         self._attempts: Counter[str] = Counter()
         self._began_s = time.monotonic()
@@ -145,28 +155,34 @@ class Run:
 
     @property
     def todo(self) -> Sequence[Item]:
-        return [item for item, _ in self._todo]
+        return [waiting.item for waiting in self._todo.values()]
 
     def add(self, items: Iterable[Item]) -> None:
         """Looks which files are done already and notes the others as waiting."""
-        items = tuple(items)
         known = self.ledger.records()
-        fresh: list[tuple[Item, Fingerprint]] = []
+        fresh: list[_Waiting] = []
+        unreadable: list[tuple[Item, InputError]] = []
+        done = 0
         for item in items:
             try:
-                seen = fingerprint(item.source)
+                seen = fingerprint(item.source) if not self.stop.is_set() else UNSEEN  # a slow card, a long list
             except InputError as error:
-                self._unreadable(item, error)
+                unreadable.append((item, error))
                 continue
             if self.ledger.is_done(known.get(item.target), seen, self.settings, self.weights):
-                self.summary.skipped += 1
+                done += 1
             else:
-                fresh.append((item, seen))
+                fresh.append(_Waiting(item, seen))
         if fresh:
-            self.ledger.enrol(fresh, self.settings, self.weights)
-        self._todo.extend(fresh)
-        skipped = len(items) - len(fresh)
-        self.tell(Planned(tuple(item for item, _ in fresh), sum(seen.size_bytes for _, seen in fresh), skipped))
+            self.ledger.enrol([(each.item, each.seen) for each in fresh], self.settings, self.weights)
+        waiting = self._todo | self._elsewhere
+        new = [each for each in fresh if each.item.target not in waiting]
+        self._todo |= {each.item.target: each for each in fresh if each.item.target not in self._elsewhere}
+        self.summary.skipped += done
+        planned = (*(each.item for each in new), *(item for item, _ in unreadable))
+        self.tell(Planned(planned, sum(each.seen.size_bytes for each in new), done))
+        for item, reason in unreadable:
+            self._unreadable(item, reason)
 
     def work(
         self, workers: Workers, more: Callable[[], Iterable[Item] | None] = lambda: None,
@@ -207,7 +223,7 @@ class Run:
         Raises:
             VderainError: they would not.
         """
-        need_bytes = CAP_FACTOR * sum(seen.size_bytes for _, seen in self._todo)
+        need_bytes = CAP_FACTOR * sum(waiting.seen.size_bytes for waiting in self._todo.values())
         free_bytes = shutil.disk_usage(self.outdir).free
         if free_bytes < need_bytes:
             raise VderainError(
@@ -220,7 +236,8 @@ class Run:
         if workers is not None:
             workers.close()
         for target in self._begun:
-            self.ledger.free(target)
+            with suppress(OutputError):  # a full disk: the next run finds that this one has ended
+                self.ledger.free(target)
             self._clear(target)
         self.summary.waiting = len(self._begun) + len(self._todo) + len(self._elsewhere)
         self.summary.stopped = self.stop.is_set()
@@ -238,13 +255,18 @@ class Run:
     def _begin(self, workers: Workers) -> None:
         """Gives work to whoever has none."""
         while self._todo and workers.idle and not self.stop.is_set():
-            item, seen = self._todo.popleft()
+            item = self._todo.pop(next(iter(self._todo))).item
+            try:
+                seen = fingerprint(item.source)  # of now: hours may have passed
+            except InputError as error:
+                self._unreadable(item, error)
+                continue
             if item.target in self._begun:  # it changed while it is worked on
-                self._elsewhere.append((item, seen))
-                break
+                self._elsewhere[item.target] = _Waiting(item, seen)
+                continue
             claim = self.ledger.claim(item, seen, self.settings, self.weights)
             if claim == "busy":
-                self._elsewhere.append((item, seen))
+                self._elsewhere[item.target] = _Waiting(item, seen)
             elif claim == "mine":
                 self._begin_one(workers, item, seen)
             else:
@@ -301,6 +323,12 @@ class Run:
                     f"{target} exists already, and is not a result that the ledger knows.",
                     "Add --overwrite to replace it, or choose another folder with -o.",
                 )
+        track = target.with_suffix(TRACK)
+        if self.options.gpx and not self.options.overwrite and track.exists() and not is_gpx_of_ours(track):
+            raise OutputError(
+                f"{track} exists already, and was not written by vderain.",
+                "Add --overwrite to replace it, or choose another folder with -o.",
+            )
 
     def _take(self, happened: Moved | Outcome) -> None:
         begun = self._begun.get(happened.target)
@@ -320,7 +348,7 @@ class Run:
         elif happened.again and self._attempts[happened.target] <= self.manner.retries:
             self.tell(Retried(happened.target, happened.error, self._attempts[happened.target]))
             self.ledger.free(happened.target)
-            self._todo.append((begun.item, begun.seen))
+            self._todo.setdefault(happened.target, _Waiting(begun.item, begun.seen))
         else:
             self._failed(begun, happened)
 
@@ -334,14 +362,15 @@ class Run:
             kept=outcome.kept, device=outcome.device, model=outcome.model,
         )  # fmt: skip
         try:
+            self._check_place(begun.item)  # once more: the work took its time
             record = self.ledger.publish(record)
         except OutputError as error:
-            self._failed(begun, failure(begun.item.target, error))
+            self._clear(record.target)
+            self._failed(begun, failure(record.target, error))
             return
         shutil.rmtree(draft.parent.parent, ignore_errors=True)
-        self.summary.done.append(record)
-        self.summary.failed = [other for other in self.summary.failed if other.target != record.target]
-        self.tell(Ended(record))
+        forget_others(self.outdir / REPORT / _key(record.target), self.outdir, record.moments)
+        self._ended(record)
 
     def _failed(self, begun: "_Begun", outcome: Outcome) -> None:
         record = replace(
@@ -350,7 +379,10 @@ class Run:
         self.ledger.fail(record)
         with suppress(OSError):
             (self.outdir / WORK / _key(record.target)).rmdir()  # unless segments are in it
-        self.summary.failed.append(record)
+        self._ended(record)
+
+    def _ended(self, record: Record) -> None:
+        self.summary.ended[record.target] = record
         self.tell(Ended(record))
 
     def _record(self, begun: "_Begun") -> Record:
@@ -360,19 +392,18 @@ class Run:
         return replace(before, seconds=time.monotonic() - begun.began_s, finished_at=now)
 
     def _unreadable(self, item: Item, error: VderainError) -> None:
-        nothing = Fingerprint(0, 0, "")
-        self.ledger.enrol([(item, nothing)], self.settings, self.weights)
-        self._failed(_Begun(item, nothing, time.monotonic()), failure(item.target, error))
+        self.ledger.enrol([(item, UNSEEN)], self.settings, self.weights)
+        self._failed(_Begun(item, UNSEEN, time.monotonic()), failure(item.target, error))
 
     def _settled_elsewhere(self, item: Item) -> None:
         """Another run has been through with it since this one began."""
         record = self.ledger.record(item.target)
         assert record is not None
         if record.state == "failed":
-            self.summary.failed.append(record)
+            self._ended(record)
         else:
             self.summary.skipped += 1
-        self.tell(Ended(record))
+            self.tell(Ended(record))
 
     def _look_elsewhere(self) -> None:
         """Takes what another run had and has no longer."""
@@ -380,8 +411,16 @@ class Run:
             return
         self._looked_s = time.monotonic()
         self.ledger.take_over()
-        self._todo.extend(self._elsewhere)
+        self._todo |= self._elsewhere
         self._elsewhere.clear()
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A file that is to be done, as it was when it was last looked at."""
+
+    item: Item
+    seen: Fingerprint
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from vderain.batch.moments import MomentKeeper
 from vderain.batch.task import Outcome, Task, failure
 from vderain.errors import DeviceError, OutputError, VderainError
 from vderain.options import Options
-from vderain.process import Loaded, load, process
+from vderain.process import Loaded, Result, load, process
 from vderain.video.clip import Progress
 from vderain.video.frame import Frame
 
@@ -47,16 +47,16 @@ class Worker:
         options = task.options
         if options.device == "auto":
             options = replace(options, device=self._device)
-        try:
-            loaded = self._model(options)
-        except VderainError as error:
-            return replace(failure(task.target, error), hopeless=True)
+        loading = True
         with _Listening() as said:
             try:
+                loaded = self._model(options)
+                loading = False
                 outcome = self._done(replace(task, options=options), loaded, tell)
             except VderainError as error:
                 # what a file is does not change; what was unforeseen, and a device's memory, may
                 outcome = failure(task.target, error, type(error) in (VderainError, DeviceError))
+                outcome = replace(outcome, hopeless=loading)
             except MemoryError:
                 cure = "Use fewer --workers, or a smaller --batch-size."
                 outcome = failure(task.target, VderainError("there is not enough memory for this.", cure), again=True)
@@ -81,14 +81,17 @@ class Worker:
             raise
 
     def _processed(self, task: Task, draft: Path, loaded: Loaded | None, tell: Tell) -> Outcome:
+        store, kept = (task.outdir / task.work / name for name in ("segments.sqlite", "moments.npz"))
         keepers: list[MomentKeeper] = []
         last = Progress(0, 0.0, None)
         told_s = 0.0
 
         def see(before: Frame, after: Frame, turns: int) -> None:
             if not keepers:
-                keepers.append(MomentKeeper(turns))
+                keepers.append(MomentKeeper(turns, kept))
             keepers[0].see(before, after)
+            if (last.frames + 1) % task.segment_frames == 0 and store.exists():
+                keepers[0].keep(kept)  # before the piece itself: what was seen twice counts once
 
         def report(progress: Progress) -> None:
             nonlocal last, told_s
@@ -97,7 +100,6 @@ class Worker:
                 told_s = now_s
                 tell(task.target, progress)
 
-        store = task.outdir / task.work / "segments.sqlite"
         result = process(
             task.source, draft, task.options, report, loaded, see, store, task.segment_frames
         )  # fmt: skip
@@ -106,7 +108,7 @@ class Worker:
         moments = keepers[0].save(task.outdir / task.moments, task.outdir) if keepers else ()
         return Outcome(
             task.target, draft.relative_to(task.outdir).as_posix(), result.frames, result.repeated, result.missing,
-            result.dry, result.damage, result.kept, result.dropped, result.model or "", result.device, last.done_s,
+            result.dry, result.damage, _kept(result), result.dropped, result.model or "", result.device, last.done_s,
             moments,
         )  # fmt: skip
 
@@ -114,6 +116,10 @@ class Worker:
         if self._options != options:
             self._loaded, self._options = load(options), options
         return self._loaded
+
+
+def _kept(result: Result) -> tuple[str, ...]:
+    return (*result.kept, f"GPS track as {result.gpx.name}") if result.gpx else result.kept
 
 
 class _Listening:

@@ -5,7 +5,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -63,7 +63,7 @@ def batch_command(
 ) -> None:
     """Take the rain out of many files; what is done already is not done again."""
     with reporting(quiet, verbose), _one_for_all():
-        from vderain.batch.ledger import Ledger
+        from vderain.batch.ledger import TRACK, Ledger
         from vderain.batch.plan import Selection, make_plan
         from vderain.batch.run import Manner, Run
         from vderain.commands.board import board
@@ -73,7 +73,8 @@ def batch_command(
         if on is not None and not PLACE.fullmatch(on):
             raise UsageError(f"--on {on} is no place to work.", "Give ray, or ray://HOST:PORT of a cluster's head.")
         suffix = f".{chosen.container}" if chosen.container else None
-        selection = Selection(tuple(inputs), tuple(include or ()), tuple(exclude or ()), suffix, patient=watch)
+        beside = (TRACK,) if chosen.gpx else ()
+        selection = Selection(tuple(inputs), tuple(include or ()), tuple(exclude or ()), suffix, beside, patient=watch)
         chosen = replace(chosen, container=None)  # the plan names every result; pictures stay pictures
         plan = make_plan(selection, output)
         _check_found(plan, watch)
@@ -105,6 +106,7 @@ def _run(
 ) -> int:
     """Works, sums up, writes the page; returns the exit code."""
     workers: Workers | None = None
+    whole = False
 
     def page() -> None:
         run.report("vderain batch", _in_words(run, selection))
@@ -116,9 +118,14 @@ def _run(
         elif run.todo:
             workers = crew()
             run.work(workers)
+        whole = True
     finally:
         summary = run.close(workers)
-    if summary.done or summary.failed or not (run.outdir / "report.html").exists():
+        if not whole and summary.ended:  # what was done before it broke off is told, too
+            with suppress(OutputError):
+                page()
+            shown.close(summary)
+    if summary.ended or not (run.outdir / "report.html").exists():
         page()
     shown.close(summary)
     return INTERRUPTED if summary.stopped else 1 if summary.failed else 0

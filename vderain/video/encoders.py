@@ -36,6 +36,7 @@ _FINE_QP = 2  # for old encoders with a fixed quantiser: the finest that does no
 # The output at constant quality may become several times as large as the source, whose own artefacts it then encodes
 # with care. CAP_FACTOR limits that; measured in docs/benchmarks.md.
 CAP_FACTOR = 1.3
+CRF_MAX = 63  # the coarsest on any codec's own scale
 _CAP_BUFFER_S = 2.0  # of the limit, beside the source's own unevenness
 
 
@@ -60,6 +61,8 @@ class EncodeOptions:
     lossless: bool = False
 
     def __post_init__(self) -> None:
+        if self.crf is not None and not 0 <= self.crf <= CRF_MAX:
+            raise UsageError(f"crf {self.crf:g} is out of range.", f"Give 0 to 51, for av1 and vp9 up to {CRF_MAX}.")
         if self.lossless and self.crf is not None:
             raise UsageError("--lossless has no quality to choose.", "Leave out --crf or --lossless.")
 

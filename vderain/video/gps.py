@@ -26,6 +26,8 @@ from vderain.video.telemetry import GPS_MAGIC, hidden_parts, within
 KNOT_MPS = 1852 / 3600
 _GPS_EPOCH = datetime(1980, 1, 6, tzinfo=UTC)
 _GPS9_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+CREATOR = "vderain"
+_HEAD_BYTES = 512  # of a GPX file, where it says who made it
 _LEAP_S = 18  # that GPS time is ahead of UTC, since 2017
 _BLOCK_BYTES = 4096  # of a record; what is behind is padding
 _RMC = re.compile(
@@ -237,11 +239,18 @@ def gpx_file(path: Path, fixes: list[Fix], name: str) -> Iterator[None]:
         partial.unlink(missing_ok=True)
 
 
+def is_gpx_of_ours(path: Path) -> bool:
+    """Whether a file is a track that `write_gpx` wrote."""
+    with suppress(OSError), path.open("rb") as file:
+        return CREATOR.encode() in file.read(_HEAD_BYTES)
+    return False
+
+
 def write_gpx(path: Path, fixes: list[Fix], name: str) -> None:
     """Writes a GPX 1.1 file with one track; speed and course in Garmin's TrackPointExtension."""
     ElementTree.register_namespace("", _GPX)
     ElementTree.register_namespace("gpxtpx", _GARMIN)
-    root = ElementTree.Element(f"{{{_GPX}}}gpx", {"version": "1.1", "creator": "vderain"})
+    root = ElementTree.Element(f"{{{_GPX}}}gpx", {"version": "1.1", "creator": CREATOR})
     track = _child(root, "trk")
     _child(track, "name", name)
     segment = _child(track, "trkseg")

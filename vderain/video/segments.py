@@ -20,6 +20,7 @@ from typing import Any, Self
 import av
 from av.container import OutputContainer
 
+from vderain.errors import VderainError
 from vderain.video.encoders import EncodeOptions, add_encoder
 from vderain.video.frame import Frame
 from vderain.video.reader import VideoReader
@@ -82,9 +83,16 @@ class SegmentStore:
         self._db.close()  # what is not committed is gone
 
     def begin(self, origin_s: Fraction) -> None:
-        """Starts a piece."""
+        """Starts a piece.
+
+        Raises:
+            VderainError: another process adds pieces, too.
+        """
         with self._as_os_errors():
             self._db.execute("BEGIN IMMEDIATE")
+            there, key = self._db.execute("SELECT (SELECT count(*) FROM segments), key FROM work").fetchone()
+            if (there, key) != (self._segments, self._key):
+                raise self._shared()
             if self.origin_s is None:
                 self.origin_s = origin_s
                 self._db.execute("UPDATE work SET origin_s = ?", (str(origin_s),))
@@ -135,12 +143,20 @@ class SegmentStore:
         remove(self.path)
         self._open()
 
+    def _shared(self) -> VderainError:
+        return VderainError(
+            f"another process is at work on '{self.path}'.", "Wait until it has ended, and run the same command again."
+        )
+
     @contextmanager
     def _as_os_errors(self) -> Iterator[None]:
         try:
             yield
         except sqlite3.OperationalError as error:
-            full = getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_FULL
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code == sqlite3.SQLITE_BUSY:
+                raise self._shared() from error
+            full = code == sqlite3.SQLITE_FULL
             raise OSError(errno.ENOSPC if full else errno.EIO, f"{error}: {self.path.name}") from error
 
 

@@ -1,0 +1,247 @@
+"""One run, with the real worker in this process: what is counted, what is kept, what a full disk does."""
+
+import shutil
+import subprocess
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import pytest
+from clips import Clip, decoded_pts, make
+
+from vderain.batch.ledger import HIDDEN, Ledger, peek
+from vderain.batch.plan import Selection, make_plan
+from vderain.batch.run import Began, Ended, Manner, Planned, Run, Summary
+from vderain.batch.task import Happened, Outcome, Task
+from vderain.batch.work import Worker
+from vderain.errors import OutputError, VderainError
+from vderain.options import Options
+from vderain.video.encoders import EncodeOptions
+from vderain.video.fingerprint import fingerprint
+
+PLAIN = Options(strength=0, device="cpu")
+OTHER = Options(strength=0, device="cpu", encode=EncodeOptions(crf=30))
+
+
+class Here:
+    """A worker without a process of its own; ``meanwhile`` is called after each frame that it reports."""
+
+    def __init__(self, meanwhile: Callable[[], None] = lambda: None) -> None:
+        self._worker, self._meanwhile = Worker("cpu"), meanwhile
+        self._task: Task | None = None
+
+    @property
+    def idle(self) -> int:
+        return int(self._task is None)
+
+    def begin(self, task: Task) -> None:
+        self._task = task
+
+    def happened(self, timeout_s: float) -> Iterable[Happened]:
+        if self._task is not None:
+            task, self._task = self._task, None
+            yield self._worker(task, lambda target, progress: self._meanwhile())
+
+    def close(self) -> None:
+        self._task = None
+
+
+class Card:
+    """A folder of clips, one of results, and all that was told of the last run."""
+
+    def __init__(self, root: Path, names: tuple[str, ...] = ("a.mp4", "b.mp4")) -> None:
+        self.folder, self.out = root / "card", root / "out"
+        self.folder.mkdir()
+        self.out.mkdir()
+        for name in names:
+            make(self.folder / name, Clip(frames=5))
+        self.told: list[Any] = []
+
+    def run(
+        self, options: Options = PLAIN, meanwhile: Callable[[], None] = lambda: None, stopped: bool = False,
+        between: Callable[[Run], None] = lambda run: None,
+    ) -> Summary:  # fmt: skip
+        """Plans, looks, works, ends."""
+        self.told, stop = [], Event()
+        if stopped:
+            stop.set()
+        with Ledger(self.out) as ledger:
+            run = Run(ledger, options, Manner(), self.told.append, stop)
+            try:
+                run.add(make_plan(Selection((str(self.folder),)), self.out).items)
+                between(run)
+                run.work(Here(meanwhile))
+            finally:
+                summary = run.close()
+        return summary
+
+    def all_told(self, kind: type) -> list[Any]:
+        return [each for each in self.told if isinstance(each, kind)]
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Card:
+    return Card(tmp_path)
+
+
+def counts(summary: Summary) -> tuple[int, int, int, int]:
+    return len(summary.done), len(summary.failed), summary.skipped, summary.waiting
+
+
+def test_a_run_with_other_settings_that_is_stopped_takes_nothing_away(card: Card) -> None:
+    assert counts(card.run()) == (2, 0, 0, 0)
+    assert counts(card.run(OTHER, stopped=True)) == (0, 0, 0, 2)
+    assert counts(card.run()) == (0, 0, 2, 0)
+
+
+def test_a_long_list_is_not_looked_through_after_ctrl_c(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vderain.batch.run.fingerprint", lambda path: pytest.fail("it was"))
+    assert counts(card.run(stopped=True)) == (0, 0, 0, 2)
+
+
+def test_a_source_that_cannot_be_read_does_not_cost_its_result(card: Card) -> None:
+    card.run()
+    source = card.folder / "a.mp4"
+    aside = source.rename(card.folder / "aside")
+    source.symlink_to(source)
+    assert counts(card.run()) == (0, 1, 1, 0)
+    (ended,) = card.all_told(Ended)
+    assert "cannot be read" in ended.record.error
+    assert peek(card.out)["a.mp4"].state == "done"
+    aside.replace(source)
+    assert counts(card.run()) == (0, 0, 2, 0)
+
+
+def test_what_cannot_be_read_is_planned_and_was_not_done_before(card: Card) -> None:
+    """Or a table would say "3 of 2 files"."""
+    (card.folder / "c.mp4").symlink_to(card.folder / "c.mp4")
+    assert counts(card.run()) == (2, 1, 0, 0)
+    (planned,) = card.all_told(Planned)
+    assert (len(planned.items), planned.done) == (3, 0)
+    assert len(card.all_told(Ended)) == 3
+
+
+def test_a_file_that_changes_while_it_waits_is_done_once(card: Card) -> None:
+    def change(run: Run) -> None:
+        make(card.folder / "b.mp4", Clip(frames=7))
+        run.add(make_plan(Selection((str(card.folder / "b.mp4"),)), card.out).items)  # as a watcher does
+
+    assert counts(card.run(between=change)) == (2, 0, 0, 0)
+    assert [began.item.target for began in card.all_told(Began)] == ["a.mp4", "b.mp4"]
+    assert sum(len(planned.items) for planned in card.all_told(Planned)) == 2
+    assert counts(card.run()) == (0, 0, 2, 0)
+
+
+def test_a_file_is_known_by_what_it_was_when_it_was_begun(card: Card) -> None:
+    """A copy that was not complete when the list was made is not done twice."""
+    assert counts(card.run(between=lambda run: make(card.folder / "b.mp4", Clip(frames=7)) and None)) == (2, 0, 0, 0)
+    assert len(decoded_pts(card.out / "b.mp4")) == 7
+    assert peek(card.out)["b.mp4"].print == fingerprint(card.folder / "b.mp4")
+    assert counts(card.run()) == (0, 0, 2, 0)
+
+
+def test_what_appears_under_a_name_while_it_is_worked_on_is_not_replaced(card: Card) -> None:
+    mine = card.out / "a.mp4"
+    assert counts(card.run(meanwhile=lambda: mine.write_text("my own") and None)) == (1, 1, 0, 0)
+    assert mine.read_text() == "my own"
+    assert not list((card.out / HIDDEN / "work").iterdir()), "no draft is left"
+
+
+def test_pictures_of_an_older_result_go_with_it(card: Card) -> None:
+    card.run()
+    (shown,) = [card.out / moment.after for moment in peek(card.out)["a.mp4"].moments]
+    stale = shown.with_name("00000099-after.jpg")
+    stale.touch()
+    card.run(OTHER)
+    assert shown.exists()
+    assert not stale.exists()
+
+
+# Moments of a file that was cut off
+
+
+class Killed(BaseException):
+    """What a kill is to a worker."""
+
+
+def worked(source: Path, out: Path, model: Path, killed_at: int | None = None) -> Outcome:
+    """Does a file in pieces of ten frames."""
+    options = Options(str(model), temporal="off", device="cpu", guard=False)
+    task = Task("a.mp4", source, out, f"{HIDDEN}/work/a", "report/a", options, 10)
+
+    def tell(target: str, progress: Any) -> None:
+        if progress.frames == killed_at:
+            raise Killed
+
+    return Worker("cpu")(task, tell)
+
+
+def test_moments_from_before_a_crash_are_shown(tmp_path: Path, tiny1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vderain.batch.work.REPORT_EVERY_S", -1.0)
+    source = make(tmp_path / "a.mp4", Clip(frames=45, rate=Clip().rate / 10))
+    calm, out = tmp_path / "calm", tmp_path / "out"
+    straight = worked(source, calm, tiny1)
+    assert not straight.error
+    assert len(straight.moments) == 3
+    for killed_at in (13, 20, 34):
+        with pytest.raises(Killed):
+            worked(source, out, tiny1, killed_at)
+    assert worked(source, out, tiny1).moments == straight.moments
+    for name in (name for moment in straight.moments for name in (moment.before, moment.after)):
+        assert (out / name).read_bytes() == (calm / name).read_bytes()
+
+
+# A full disk
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own with 1 MiB, where one may be mounted."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if not shutil.which("mount"):
+        pytest.skip("nothing can be mounted here")
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", folder], capture_output=True, text=True)
+    if mounted.returncode:
+        pytest.skip(f"nothing may be mounted here: {mounted.stderr.strip()}")
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+def fill(disk: Path, leave_bytes: int) -> None:
+    """Fills a disk, but for so much."""
+    with (disk / "filler").open("ab", buffering=0) as file:
+        while (free_bytes := shutil.disk_usage(disk).free) > leave_bytes:
+            file.write(bytes(min(4096, free_bytes - leave_bytes)))
+
+
+def test_too_little_space_is_found_before_any_work(card: Card, small_disk: Path) -> None:
+    card.out = small_disk
+    (card.folder / "c.mp4").write_bytes(bytes(1_000_000))
+    with pytest.raises(VderainError, match="free, and about"):
+        card.run(between=Run.check_space)
+    assert not card.all_told(Began)
+
+
+@pytest.mark.parametrize("leave_bytes", [0, 100_000])
+def test_a_disk_that_fills_up_loses_nothing(card: Card, small_disk: Path, leave_bytes: int) -> None:
+    """Where not even the ledger can be written the run ends, and says so; else the file fails, and the run goes on."""
+    card.out = small_disk
+    (card.folder / "b.mp4").unlink()
+    card.run()
+    make(card.folder / "b.mp4", Clip(frames=60, size=(192, 144)))
+    before = (small_disk / "a.mp4").read_bytes()
+    try:
+        summary = card.run(meanwhile=lambda: fill(small_disk, leave_bytes))
+        assert counts(summary) == (0, 1, 1, 0)
+        assert "disk is full" in summary.failed[0].error
+        assert leave_bytes
+    except OutputError as error:
+        assert "disk is full" in error.what
+    names = {path.name for path in small_disk.iterdir() if not path.name.startswith("vderain.sqlite")}
+    assert names == {"a.mp4", "filler", HIDDEN, "report"}
+    assert (small_disk / "a.mp4").read_bytes() == before
+    (small_disk / "filler").unlink()
+    assert counts(card.run()) == (1, 0, 1, 0)
+    assert len(decoded_pts(small_disk / "b.mp4")) == 60
