@@ -15,7 +15,7 @@ from vderain.restore.derain import Derainer
 from vderain.restore.device import choose_place
 from vderain.restore.motion import flow_luma
 from vderain.restore.temporal import Sight, look
-from vderain.restore.wiper import LINES, Wiper, enlarged, wetness
+from vderain.restore.wiper import LINES, Wiper, bounded, enlarged, wetness
 from vderain.video.encoders import EncodeOptions
 from vderain.video.reader import VideoReader
 
@@ -29,6 +29,12 @@ def adding(levels: float) -> Derainer:
 
 def wiped(wiper: Wiper, pictures: list[np.ndarray], radius: int = 2) -> list[Sight]:
     return list(wiper((look(as_frame(picture, i)) for i, picture in enumerate(pictures)), 2, radius))
+
+
+@pytest.fixture
+def unbounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is added to all of a picture is bounded by nothing that is seen around."""
+    monkeypatch.setattr("vderain.restore.wiper.bounded", lambda picture, residual: residual)
 
 
 def drops(count: int, size: tuple[int, int] = (96, 128), share: float = 1.0) -> np.ndarray:
@@ -47,7 +53,7 @@ def test_many_drops_are_wet_glass_and_a_few_changes_are_not() -> None:
     assert wetness(np.full((48, 64, 3), 1 / 255, np.float16)) == 0
 
 
-def test_wet_glass_is_wiped() -> None:
+def test_wet_glass_is_wiped(unbounded: None) -> None:
     pictures = drive(5)
     for sight, picture in zip(wiped(Wiper(adding(-20)), pictures), pictures, strict=True):
         assert np.array_equal(sight.rgb, np.maximum(picture, 20) - 20)
@@ -61,7 +67,21 @@ def test_dry_glass_is_left_alone() -> None:
     assert all(a is not b for a, b in zip(Wiper(adding(0), guarded=False)(seen, 2, 2), seen, strict=True))
 
 
-def test_what_moves_is_no_drop() -> None:
+def test_nothing_becomes_more_colourful_or_brighter_than_what_is_around_it() -> None:
+    sky = np.full((120, 160, 3), (120, 150, 170), np.uint8)
+    sky[:, 100:] = (60, 70, 80)
+    drop = sky.copy()
+    drop[50:60, 50:60] = (40, 45, 50)
+    residual = np.zeros(sky.shape, np.float16)
+    residual[50:60, 50:60] = (90 / 255, 120 / 255, 200 / 255)  # too bright, and blue
+    mended = drop + bounded(drop, residual).astype(np.float32) * 255
+    assert np.abs(mended[50:60, 50:60] - (120, 150, 170)).max() < 12
+    residual[50:60, 50:60] = (70 / 255, 90 / 255, 100 / 255)
+    assert np.abs(bounded(drop, residual) - residual).max() < 0.004, "what fits is left as it is"
+    assert np.abs(bounded(sky, np.zeros_like(residual))).max() < 0.002
+
+
+def test_what_moves_is_no_drop(unbounded: None) -> None:
     """Between bright pictures a dark one: what a generator does to that one alone is not believed."""
     generator = adding(0)
     pictures = [np.full((48, 64, 3), level, np.uint8) for level in (200, 200, 60, 200, 200)]
@@ -73,7 +93,7 @@ def test_what_moves_is_no_drop() -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 53), (LINES + 40, 2 * LINES)])
-def test_any_size_is_looked_at_and_large_ones_made_smaller(size: tuple[int, int]) -> None:
+def test_any_size_is_looked_at_and_large_ones_made_smaller(size: tuple[int, int], unbounded: None) -> None:
     rng = np.random.default_rng(1)
     picture = rng.integers(60, 200, (*size, 3), np.uint8)
     (sight,) = wiped(Wiper(adding(30)), [picture], radius=0)
@@ -84,7 +104,7 @@ def test_any_size_is_looked_at_and_large_ones_made_smaller(size: tuple[int, int]
 
 @pytest.mark.parametrize("temporal", ["strong", "off"])
 def test_what_is_wiped_reaches_the_file_and_no_frame_of_it_counts_as_dry(
-    clip: Callable[..., Path], tmp_path: Path, temporal: str
+    clip: Callable[..., Path], tmp_path: Path, temporal: str, unbounded: None
 ) -> None:
     source = clip(frames=4)
     options = Options(temporal=temporal, encode=EncodeOptions(codec="ffv1"))

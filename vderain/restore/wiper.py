@@ -15,14 +15,17 @@ from numpy.typing import NDArray
 
 from vderain.restore.derain import Derainer
 from vderain.restore.gate import median_of_five
-from vderain.restore.motion import flow_luma
+from vderain.restore.motion import Picture, flow_luma
 from vderain.restore.parallel import Timed, neighbourhoods, ordered_map, untimed
 from vderain.restore.temporal import WINDOW, Residual, Sight, still
 
 LINES = 360  # of the shorter side, at most
 TILES = (8, 6)  # across and down, over which wetness is compared
 IGNORED_LEVELS = 2.0  # a smaller change is no drop
-DRY_LEVELS, WET_LEVELS = 0.15, 0.3  # mean change of the median tile
+AROUND_PX, SOFT_PX = 81, 5  # what is seen there bounds what is guessed: larger than a drop, and without its rim
+# Mean change of the median tile. Dry clips stay below .08, dry pictures, for which nothing else vouches, below .16;
+# behind drops that are worth it, it is above .35.
+DRY_LEVELS, WET_LEVELS = 0.18, 0.3
 
 
 def wetness(residual: NDArray[np.floating]) -> float:
@@ -66,7 +69,9 @@ class Wiper:
         scale = min(1.0, LINES / min(height_px, width_px))
         size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
         small = cv2.resize(sight.rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else sight.rgb
-        return sight, self._derainer.picture(still(replace(sight, rgb=np.asarray(small, np.uint8))))
+        picture = np.asarray(small, np.uint8)
+        residual = self._derainer.picture(still(replace(sight, rgb=picture)))
+        return sight, bounded(picture, residual) if wetness(residual) > DRY_LEVELS / 2 else residual
 
     def _wiped(self, around: tuple[tuple[Sight, Residual] | None, ...]) -> Sight:
         middle = around[len(around) // 2]
@@ -80,6 +85,22 @@ class Wiper:
         change = enlarged(wiped, height_px=sight.rgb.shape[0], width_px=sight.rgb.shape[1])
         rgb = np.asarray(cv2.add(sight.rgb, change * np.float32(255), dtype=cv2.CV_8U), np.uint8)
         return replace(sight, rgb=rgb, small=flow_luma(rgb), wiped=wiped, wet=min(1.0, wet))
+
+
+def bounded(picture: Picture, residual: Residual) -> Residual:
+    """As much of a residual as makes nothing brighter, darker or more colourful than what is seen around it.
+
+    Args:
+        picture: (H, W, 3) uint8.
+        residual: (H, W, 3) in 0..1 units.
+    """
+    rgb = picture.astype(np.float32) * np.float32(1 / 255)
+    before = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)
+    change = cv2.cvtColor(rgb + residual.astype(np.float32), cv2.COLOR_RGB2YCrCb) - before
+    soft, around = cv2.blur(before, (SOFT_PX, SOFT_PX)), np.ones((AROUND_PX, AROUND_PX), np.uint8)
+    allowed = np.clip(before + change, cv2.erode(soft, around), cv2.dilate(soft, around)) - before
+    allowed = np.clip(allowed, np.minimum(change, 0), np.maximum(change, 0))
+    return np.asarray(cv2.cvtColor(before + allowed, cv2.COLOR_YCrCb2RGB) - rgb, np.float16)
 
 
 def _lasting(residuals: list[Residual]) -> NDArray[np.float32]:
