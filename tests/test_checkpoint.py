@@ -60,7 +60,9 @@ def test_the_default_model_is_released_and_loads() -> None:
 
 
 def test_what_is_shipped_is_small() -> None:
-    assert sum(path.stat().st_size for path in WEIGHTS.iterdir()) < 8_000_000
+    sizes = [path.stat().st_size for path in WEIGHTS.iterdir()]
+    assert max(sizes) < 8_000_000
+    assert sum(sizes) < 16_000_000
 
 
 def header_of(architecture: Any) -> dict[str, str]:

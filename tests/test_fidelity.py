@@ -3,6 +3,7 @@
 import shutil
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fidelity import second
@@ -69,10 +70,20 @@ def test_without_strength_all_is_as_it_was(row: Row, suffix: str, tmp_path: Path
 
 @pytest.mark.parametrize(("row", "suffix"), CASES)
 def test_with_a_network_all_but_the_pixels_is_as_it_was(row: Row, suffix: str, tmp_path: Path, tiny1: Path) -> None:
-    source = row.make(tmp_path)
+    all_but_the_pixels_stay(row, suffix, tmp_path, model=str(tiny1), temporal="off", precision="fp32", drops=False)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("row", "suffix"), CASES)
+def test_with_the_released_network_too(row: Row, suffix: str, tmp_path: Path) -> None:
+    all_but_the_pixels_stay(row, suffix, tmp_path)
+
+
+def all_but_the_pixels_stay(row: Row, suffix: str, folder: Path, **chosen: Any) -> None:
+    source = row.make(folder)
     before = snapshot(source, row.main)
-    options = Options(model=str(tiny1), temporal="off", precision="fp32", guard=False, encode=QUICK, **row.options)
-    result = process(source, tmp_path / f"out{suffix}", options)
+    options = Options(guard=False, encode=QUICK, **chosen, **row.options)
+    result = process(source, folder / f"out{suffix}", options)
     check(row, suffix, before, result, pixels=False)
     if shutil.which("ffprobe") and row.sees is None and row.name not in BEYOND_FFPROBE:
         assert second.differences(source, result.target, row.main or 0) == []
