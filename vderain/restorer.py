@@ -125,7 +125,8 @@ class Restorer:
         residual = derained.residual.astype(np.float32)
         if sight.wiped is not None:
             residual += enlarged(sight.wiped, *residual.shape[:2])
-        residual = np.rot90(residual, -turns) * np.float32(self.options.strength)
+        residual *= np.float32(self.options.strength)
+        residual = np.rot90(residual, -turns)
         dry = derained.presence == 0 and sight.wet == 0
         return self._finish(sight.frame, add_residual(sight.frame, residual), turns, dry)
 

@@ -92,18 +92,23 @@ def _steadied(around: tuple[Shown | None, ...]) -> Derained:
     removed = np.abs(item.residual).max(axis=2).astype(np.float32) * np.float32(255)
     share = np.clip(cv2.blur(removed, (SPREAD_PX, SPREAD_PX)) * np.float32(1 / FULL_LEVELS), 0, 1)
     share *= _belief(np.asarray(cv2.absdiff(median, centre.rgb), np.uint8), removed) * np.float32(item.presence / 255)
-    changed = _middle(first, second, centre.rgb, median) - centre.rgb
+    changed = _towards_middle(first, second, centre.rgb, median)
     changed *= share[..., None]
     changed += item.residual
     return replace(item, residual=changed.astype(np.float16))
 
 
-def _middle(first: Picture, second: Picture, third: Picture, median: Picture) -> NDArray[np.float32]:
-    """(H, W, 3) float32: halfway from the median of three to their mean, outliers apart."""
-    total = cv2.add(cv2.add(first, second, dtype=cv2.CV_32F), third, dtype=cv2.CV_32F)
-    away = cv2.addWeighted(total, 1 / 3, median, -1, 0, dtype=cv2.CV_32F)
-    np.clip(away, -OUTLIER_LEVELS, OUTLIER_LEVELS, out=away)
-    return np.asarray(cv2.addWeighted(away, 0.5, median, 1, 0, dtype=cv2.CV_32F), np.float32)
+def _towards_middle(first: Picture, second: Picture, centre: Picture, median: Picture) -> NDArray[np.float32]:
+    """(H, W, 3) float32 levels, from the centre to halfway between the median of the three and their mean.
+
+    In 16 bits and in place as far as that goes: these are the largest arrays of their stage.
+    """
+    total = cv2.add(cv2.add(first, second, dtype=cv2.CV_16S), centre, dtype=cv2.CV_16S)
+    change = np.asarray(cv2.addWeighted(total, 1 / 3, median, -1, 0, dtype=cv2.CV_32F), np.float32)
+    np.clip(change, -OUTLIER_LEVELS, OUTLIER_LEVELS, out=change)
+    change *= np.float32(0.5)
+    change += cv2.subtract(median, centre, dtype=cv2.CV_16S)
+    return change
 
 
 def _belief(difference: Picture, removed: NDArray[np.float32]) -> NDArray[np.float32]:
