@@ -17,8 +17,9 @@ from vderain.restore.temporal import RADIUS, Derained, Residual
 TILES = (8, 6)  # across and down, over which the darkening is compared
 IGNORED_LEVELS = 1.0  # a darkening below this is no streak
 # Mean darkening of the median tile, in levels of 255. Over clear driving clips, up to eight frames apart, it stays
-# below .056; in the thinnest real rain we have it is .03 to .09, in other real rain above .12, in a shower above 1.
-DRY_LEVELS, RAINY_LEVELS = 0.06, 0.1
+# below .03 but for six frames of .04 to .055; in the thinnest real rain we have it is .03 to .09, in other real rain
+# above .12, in a shower above 1.
+DRY_LEVELS, RAINY_LEVELS = 0.045, 0.085
 # Of the mean tile: rain may be seen in the light of a lamp alone. Clear clips stay below .2.
 DRY_MEAN_LEVELS, RAINY_MEAN_LEVELS = 0.3, 0.6
 
