@@ -5,10 +5,11 @@ import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 from click.testing import Result
-from clips import Clip, make
+from clips import Clip, make, textured
 from typer.testing import CliRunner
 
 from vderain.cli import app
@@ -41,6 +42,15 @@ def clip(tmp_path: Path) -> Callable[..., Path]:
         return make(tmp_path / name, Clip(**properties))  # type: ignore[arg-type]
 
     return build
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of four clear pictures to train on."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for number in range(4):
+        cv2.imwrite(str(folder / f"{number}.png"), textured(number, (90, 110)))
+    return folder
 
 
 def tiny_generator(window: int) -> UNet:

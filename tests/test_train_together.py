@@ -6,10 +6,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import cv2
 import pytest
 import torch
-from clips import names_in, textured
+from clips import names_in
 from safetensors.torch import load_file
 
 from vderain.errors import UsageError
@@ -23,14 +22,6 @@ ROOT = Path(__file__).parents[1]
 SMOKE = ROOT / "configs" / "smoke.toml"
 # Sums of a batch's gradients round differently when they are taken in two halves, and Adam divides by their size.
 TOLERANCE = 2e-5
-
-
-@pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    for number in range(4):
-        cv2.imwrite(str(folder / f"{number}.png"), textured(number, (90, 110)))
-    return folder
 
 
 def together(out: Path, overrides: Sequence[str], *more: str) -> subprocess.CompletedProcess[str]:

@@ -31,14 +31,6 @@ SMOKE = Path(__file__).parents[1] / "configs" / "smoke.toml"
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("pictures")
-    for number in range(4):
-        cv2.imwrite(str(folder / f"{number}.png"), textured(number, (90, 110)))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def paired(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``rain`` and ``clear``, three pictures each, the rainy ones brighter by ten levels."""
     folder = tmp_path_factory.mktemp("paired")

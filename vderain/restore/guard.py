@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from vderain.restore.parallel import Timed, neighbourhoods, untimed
 from vderain.restore.temporal import RADIUS, Derained, Residual
 
-TILES = (8, 6)  # across and down, over which the darkening is compared
+TILES = (8, 6)  # across and down, over which parts of a picture are compared
 IGNORED_LEVELS = 1.0  # a darkening below this is no streak
 # Mean darkening of the median tile, in levels of 255. Over clear driving clips, up to eight frames apart, it stays
 # below .03 but for six frames of .04 to .055; in the thinnest real rain we have it is .03 to .09, in other real rain
@@ -33,8 +33,13 @@ def darkening(residual: Residual) -> NDArray[np.float32]:
     Returns:
         (6, 8) in levels of 255.
     """
-    taken = np.maximum(residual.mean(axis=2, dtype=np.float32) * np.float32(-255) - np.float32(IGNORED_LEVELS), 0)
-    return np.asarray(cv2.resize(taken, TILES, interpolation=cv2.INTER_AREA), dtype=np.float32)
+    return by_tile(residual.mean(axis=2, dtype=np.float32) * np.float32(-255), IGNORED_LEVELS)
+
+
+def by_tile(levels: NDArray[np.float32], ignored: float) -> NDArray[np.float32]:
+    """(H, W) to (6, 8): the mean over each tile of what exceeds the levels to be ignored."""
+    excess = np.maximum(levels - np.float32(ignored), 0)
+    return np.asarray(cv2.resize(excess, TILES, interpolation=cv2.INTER_AREA), dtype=np.float32)
 
 
 def rain_presence(darkenings: list[NDArray[np.float32]]) -> float:

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from vderain.restore.derain import Derainer
 from vderain.restore.gate import median_of_five
+from vderain.restore.guard import by_tile
 from vderain.restore.motion import Picture, flow_luma
 from vderain.restore.parallel import Timed, neighbourhoods, ordered_map, untimed
 from vderain.restore.temporal import WINDOW, Residual, Sight, still
 
 LINES = 360  # of the shorter side, at most
-TILES = (8, 6)  # across and down, over which wetness is compared
 IGNORED_LEVELS = 2.0  # a smaller change is no drop
 AROUND_PX, SOFT_PX = 81, 5  # what is seen there bounds what is guessed: larger than a drop, and without its rim
 # Mean change of the median tile. Dry clips stay below .08, dry pictures, for which nothing else vouches, below .16;
@@ -35,8 +35,7 @@ def wetness(residual: NDArray[np.floating]) -> float:
         residual: (H, W, 3) in 0..1 units, what the drops' generator would add.
     """
     changed = np.abs(residual).max(axis=2).astype(np.float32) * np.float32(255)
-    tiles = cv2.resize(np.maximum(changed - np.float32(IGNORED_LEVELS), 0), TILES, interpolation=cv2.INTER_AREA)
-    return float(np.median(tiles))
+    return float(np.median(by_tile(changed, IGNORED_LEVELS)))
 
 
 class Wiper:

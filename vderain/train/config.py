@@ -92,7 +92,16 @@ class Optimiser(_Section):
     dry_weight: float = Field(1.0, ge=0, description="how much more a changed dry window costs")
 
 
-class CycleGAN(_Section):
+class Discriminators(_Section):
+    """Those of a run. The defaults are of the CycleGAN paper."""
+
+    pool: int = Field(50, ge=0, description="earlier pictures that the discriminators are shown half of the time")
+    layers: int = Field(3, ge=1, le=6, description="strided layers of a discriminator; 3: patches of 70x70")
+    width: int = Field(64, ge=1, description="channels of its first layer")
+    spectral: bool = Field(False, description="spectral norm instead of instance norm in the discriminators")
+
+
+class CycleGAN(Discriminators):
     """Unpaired training: losses and discriminators. The defaults are those of the paper."""
 
     cycle: float = Field(
@@ -100,13 +109,9 @@ class CycleGAN(_Section):
     )
     identity: float = Field(0.5, ge=0, description="weight, times `cycle`, of leaving alone what is clear already")
     rendered: float = Field(0.0, ge=0, description="weight of a supervised loss on rain rendered onto the clear crops")
-    pool: int = Field(50, ge=0, description="earlier pictures that the discriminators are shown half of the time")
-    layers: int = Field(3, ge=1, le=6, description="strided layers of a discriminator; 3: patches of 70x70")
-    width: int = Field(64, ge=1, description="channels of its first layer")
-    spectral: bool = Field(False, description="spectral norm instead of instance norm in the discriminators")
 
 
-class Dashcam(_Section):
+class Dashcam(Discriminators):
     """Real rain beside rendered: what a generator is paid for, each by a weight; 0 leaves it out."""
 
     warmup: int = Field(0, ge=0, description="iterations with rendered pairs alone, at the start")
@@ -123,10 +128,8 @@ class Dashcam(_Section):
     temporal: float = Field(0.2, ge=0, description="it makes the same of a thing in neighbouring frames")
     pseudo: float = Field(0.2, ge=0, description="nearness to the gated median of aligned neighbours")
     layer_max: float = Field(0.6, gt=0, le=1, description="the most the rain maker brightens")
-    pool: int = Field(50, ge=0, description="earlier pictures that the discriminators are shown half of the time")
-    layers: int = Field(3, ge=1, le=6, description="strided layers of a discriminator")
-    width: int = Field(32, ge=1, description="channels of its first layer")
-    spectral: bool = Field(True, description="spectral norm instead of instance norm in the discriminators")
+    width: int = Field(32, ge=1, description="channels of a discriminator's first layer")
+    spectral: bool = True
 
 
 class PairedSet(_Section):

@@ -122,13 +122,9 @@ class WindowMaker(Dataset[Window]):
         drops = rng.random() < self.data.share_drops
         if drops and rng.random() < 0.5:  # the wet glass after a shower
             opacity = np.zeros_like(opacity)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        light = draw_light(generator)
-        frames = torch.from_numpy(clear[: len(opacity)]).permute(0, 3, 1, 2).float() / 255
-        frames = veiled(frames, light)
-        rainy = rain_onto(frames, torch.from_numpy(opacity).float() / 255, light)
+        frames, rainy, sky, generator = _rained_on(clear, opacity, rng)
         if drops:
-            rainy = _through_glass(rainy, light.sky, generator)
+            rainy = _through_glass(rainy, sky, generator)
         return _frames8(rainy, same), _frames8(frames, same)
 
     def _drops(
@@ -138,12 +134,9 @@ class WindowMaker(Dataset[Window]):
         opacity = rain_cuts(self.seed, index, self.side_px, 1 if same else WINDOW, rng)
         if rng.random() < 0.7:
             opacity = np.zeros_like(opacity)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        light = draw_light(generator)
-        frames = veiled(torch.from_numpy(clear[: len(opacity)]).permute(0, 3, 1, 2).float() / 255, light)
-        frames = rain_onto(frames, torch.from_numpy(opacity).float() / 255, light)
-        wet = frames if dry else _through_glass(frames, light.sky, generator)
-        return _frames8(wet, same), _frames8(frames, same)
+        _, rained, sky, generator = _rained_on(clear, opacity, rng)
+        wet = rained if dry else _through_glass(rained, sky, generator)
+        return _frames8(wet, same), _frames8(rained, same)
 
     def _aligned(self, frames: Frames, kind: str, rng: np.random.Generator) -> tuple[Frames, NDArray[np.uint8]]:
         if kind != "moving":
@@ -163,6 +156,16 @@ class WindowMaker(Dataset[Window]):
             trust += field.trust / np.float32(4)
         full = cv2.resize(trust, centre.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         return np.stack(aligned), full.astype(np.uint8)
+
+
+def _rained_on(
+    clear: Frames, opacity: NDArray[np.uint8], rng: np.random.Generator
+) -> tuple[Tensor, Tensor, float, torch.Generator]:
+    """As many frames as there is rain for: veiled, and in rain, (T, 3, S, S) in 0..1; the sky's light; the chance."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    light = draw_light(generator)
+    frames = veiled(torch.from_numpy(clear[: len(opacity)]).permute(0, 3, 1, 2).float() / 255, light)
+    return frames, rain_onto(frames, torch.from_numpy(opacity).float() / 255, light), light.sky, generator
 
 
 def _through_glass(frames: Tensor, sky: float, generator: torch.Generator) -> Tensor:
