@@ -41,7 +41,8 @@ def test_the_header_can_be_read_without_us(tiny: Path) -> None:
     with safe_open(tiny, framework="pt") as file:
         header = file.metadata()
     assert header["format"] == FORMAT
-    assert json.loads(header["architecture"]) == ARCHITECTURE | {"paths": [1], "slope": 0.1, "residual": True}
+    defaults = {"paths": [1], "slope": 0.1, "residual": True, "scale": 1}
+    assert json.loads(header["architecture"]) == ARCHITECTURE | defaults
 
 
 def test_saving_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -53,6 +53,22 @@ def test_tiles_give_the_same_at_any_size(height: int, width: int, tile_px: int) 
     assert np.abs(residuals(derainer, around)[0] - whole).max() < 1e-4
 
 
+@pytest.mark.parametrize("tile_px", [None, 64])
+def test_a_picture_of_many_lines_is_seen_at_a_smaller_scale(
+    tile_px: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vderain.restore.derain.LINES", 60)
+    around = seen(1, (130, 200))
+    derainer = Derainer(tiny_generator(5), CPU, 1)
+    derainer.tile_px = tile_px
+    frames, trust = derainer._tensors(around)
+    with torch.inference_mode():
+        smaller = tiny_generator(5).seeing(2)(frames, trust)[0].permute(1, 2, 0).numpy()
+        as_it_is = tiny_generator(5)(frames, trust)[0].permute(1, 2, 0).numpy()
+    found = residuals(derainer, around)[0]
+    assert np.abs(found - smaller).max() < 1e-3 < np.abs(found - as_it_is).max()
+
+
 @pytest.mark.parametrize("window", [1, 5])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2), (3, 8), (15, 16), (37, 53)])
 def test_any_size_enters_and_leaves(window: int, size: tuple[int, int]) -> None:

@@ -33,6 +33,7 @@ def test_any_size_enters_and_leaves(height: int, width: int, window: int) -> Non
         UNetConfig(5, (4, 8, 8), stem=1),
         UNetConfig(1, (4, 4), stem=4),
         UNetConfig(1, (4, 8), paths=(1, 3)),
+        UNetConfig(5, (4, 8), scale=2),
     ],
 )
 def test_nothing_beyond_the_reach_is_seen(config: UNetConfig) -> None:
@@ -53,6 +54,18 @@ def test_nothing_beyond_the_reach_is_seen(config: UNetConfig) -> None:
             seen = max(seen, int(distance))
     assert 0 < seen <= reach
     assert seen >= reach // 2, "the bound is so loose that tiles waste their work"
+
+
+def test_at_a_smaller_scale_the_median_stays_sharp() -> None:
+    """A last layer that says "the median, everywhere" gives the median of the full picture."""
+    generator = UNet(UNetConfig(5, (4, 8), scale=2))
+    with torch.no_grad():
+        assert generator.head.bias is not None
+        generator.head.bias[: generator.config.stem**2] = 1.0
+    frames = torch.rand(1, 15, 26, 37)
+    with torch.inference_mode():
+        restored = frames[:, 6:9] + generator(frames)
+    torch.testing.assert_close(restored, median_of_five(*torch.split(frames, 3, 1)))
 
 
 def test_a_trust_of_one_is_what_is_assumed_and_less_is_noticed() -> None:
@@ -79,8 +92,9 @@ def test_padding_keeps_the_picture_in_its_corner(shape: tuple[int, int]) -> None
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"window": 3}, {"widths": ()}, {"widths": (8, 0)}, {"widths": (-8, 16)}, {"stem": 0}, {"stem": -2}]
+    "wrong",
+    [{"window": 3}, {"widths": ()}, {"widths": (8, 0)}, {"widths": (-8, 16)}, {"stem": 0}, {"stem": -2}, {"scale": 0}],
 )
 def test_a_shape_that_cannot_be_built_is_refused(wrong: dict[str, object]) -> None:
-    with pytest.raises(ValueError, match=r"window|positive"):
+    with pytest.raises(ValueError, match=r"window|positive|scale"):
         UNetConfig(**wrong)  # type: ignore[arg-type]

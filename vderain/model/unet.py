@@ -6,7 +6,8 @@ whose last layer starts at zero, kernels equal strides so that nothing can check
 the picture, so a tile sees what the whole picture sees.
 """
 
-from dataclasses import asdict, dataclass
+from copy import copy
+from dataclasses import asdict, dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -17,6 +18,7 @@ from torch.nn import functional as F
 RGB = 3
 DIFFERENCE_GAIN = 4.0  # differences are small beside the picture: brought to its scale before bf16 rounds them
 DETAIL_PX = 5  # side of the blur that a pixel's detail is measured against
+SCALE_MAX = 8
 LEVELS_MAX = 8  # beyond it one step of the coarsest level is wider than most pictures
 
 
@@ -32,6 +34,8 @@ class UNetConfig:
             looks at several scales at once.
         slope: of the ReLUs below zero. With a slope of 0 whole levels have been seen to die in training.
         residual: whether the last layer says what to add (and starts at zero), or what the picture shall be.
+        scale: how many times smaller than the picture the convolutions see it. What they say is enlarged; the median
+            of the window, which they say where to believe, stays at full size, so edges stay sharp.
     """
 
     window: int = 5
@@ -40,12 +44,15 @@ class UNetConfig:
     paths: tuple[int, ...] = (1,)
     slope: float = 0.1
     residual: bool = True
+    scale: int = 1
 
     def __post_init__(self) -> None:
         if self.window not in (1, 5):
             raise ValueError(f"window is {self.window}; a generator looks at 1 or 5 frames")
         if not self.widths or min(self.widths) < 1 or self.stem < 1:
             raise ValueError(f"widths {self.widths} and stem {self.stem} must be positive")
+        if not 1 <= self.scale <= SCALE_MAX:
+            raise ValueError(f"scale is {self.scale}; it is from 1 to {SCALE_MAX}")
         if not self.paths or min(self.paths) < 1:
             raise ValueError(f"paths {self.paths} must be dilations of at least 1")
         if len(self.widths) > LEVELS_MAX:
@@ -54,7 +61,7 @@ class UNetConfig:
     @property
     def stride_px(self) -> int:
         """Sides of a picture must be multiples of this; `UNet.forward` pads and crops by itself."""
-        return int(self.stem * 2 ** (len(self.widths) - 1))
+        return int(self.scale * self.stem * 2 ** (len(self.widths) - 1))
 
     @property
     def reach_px(self) -> int:
@@ -62,7 +69,8 @@ class UNetConfig:
         cells = [self.stem * 2**level for level in range(len(self.widths))]
         down, up = 2 * max(self.paths), 2  # two 3x3 convolutions each, those of the encoder dilated
         blocks = sum((down + up) * cell for cell in cells[:-1]) + 2 * cells[-1]
-        return int(2 * self.stem + blocks + cells[-1] + DETAIL_PX // 2)  # stem and head; a cell is seen whole
+        seen = int(2 * self.stem + blocks + cells[-1] + DETAIL_PX // 2)  # stem and head; a cell is seen whole
+        return seen if self.scale == 1 else (seen + 1) * self.scale  # what is said next to a pixel is enlarged with it
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -110,6 +118,15 @@ class UNet(nn.Module):
         if self.config.residual:
             nn.init.zeros_(self.head.weight)
 
+    def seeing(self, times: int) -> "UNet":
+        """The same weights, for pictures that many times larger; see `UNetConfig.scale`, whose bound holds."""
+        scale = min(self.config.scale * times, SCALE_MAX)
+        if scale == self.config.scale:
+            return self
+        other = copy(self)
+        other.config = replace(self.config, scale=scale)
+        return other
+
     def forward(self, window: Tensor, trust: Tensor | None = None) -> Tensor:
         """Residual to add to the centre frame.
 
@@ -123,30 +140,38 @@ class UNet(nn.Module):
             (B, 3, H, W), in 0..1 units.
         """
         height_px, width_px = window.shape[-2:]
-        x = pad_to_multiple(window, self.config.stride_px)  # (B, T*3, H', W')
-        first = RGB * (self.config.window // 2)
-        centre = x[:, first : first + RGB]  # (B, 3, H', W')
-        dtype = _convolution_dtype(window)  # each part becomes it at once: together they would be large in float32
-        seen = [_folded(part, self.config.stem).to(dtype) for part in _appearance(centre)]
-        if self.config.window == 1:  # (B, 3*s^2, H'/s, W'/s) each
-            residual = self._head(seen).float()
+        window = pad_to_multiple(window, self.config.stride_px)
+        frames = torch.split(window, RGB, 1)  # (B, 3, H', W') each
+        centre = frames[self.config.window // 2]
+        if self.config.window == 1:
+            residual = self._said(frames, None)
         else:
-            frames = [_folded(frame, self.config.stem) for frame in torch.split(x, RGB, 1)]
-            before2, before1, centre, after1, after2 = frames
-            median = median_of_five(*frames)
-            neighbours = (before2, before1, after1, after2, median)
-            seen += [_difference(frame, centre, dtype) for frame in neighbours]
-            cells = self.config.stem**2
-            if trust is None:
-                seen += [torch.ones_like(seen[0][:, :cells])]
-            else:
-                seen += [_unit(_folded(pad_to_multiple(trust, self.config.stride_px), self.config.stem)).to(dtype)]
-            gate, detail = torch.split(self._head(seen).float(), [cells, RGB * cells], 1)
-            towards_median = (_unit(median) - _unit(centre)).unflatten(1, (RGB, cells))  # type: ignore[no-untyped-call]  # (B, 3, s^2, H'/s, W'/s)
-            residual = (gate.unsqueeze(1) * towards_median).flatten(1, 2) + detail  # (B, 3*s^2, H'/s, W'/s)
+            if trust is not None:
+                trust = pad_to_multiple(trust, self.config.stride_px)
+            gate, detail = torch.split(self._said(frames, trust), [1, RGB], 1)
+            residual = gate * (_unit(median_of_five(*frames)) - _unit(centre)) + detail
         if not self.config.residual:  # what the last layer says is the picture, and the caller adds it to the centre
-            residual = torch.sigmoid(residual) - _unit(_folded(x[:, first : first + RGB], self.config.stem))
-        return F.pixel_shuffle(residual, self.config.stem)[..., :height_px, :width_px]
+            residual = torch.sigmoid(residual) - _unit(centre)
+        return residual[..., :height_px, :width_px]
+
+    def _said(self, frames: tuple[Tensor, ...], trust: Tensor | None) -> Tensor:
+        """(B, 3 or 4, H', W'), what the last layer says of padded frames, (B, 3, H', W') each, for every pixel."""
+        scale, stem = self.config.scale, self.config.stem
+        small = [_shrunk(frame, scale) for frame in frames]
+        centre = small[len(small) // 2]
+        dtype = _convolution_dtype(centre)  # each part becomes it at once: together they would be large in float32
+        seen = [_folded(part, stem).to(dtype) for part in _appearance(centre)]  # (B, 3*s^2, H'/s, W'/s) each
+        if len(small) > 1:
+            folded = [_folded(frame, stem) for frame in small]
+            before2, before1, centre, after1, after2 = folded
+            neighbours = (before2, before1, after1, after2, median_of_five(*folded))
+            seen += [_difference(frame, centre, dtype) for frame in neighbours]
+            if trust is None:
+                seen += [torch.ones_like(seen[0][:, : stem**2])]
+            else:
+                seen += [_unit(_folded(_shrunk(trust, scale), stem)).to(dtype)]
+        said = F.pixel_shuffle(self._head(seen).float(), stem)
+        return said if scale == 1 else F.interpolate(said, scale_factor=scale, mode="bilinear", align_corners=False)
 
     def _head(self, seen: list[Tensor]) -> Tensor:
         x = torch.cat(seen, 1).contiguous(memory_format=torch.channels_last)  # (B, C * s^2, H/s, W/s)
@@ -174,6 +199,11 @@ def _convolution_dtype(x: Tensor) -> torch.dtype:
 def _unit(x: Tensor) -> Tensor:
     """In 0..1, from floats that are, or from uint8."""
     return x.float() / 255 if x.dtype == torch.uint8 else x
+
+
+def _shrunk(x: Tensor, scale: int) -> Tensor:
+    """(B, C, H, W) to (B, C, H/k, W/k), the mean over k x k pixels, in 0..1; as it is where k is 1."""
+    return x if scale == 1 else F.avg_pool2d(_unit(x), scale)
 
 
 def _folded(x: Tensor, stem: int) -> Tensor:

@@ -53,6 +53,8 @@ class Glass:
         tall: factor on the height of drops: a slanted glass, seen from behind, shortens them.
         street: how far the view through a drop is of a bright sky over a dark ground, whatever the picture shows: drops
             gather more than the picture does.
+        flat: how far drops are flat and uneven instead of round: such a one shows what is right behind it, blurred.
+        uneven_h: standard deviation of that blur.
     """
 
     landing: float = 90.0
@@ -68,6 +70,8 @@ class Glass:
     glow: float = 0.0
     tall: float = 1.0
     street: float = 0.0
+    flat: float = 0.0
+    uneven_h: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,6 +257,8 @@ def draw_glass(generator: torch.Generator) -> Glass:
         glow=max(0.0, uniform(-0.3, 0.9, generator)),
         tall=uniform(0.45, 1.1, generator),
         street=max(0.0, uniform(-0.5, 1.0, generator)),
+        flat=max(0.0, uniform(-0.8, 1.0, generator)),
+        uneven_h=radius_h * log_uniform(0.08, 0.6, generator),
     )
 
 
@@ -276,6 +282,9 @@ def seen_through(clear: Tensor, drops: Drops, time_s: float, glass: Glass, sky: 
     steep = torch.hypot(slope_x, slope_y).clamp(max=1)
     inside = _refracted(clear, slope_x, slope_y, VIEW_H * height_px)
     inside = torch.lerp(inside, _street(slope_y, sky), glass.street) * (1 - RIM_SHADE * steep**3)
+    if glass.flat > 0:
+        behind = _blurred(clear.flatten(0, 1), glass.uneven_h * height_px).view_as(clear)
+        inside = torch.lerp(inside, behind, glass.flat)
     inside = torch.lerp(inside, torch.full_like(inside, sky), glass.glow) * cover
     soft = _blurred(torch.cat([inside.flatten(0, 1), cover.unsqueeze(0)]), glass.defocus_h * height_px)
     soft = soft * (soft[-1] > FAINTEST)

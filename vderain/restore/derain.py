@@ -18,6 +18,8 @@ from vderain.restore.temporal import RADIUS, Derained, Residual, Window
 
 log = logging.getLogger(__name__)
 
+LINES = 1080  # of the shorter side, at most, of pictures seen as they are: streaks grow with pictures, and in larger
+# ones they are broader than any that generators learn from
 TILE_PX = 1024  # first side tried when a whole picture does not fit
 TILE_MIN_PX = 128  # a device that cannot hold this holds nothing
 BYTES_PER_CHANNEL_PX = 24  # measured peak of a forward pass: about six fp32 maps of the finest width alive at once
@@ -59,8 +61,9 @@ class Derainer:
     def _fitting(self, window: Window) -> int:
         """Frames at once that memory surely holds."""
         height_px, width_px = window.trust.shape
-        config = self._generator.config
-        frame_bytes = height_px * width_px // config.stem**2 * config.widths[0] * BYTES_PER_CHANNEL_PX
+        config = self._seeing(height_px, width_px).config
+        seen_px = height_px * width_px // (config.scale * config.stem) ** 2
+        frame_bytes = seen_px * config.widths[0] * BYTES_PER_CHANNEL_PX
         if self.place.device.type == "cuda":
             free_bytes, _ = torch.cuda.mem_get_info(self.place.device)
             return int(max(1, min(16, 0.6 * free_bytes // frame_bytes)))
@@ -106,7 +109,9 @@ class Derainer:
     def _forward(self, batch: list[Window]) -> list[Residual]:
         with torch.inference_mode(), torch.autocast(self.place.device.type, torch.bfloat16, enabled=self.place.bf16):
             frames, trust = self._tensors(batch)
-            residual = self._whole(frames, trust) if self.tile_px is None else self._tiled(frames, trust, self.tile_px)
+            generator = self._seeing(*frames.shape[-2:])
+            tile_px = self.tile_px
+            residual = generator(frames, trust) if tile_px is None else _tiled(generator, frames, trust, tile_px)
         return [np.moveaxis(picture, 0, -1) for picture in residual.half().cpu().numpy()]
 
     def _tensors(self, batch: list[Window]) -> tuple[Tensor, Tensor]:
@@ -116,25 +121,26 @@ class Derainer:
         trust = torch.from_numpy(np.stack([window.trust for window in batch])).to(self.place.device)
         return stacked.permute(0, 1, 4, 2, 3).flatten(1, 2).contiguous(), trust.unsqueeze(1)
 
-    def _whole(self, frames: Tensor, trust: Tensor) -> Tensor:
-        residual: Tensor = self._generator(frames, trust)
-        return residual
+    def _seeing(self, height_px: int, width_px: int) -> UNet:
+        """The generator, at the scale for a picture of that size."""
+        generator: UNet = self._generator.seeing(max(1, min(height_px, width_px) // LINES))
+        return generator
 
-    def _tiled(self, frames: Tensor, trust: Tensor, tile_px: int) -> Tensor:
-        """The same as `_whole`, piece by piece: each tile sees as far around itself as the network looks."""
-        config = self._generator.config
-        reach_px = -(-config.reach_px // config.stride_px) * config.stride_px
-        step_px = -(-tile_px // config.stride_px) * config.stride_px
-        height_px, width_px = frames.shape[-2:]
-        out = frames.new_empty((frames.shape[0], 3, height_px, width_px), dtype=torch.float32)
-        for top in range(0, height_px, step_px):
-            for left in range(0, width_px, step_px):
-                y0, x0 = max(0, top - reach_px), max(0, left - reach_px)
-                seen = (..., slice(y0, top + step_px + reach_px), slice(x0, left + step_px + reach_px))
-                residual = self._whole(frames[seen], trust[seen])[..., top - y0 :, left - x0 :]
-                kept = residual[..., :step_px, :step_px]
-                out[..., top : top + kept.shape[-2], left : left + kept.shape[-1]] = kept
-        return out
+
+def _tiled(generator: UNet, frames: Tensor, trust: Tensor, tile_px: int) -> Tensor:
+    """The same as the whole at once, piece by piece: each tile sees as far around itself as the network looks."""
+    config = generator.config
+    reach_px = -(-config.reach_px // config.stride_px) * config.stride_px
+    step_px = -(-tile_px // config.stride_px) * config.stride_px
+    height_px, width_px = frames.shape[-2:]
+    out = frames.new_empty((frames.shape[0], 3, height_px, width_px), dtype=torch.float32)
+    for top in range(0, height_px, step_px):
+        for left in range(0, width_px, step_px):
+            y0, x0 = max(0, top - reach_px), max(0, left - reach_px)
+            seen = (..., slice(y0, top + step_px + reach_px), slice(x0, left + step_px + reach_px))
+            kept = generator(frames[seen], trust[seen])[..., top - y0 :, left - x0 :][..., :step_px, :step_px]
+            out[..., top : top + kept.shape[-2], left : left + kept.shape[-1]] = kept
+    return out
 
 
 def _is_out_of_memory(error: RuntimeError) -> bool:

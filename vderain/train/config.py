@@ -64,11 +64,12 @@ class Model(_Section):
     paths: tuple[int, ...] = Field((1,), description="dilations of the encoder's parallel paths")
     slope: float = Field(0.1, ge=0, lt=1, description="of the ReLUs below zero")
     residual: bool = Field(True, description="the generator says what to add; false: what the picture shall be")
+    scale: int = Field(1, description="how many times smaller than the picture the convolutions see it")
 
     @model_validator(mode="after")
     def _can_be_built(self) -> Self:
         UNetConfig(
-            self.window, self.widths, self.stem, self.paths, self.slope, self.residual
+            self.window, self.widths, self.stem, self.paths, self.slope, self.residual, self.scale
         )  # says itself what it cannot be
         return self
 

@@ -35,9 +35,15 @@ class Feed:
         """The next example.
 
         Raises:
-            VderainError: it cannot be made.
+            VderainError: it cannot be made, or a process that makes examples is gone.
         """
-        example = next(self._made)
+        try:
+            example = next(self._made)
+        except RuntimeError as error:  # the loader has no class of its own for it
+            raise VderainError(
+                f"a process that prepares training pictures was killed: {error}",
+                "Where memory ran out, take a smaller data.pool or data.workers=0; go on with --resume.",
+            ) from error
         if isinstance(example, VderainError):
             raise example
         self._next += self._ranks.count
@@ -90,4 +96,4 @@ def _calm(_: int) -> None:
     """One thread each; when to stop is for the training process to say, and Ctrl-C reaches all of them."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # some ask all processes of a service to stop

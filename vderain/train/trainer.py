@@ -63,7 +63,9 @@ class Trainer(ABC):
         self._moved: dict[str, tuple[list[nn.Module], float | None]] = {}
         torch.manual_seed(recipe.run.seed)
         model = recipe.model
-        self.config = UNetConfig(model.window, model.widths, model.stem, model.paths, model.slope, model.residual)
+        self.config = UNetConfig(
+            model.window, model.widths, model.stem, model.paths, model.slope, model.residual, model.scale
+        )
         generator = UNet(self.config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if model.start is not None:
             known = _start((model.start,) if isinstance(model.start, str) else model.start, self.config)
@@ -306,7 +308,7 @@ def _start(models: tuple[str, ...], config: UNetConfig) -> dict[str, Tensor]:
 
 def _generator(model: str, config: UNetConfig) -> UNet:
     generator = load_checkpoint(model).generator
-    if replace(generator.config, slope=config.slope) != config:
+    if replace(generator.config, slope=config.slope, scale=config.scale) != config:
         cure = f"Set model.window, model.widths and model.stem to those of {generator.config}."
         raise CheckpointError(f"{model} is another network than the recipe's.", cure)
     return generator
