@@ -15,6 +15,7 @@ from vderain.restore.device import choose_place, cores, side_by_side
 from vderain.restore.gate import Gate, by_gate
 from vderain.restore.guard import guard
 from vderain.restore.parallel import StageClock, ordered_map
+from vderain.restore.picture import by_passes
 from vderain.restore.spells import Spell, by_spell, spells, survey
 from vderain.restore.steady import steady
 from vderain.restore.temporal import RADIUS, Derained, sights, still, windows_of
@@ -113,11 +114,15 @@ class Restorer:
             seen = windows_of(clear, workers, timed, keep_motions=options.temporal == "light")
         if self.derain is None:
             derained = ordered_map(timed("gate", partial(by_gate, gate=Gate())), seen, workers)
+        elif single:
+            passes = partial(by_passes, derainer=self.derain, guarded=options.guard)
+            derained = map(timed("network", passes), seen)
         else:
             derained = self.derain(seen, timed)
             if options.guard:
                 derained = guard(derained, radius, timed=timed)
-            derained = derained if alone else steady(derained, options.temporal == "strong", workers, timed)
+            if not alone:
+                derained = steady(derained, options.temporal == "strong", workers, timed)
         return ordered_map(timed("add", partial(self._add, turns=turns)), derained, workers)
 
     def _add(self, derained: Derained, turns: int) -> Done:
