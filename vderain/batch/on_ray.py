@@ -29,7 +29,6 @@ CPUS_BESIDE_GPU = 2  # decode, align and encode
 NODES_LOST = 3  # that a file survives, whatever --retries says of other deaths
 COUNT_EVERY_S = 2.0  # nodes come and go
 ASK_EVERY_S = 0.5  # for progress
-STALE_S = 30.0
 
 
 @dataclass(slots=True)
@@ -78,6 +77,7 @@ class RayWorkers:
         self._news = self._ray.remote(num_cpus=0, scheduling_strategy=here)(_News).remote()
         self._begun: dict[Any, _Begun] = {}
         self._room, self._counted_s, self._asked_s = 1, 0.0, 0.0
+        self._answer: Any = None  # of `_news`, still to come
 
     @property
     def idle(self) -> int:
@@ -127,12 +127,17 @@ class RayWorkers:
         return outcome
 
     def _progress(self) -> Iterable[Moved]:
-        if time.monotonic() - self._asked_s < ASK_EVERY_S:
+        """What has come in since the last time; nobody waits for it, since a stop may be asked for meanwhile."""
+        if self._answer is None:
+            if time.monotonic() - self._asked_s >= ASK_EVERY_S:
+                self._asked_s, self._answer = time.monotonic(), self._news.take.remote()
             return
-        self._asked_s = time.monotonic()
+        if not self._ray.wait([self._answer], timeout=0)[0]:
+            return
+        answer, self._answer = self._answer, None
         by_target = {begun.task.target: begun for begun in self._begun.values()}
         with suppress(self._ray.exceptions.RayError):
-            for target, progress in self._ray.get(self._news.take.remote(), timeout=STALE_S).items():
+            for target, progress in self._ray.get(answer).items():
                 if target in by_target:
                     by_target[target].working_s = by_target[target].working_s or time.monotonic()
                     yield Moved(target, progress)

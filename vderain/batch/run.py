@@ -223,7 +223,8 @@ class Run:
         Raises:
             VderainError: they would not.
         """
-        need_bytes = CAP_FACTOR * sum(waiting.seen.size_bytes for waiting in self._todo.values())
+        sizes = [waiting.seen.size_bytes for waiting in self._todo.values()]
+        need_bytes = CAP_FACTOR * (sum(sizes) + max(sizes, default=0))  # one beside its pieces
         free_bytes = shutil.disk_usage(self.outdir).free
         if free_bytes < need_bytes:
             raise VderainError(
