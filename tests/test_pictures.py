@@ -10,9 +10,10 @@ import pytest
 from numpy.typing import NDArray
 
 from vderain.errors import InputError, OutputError, UsageError
-from vderain.video import pictures
+from vderain.video import picture_file
 from vderain.video.frame import Frame
-from vderain.video.pictures import PictureReader, PictureWriter, exif_orientation, is_pictures, natural_key
+from vderain.video.picture_file import exif_orientation
+from vderain.video.pictures import PictureReader, PictureWriter, is_pictures, natural_key
 
 
 def noise(
@@ -156,11 +157,11 @@ def test_nonsense_for_exif_means_upright(block: bytes) -> None:
     assert exif_orientation(block) == 1
 
 
-@pytest.mark.skipif(not pictures.HAS_METADATA, reason="this OpenCV reads no metadata")
+@pytest.mark.skipif(not picture_file.HAS_METADATA, reason="this OpenCV reads no metadata")
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_sideways_picture_is_upright_as_a_frame_and_stored_as_before(tmp_path: Path, orientation: int) -> None:
     pixels, block = noise(), exif(orientation)
-    source = save(tmp_path / "a.png", pixels, (pictures.EXIF, block))
+    source = save(tmp_path / "a.png", pixels, (picture_file.EXIF, block))
     upright = cv2.imdecode(np.frombuffer(source.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
     with PictureReader(source) as reader:
         (frame,) = reader.frames()
@@ -169,12 +170,12 @@ def test_a_sideways_picture_is_upright_as_a_frame_and_stored_as_before(tmp_path:
     copy(source, tmp_path / "b.png")
     assert np.array_equal(load(tmp_path / "b.png"), pixels)
     with PictureReader(tmp_path / "b.png") as reader:
-        assert reader.picture(0).metadata == ((pictures.EXIF, block),)
+        assert reader.picture(0).metadata == ((picture_file.EXIF, block),)
     copy(source, tmp_path / "c.bmp")  # has no place for the tag
     assert np.array_equal(load(tmp_path / "c.bmp"), upright)
 
 
-@pytest.mark.skipif(not pictures.HAS_METADATA, reason="this OpenCV reads no metadata")
+@pytest.mark.skipif(not picture_file.HAS_METADATA, reason="this OpenCV reads no metadata")
 @pytest.mark.parametrize(("suffix", "kind", "block"), [(".jpg", 2, icc()), (".webp", 2, icc()), (".png", 1, b"<xmp/>")])
 def test_profiles_and_xmp_are_kept(tmp_path: Path, suffix: str, kind: int, block: bytes) -> None:
     source = save(tmp_path / f"a{suffix}", noise(), (kind, block))
@@ -184,9 +185,9 @@ def test_profiles_and_xmp_are_kept(tmp_path: Path, suffix: str, kind: int, block
         assert reader.picture(0).metadata == ((kind, block),)
 
 
-@pytest.mark.skipif(not pictures.HAS_METADATA, reason="this OpenCV reads no metadata")
+@pytest.mark.skipif(not picture_file.HAS_METADATA, reason="this OpenCV reads no metadata")
 def test_a_profile_of_another_colour_space_is_left_out(tmp_path: Path) -> None:
-    source = save(tmp_path / "a.jpg", noise(), (pictures.ICC, icc(b"CMYK")))
+    source = save(tmp_path / "a.jpg", noise(), (picture_file.ICC, icc(b"CMYK")))
     copy(source, tmp_path / "b.jpg")
     with PictureReader(tmp_path / "b.jpg") as reader:
         assert reader.picture(0).metadata == ()
@@ -195,8 +196,8 @@ def test_a_profile_of_another_colour_space_is_left_out(tmp_path: Path) -> None:
 def test_an_opencv_without_metadata_still_shows_pictures_upright(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    source = save(tmp_path / "a.jpg", noise(), (pictures.EXIF, exif(6)))
-    monkeypatch.setattr(pictures, "HAS_METADATA", False)
+    source = save(tmp_path / "a.jpg", noise(), (picture_file.EXIF, exif(6)))
+    monkeypatch.setattr(picture_file, "HAS_METADATA", False)
     copy(source, tmp_path / "b.png")
     assert load(tmp_path / "b.png").shape == (17, 12, 3)
 
