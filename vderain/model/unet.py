@@ -6,8 +6,10 @@ whose last layer starts at zero, kernels equal strides so that nothing can check
 the picture, so a tile sees what the whole picture sees.
 """
 
+from collections.abc import Iterator
 from copy import copy
 from dataclasses import asdict, dataclass, replace
+from functools import reduce
 from itertools import pairwise
 from typing import Any
 
@@ -157,26 +159,19 @@ class UNet(nn.Module):
     def _said(self, frames: tuple[Tensor, ...], trust: Tensor | None) -> Tensor:
         """(B, 3 or 4, H', W'), what the last layer says of padded frames, (B, 3, H', W') each, for every pixel."""
         scale, stem = self.config.scale, self.config.stem
-        small = [_shrunk(frame, scale) for frame in frames]
-        centre = small[len(small) // 2]
-        dtype = _convolution_dtype(centre)  # each part becomes it at once: together they would be large in float32
-        seen = [_folded(part, stem).to(dtype) for part in _appearance(centre)]  # (B, 3*s^2, H'/s, W'/s) each
-        if len(small) > 1:
-            folded = [_folded(frame, stem) for frame in small]
-            before2, before1, centre, after1, after2 = folded
-            neighbours = (before2, before1, after1, after2, median_of_five(*folded))
-            seen += [_difference(frame, centre, dtype) for frame in neighbours]
-            if trust is None:
-                seen += [torch.ones_like(seen[0][:, : stem**2])]
-            else:
-                seen += [_unit(_folded(_shrunk(trust, scale), stem)).to(dtype)]
-        said = F.pixel_shuffle(self._head(seen).float(), stem)
+        batch, _, height_px, width_px = frames[0].shape
+        shape = (batch, self.stem.in_channels // stem**2, height_px // scale, width_px // scale)
+        dtype, device = _convolution_dtype(frames[0]), frames[0].device
+        x = torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last)
+        first = 0
+        for part in _parts(frames, trust, scale, dtype):  # one by one: together they would be large in float32
+            x[:, first : first + part.shape[1]] = part
+            first += part.shape[1]
+        said = F.pixel_shuffle(self._head(x).float(), stem)
         return said if scale == 1 else F.interpolate(said, scale_factor=scale, mode="bilinear", align_corners=False)
 
-    def _head(self, seen: list[Tensor]) -> Tensor:
-        x = torch.cat(seen, 1).contiguous(memory_format=torch.channels_last)  # (B, C * s^2, H/s, W/s)
-        seen.clear()  # the largest tensors of the pass, and nobody looks at them again
-        x = F.leaky_relu(self.stem(x), self.config.slope, inplace=True)  # (B, w0, H/s, W/s)
+    def _head(self, x: Tensor) -> Tensor:
+        x = F.leaky_relu(self._stem(x), self.config.slope, inplace=True)  # (B, w0, H/s, W/s)
         skips = []
         for block, down in zip(self.encoder, self.down, strict=True):
             x = block(x)
@@ -187,6 +182,29 @@ class UNet(nn.Module):
             x = block(torch.cat([up(x), skips.pop()], 1))
         head: Tensor = self.head(x)
         return head
+
+    def _stem(self, x: Tensor) -> Tensor:
+        """The pixel-unshuffle and the first layer at once: a convolution with strides, over larger squares.
+
+        Moving so many pixels into channels would take longer than all convolutions of this level.
+        """
+        stem, weight = self.config.stem, self.stem.weight
+        side = stem * weight.shape[-1]
+        squares = weight.unflatten(1, (-1, stem, stem)).permute(0, 1, 4, 2, 5, 3)  # type: ignore[no-untyped-call]  # (w0, C, 3, s, 3, s)
+        squares = squares.reshape(len(weight), -1, side, side).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, squares, self.stem.bias, stride=stem, padding=stem)
+
+
+def _parts(frames: tuple[Tensor, ...], trust: Tensor | None, scale: int, dtype: torch.dtype) -> Iterator[Tensor]:
+    """(B, C, H/k, W/k) each, what the first layer sees: the centre, and of a window what tells it from the others."""
+    small = [_shrunk(frame, scale) for frame in frames]
+    centre = small[len(small) // 2]
+    yield from _appearance(centre)
+    if len(small) > 1:
+        before2, before1, centre, after1, after2 = small
+        for neighbour in (before2, before1, after1, after2, median_of_five(*small)):
+            yield _difference(neighbour, centre, dtype)
+        yield torch.ones_like(centre[:, :1], dtype=dtype) if trust is None else _unit(_shrunk(trust, scale))
 
 
 def _convolution_dtype(x: Tensor) -> torch.dtype:
@@ -202,13 +220,16 @@ def _unit(x: Tensor) -> Tensor:
 
 
 def _shrunk(x: Tensor, scale: int) -> Tensor:
-    """(B, C, H, W) to (B, C, H/k, W/k), the mean over k x k pixels, in 0..1; as it is where k is 1."""
-    return x if scale == 1 else F.avg_pool2d(_unit(x), scale)
+    """(B, C, H, W) to (B, C, H/k, W/k), the mean over k x k pixels, in 0..1; as it is where k is 1.
 
-
-def _folded(x: Tensor, stem: int) -> Tensor:
-    """(B, C, H, W) to (B, C * s^2, H/s, W/s), laid out as the convolutions want it."""
-    return F.pixel_unshuffle(x, stem).contiguous(memory_format=torch.channels_last)
+    Whole numbers are added as such: F.avg_pool2d takes four times as long.
+    """
+    if scale == 1:
+        return x
+    whole = x.dtype == torch.uint8
+    numbers = x.to(torch.int16) if whole else x  # sums of up to SCALE_MAX squared bytes
+    rows = reduce(torch.add, (numbers[..., row::scale, :] for row in range(scale)))
+    return reduce(torch.add, (rows[..., column::scale] for column in range(scale))) / (scale**2 * (255 if whole else 1))
 
 
 def _appearance(centre: Tensor) -> tuple[Tensor, Tensor]:
