@@ -244,7 +244,7 @@ class Windshield:
 
 def draw_glass(generator: torch.Generator) -> Glass:
     """A clip's wet glass: from fine, sharp drops to a few large ones far out of focus."""
-    radius_h = log_uniform(0.008, 0.11, generator)
+    radius_h = log_uniform(0.006, 0.11, generator)
     cover = log_uniform(0.04, 0.4, generator)  # of the glass, if drops stayed for `rest_s` and never met
     rest_s = 12.0
     return Glass(
@@ -255,8 +255,8 @@ def draw_glass(generator: torch.Generator) -> Glass:
         wipe_every_s=NEVER_S,
         defocus_h=radius_h * log_uniform(0.03, 1.2, generator),
         glow=max(0.0, uniform(-0.3, 0.9, generator)),
-        tall=uniform(0.45, 1.1, generator),
-        street=max(0.0, uniform(-0.5, 1.0, generator)),
+        tall=uniform(0.4, 1.1, generator),
+        street=max(0.0, uniform(-0.3, 1.0, generator)),
         flat=max(0.0, uniform(-0.8, 1.0, generator)),
         uneven_h=radius_h * log_uniform(0.08, 0.6, generator),
     )

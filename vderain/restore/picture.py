@@ -8,12 +8,11 @@ it rains at all is judged by the first pass, since what a network mistakes for r
 from dataclasses import replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vderain.restore.derain import Derainer
 from vderain.restore.guard import darkening, rain_presence
 from vderain.restore.motion import Picture
-from vderain.restore.temporal import Derained, Sight, Window, still
+from vderain.restore.temporal import Derained, Residual, Sight, Window, still
 
 PASSES = 3
 
@@ -27,15 +26,24 @@ def by_passes(window: Window, derainer: Derainer, guarded: bool) -> Derained:
         guarded: leave a dry picture as it is, to the bit.
     """
     sight = window.sight
-    total = _both_ways(sight, sight.rgb, derainer)
+    total = both_ways(sight, sight.rgb, derainer)
     presence = rain_presence([darkening(total)]) if guarded else 1.0
     if presence > 0:
         for _ in range(PASSES - 1):
-            total += _both_ways(sight, Derained(window, total).rgb, derainer)
+            total += both_ways(sight, Derained(window, total).rgb, derainer)
     return Derained(window.spent(), total * np.float16(presence), presence)
 
 
-def _both_ways(sight: Sight, rgb: Picture, derainer: Derainer) -> NDArray[np.float16]:
-    """(H, W, 3), the mean of what the network would add to a picture and to its mirror image."""
+def both_ways(sight: Sight, rgb: Picture, derainer: Derainer) -> Residual:
+    """The mean of what a network would add to a picture and to its mirror image.
+
+    Args:
+        sight: of the picture.
+        rgb: (H, W, 3) uint8, as it is shown to the network.
+        derainer: with the generator.
+
+    Returns:
+        (H, W, 3) in 0..1 units.
+    """
     seen, mirrored = (still(replace(sight, rgb=np.ascontiguousarray(side))) for side in (rgb, rgb[:, ::-1]))
     return (derainer.picture(seen) + derainer.picture(mirrored)[:, ::-1]) / np.float16(2)

@@ -8,6 +8,7 @@ While the glass is dry in most of its parts, nothing is added.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -18,6 +19,7 @@ from vderain.restore.gate import median_of_five
 from vderain.restore.guard import by_tile
 from vderain.restore.motion import Picture, flow_luma
 from vderain.restore.parallel import Timed, neighbourhoods, ordered_map, untimed
+from vderain.restore.picture import both_ways
 from vderain.restore.temporal import WINDOW, Residual, Sight, still
 
 LINES = 360  # of the shorter side, at most
@@ -59,17 +61,21 @@ class Wiper:
             timed: counts the time.
         """
         on_cpu = self._derainer.place.device.type == "cpu"
-        seen = ordered_map(timed("drops", self._seen), sights, workers if on_cpu else 1)
+        look = partial(self._seen, single=radius == 0)
+        seen = ordered_map(timed("drops", look), sights, workers if on_cpu else 1)
         return ordered_map(timed("drops", self._wiped), neighbourhoods(seen, radius), workers)
 
-    def _seen(self, sight: Sight) -> tuple[Sight, Residual]:
-        """With what the generator would add, at its own size."""
+    def _seen(self, sight: Sight, single: bool) -> tuple[Sight, Residual]:
+        """With what the generator would add, at its own size; there is time for a single picture."""
         height_px, width_px = sight.rgb.shape[:2]
         scale = min(1.0, LINES / min(height_px, width_px))
         size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
         small = cv2.resize(sight.rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else sight.rgb
         picture = np.asarray(small, np.uint8)
-        residual = self._derainer.picture(still(replace(sight, rgb=picture)))
+        if single:
+            residual = both_ways(sight, picture, self._derainer)
+        else:
+            residual = self._derainer.picture(still(replace(sight, rgb=picture)))
         return sight, bounded(picture, residual) if wetness(residual) > DRY_LEVELS / 2 else residual
 
     def _wiped(self, around: tuple[tuple[Sight, Residual] | None, ...]) -> Sight:
