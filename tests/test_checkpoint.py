@@ -3,6 +3,7 @@
 import json
 import pickle
 import struct
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,14 @@ def test_the_header_can_be_read_without_us(tiny: Path) -> None:
     assert header["format"] == FORMAT
     defaults = {"paths": [1], "slope": 0.1, "residual": True, "scale": 1}
     assert json.loads(header["architecture"]) == ARCHITECTURE | defaults
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
+def test_what_is_saved_can_be_read_by_those_who_may(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.touch()
+    save_checkpoint(tmp_path / "mine.safetensors", tiny_generator(1), {})
+    assert (tmp_path / "mine.safetensors").stat().st_mode == other.stat().st_mode
 
 
 def test_saving_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from vderain.errors import CheckpointError
 from vderain.model.released import DEFAULT_MODEL, WEIGHTS, released_models, weights_file
@@ -40,7 +40,7 @@ def save_checkpoint(path: Path, generator: UNet, facts: dict[str, Any]) -> None:
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in generator.state_dict().items()}
     metadata = {"format": FORMAT, "architecture": json.dumps(generator.config.to_dict()), "facts": json.dumps(facts)}
     partial = path.with_name(f".{path.name}.partial")
-    save_file(tensors, partial, metadata)
+    partial.write_bytes(save(tensors, metadata))  # save_file would hide it from everybody else
     partial.replace(path)
 
 
