@@ -1,12 +1,13 @@
 """Examples by number, whoever makes them and however many do."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 import torch
 from torch.utils.data import Dataset
 
-from vderain.errors import InputError
+from vderain.errors import InputError, VderainError
 from vderain.train import feed
 from vderain.train.feed import Feed
 from vderain.train.ranks import ALONE, Ranks
@@ -66,3 +67,13 @@ def test_a_failure_arrives_in_one_line(workers: int) -> None:
     with pytest.raises(InputError) as caught:
         next(Feed(Broken(), 0, workers, ALONE))
     assert str(caught.value) == "it is gone. Bring it back."
+
+
+class Deadly(Dataset[torch.Tensor]):
+    def __getitem__(self, index: int) -> torch.Tensor:
+        os._exit(9)
+
+
+def test_a_process_that_dies_is_said_in_one_line() -> None:
+    with pytest.raises(VderainError, match=r"^a process that prepares training pictures was killed\. .*--resume"):
+        next(Feed(Deadly(), 0, 1, ALONE))

@@ -158,17 +158,22 @@ class UNet(nn.Module):
 
     def _said(self, frames: tuple[Tensor, ...], trust: Tensor | None) -> Tensor:
         """(B, 3 or 4, H', W'), what the last layer says of padded frames, (B, 3, H', W') each, for every pixel."""
-        scale, stem = self.config.scale, self.config.stem
+        scale = self.config.scale
+        said = F.pixel_shuffle(self._head(self._seen(frames, trust)).float(), self.config.stem)
+        return said if scale == 1 else F.interpolate(said, scale_factor=scale, mode="bilinear", align_corners=False)
+
+    def _seen(self, frames: tuple[Tensor, ...], trust: Tensor | None) -> Tensor:
+        """(B, C, H'/k, W'/k), what the first layer sees, laid out as it wants it."""
+        scale = self.config.scale
         batch, _, height_px, width_px = frames[0].shape
-        shape = (batch, self.stem.in_channels // stem**2, height_px // scale, width_px // scale)
+        shape = (batch, self.stem.in_channels // self.config.stem**2, height_px // scale, width_px // scale)
         dtype, device = _convolution_dtype(frames[0]), frames[0].device
         x = torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last)
         first = 0
         for part in _parts(frames, trust, scale, dtype):  # one by one: together they would be large in float32
             x[:, first : first + part.shape[1]] = part
             first += part.shape[1]
-        said = F.pixel_shuffle(self._head(x).float(), stem)
-        return said if scale == 1 else F.interpolate(said, scale_factor=scale, mode="bilinear", align_corners=False)
+        return x
 
     def _head(self, x: Tensor) -> Tensor:
         x = F.leaky_relu(self._stem(x), self.config.slope, inplace=True)  # (B, w0, H/s, W/s)

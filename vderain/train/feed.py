@@ -40,8 +40,10 @@ class Feed:
         try:
             example = next(self._made)
         except RuntimeError as error:  # the loader has no class of its own for it
+            if "worker (pid" not in str(error):
+                raise
             raise VderainError(
-                f"a process that prepares training pictures was killed: {error}",
+                "a process that prepares training pictures was killed.",
                 "Where memory ran out, take a smaller data.pool or data.workers=0; go on with --resume.",
             ) from error
         if isinstance(example, VderainError):
@@ -96,4 +98,4 @@ def _calm(_: int) -> None:
     """One thread each; when to stop is for the training process to say, and Ctrl-C reaches all of them."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # some ask all processes of a service to stop
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how Python ends those that it leaves behind
