@@ -376,7 +376,7 @@ def test_an_interrupted_run_leaves_nothing(
         time.sleep(0.03)
     _, errors = working.communicate(timeout=20)
     assert working.returncode == INTERRUPTED
-    assert time.monotonic() - asked_s < 8  # of many seconds of work; busy machines are slow to end threads
+    assert time.monotonic() - asked_s < 3
     assert errors.splitlines() == [
         "vderain: interrupted: no output was written. Run the same command again to start over."
     ]

@@ -146,23 +146,24 @@ class UNet(nn.Module):
         frames = torch.split(window, RGB, 1)  # (B, 3, H', W') each
         centre = frames[self.config.window // 2]
         if self.config.window == 1:
-            residual = self._said(frames, None)
+            residual = self._said(frames, None, None)
         else:
             if trust is not None:
                 trust = pad_to_multiple(trust, self.config.stride_px)
-            gate, detail = torch.split(self._said(frames, trust), [1, RGB], 1)
-            residual = gate * (_unit(median_of_five(*frames)) - _unit(centre)) + detail
+            median = median_of_five(*frames)
+            gate, detail = torch.split(self._said(frames, median, trust), [1, RGB], 1)
+            residual = gate * (_unit(median) - _unit(centre)) + detail
         if not self.config.residual:  # what the last layer says is the picture, and the caller adds it to the centre
             residual = torch.sigmoid(residual) - _unit(centre)
         return residual[..., :height_px, :width_px]
 
-    def _said(self, frames: tuple[Tensor, ...], trust: Tensor | None) -> Tensor:
+    def _said(self, frames: tuple[Tensor, ...], median: Tensor | None, trust: Tensor | None) -> Tensor:
         """(B, 3 or 4, H', W'), what the last layer says of padded frames, (B, 3, H', W') each, for every pixel."""
         scale = self.config.scale
-        said = F.pixel_shuffle(self._head(self._seen(frames, trust)).float(), self.config.stem)
+        said = F.pixel_shuffle(self._head(self._seen(frames, median, trust)).float(), self.config.stem)
         return said if scale == 1 else F.interpolate(said, scale_factor=scale, mode="bilinear", align_corners=False)
 
-    def _seen(self, frames: tuple[Tensor, ...], trust: Tensor | None) -> Tensor:
+    def _seen(self, frames: tuple[Tensor, ...], median: Tensor | None, trust: Tensor | None) -> Tensor:
         """(B, C, H'/k, W'/k), what the first layer sees, laid out as it wants it."""
         scale = self.config.scale
         batch, _, height_px, width_px = frames[0].shape
@@ -170,7 +171,7 @@ class UNet(nn.Module):
         dtype, device = _convolution_dtype(frames[0]), frames[0].device
         x = torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last)
         first = 0
-        for part in _parts(frames, trust, scale, dtype):  # one by one: together they would be large in float32
+        for part in _parts(frames, median, trust, scale, dtype):  # one by one: together they would be large in float32
             x[:, first : first + part.shape[1]] = part
             first += part.shape[1]
         return x
@@ -200,14 +201,17 @@ class UNet(nn.Module):
         return F.conv2d(x, squares, self.stem.bias, stride=stem, padding=stem)
 
 
-def _parts(frames: tuple[Tensor, ...], trust: Tensor | None, scale: int, dtype: torch.dtype) -> Iterator[Tensor]:
+def _parts(
+    frames: tuple[Tensor, ...], median: Tensor | None, trust: Tensor | None, scale: int, dtype: torch.dtype
+) -> Iterator[Tensor]:
     """(B, C, H/k, W/k) each, what the first layer sees: the centre, and of a window what tells it from the others."""
     small = [_shrunk(frame, scale) for frame in frames]
     centre = small[len(small) // 2]
     yield from _appearance(centre)
-    if len(small) > 1:
+    if median is not None:
         before2, before1, centre, after1, after2 = small
-        for neighbour in (before2, before1, after1, after2, median_of_five(*small)):
+        middle = median if scale == 1 else median_of_five(*small)
+        for neighbour in (before2, before1, after1, after2, middle):
             yield _difference(neighbour, centre, dtype)
         yield torch.ones_like(centre[:, :1], dtype=dtype) if trust is None else _unit(_shrunk(trust, scale))
 
