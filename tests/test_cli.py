@@ -210,6 +210,22 @@ def test_a_single_picture(vderain: Run, tmp_path: Path, tiny: Path, suffix: str)
     assert 1 < np.abs(after.astype(float) - before).mean() < 80
 
 
+def test_a_folder_of_strangers_comes_out_as_each_by_itself(vderain: Run, tmp_path: Path, tiny: Path) -> None:
+    shots = tmp_path / "shots"
+    shots.mkdir()
+    rng = np.random.default_rng(5)
+    for number, size in enumerate([(40, 60), (40, 60), (60, 40)]):
+        coarse = rng.integers(0, 256, (4, 4, 3), np.uint8)
+        cv2.imwrite(str(shots / f"{number}.png"), cv2.resize(coarse, size[::-1], interpolation=cv2.INTER_CUBIC))
+    flags = ("--model", tiny, "--no-guard")
+    assert vderain("process", shots, "-o", tmp_path / "all", *flags).exit_code == 0
+    for path in sorted(shots.iterdir()):
+        assert vderain("process", path, "-o", tmp_path / path.name, *flags).exit_code == 0
+        alone, among = (cv2.imread(str(folder / path.name)) for folder in (tmp_path, tmp_path / "all"))
+        assert np.array_equal(alone, among)
+        assert not np.array_equal(alone, cv2.imread(str(path)))
+
+
 @pytest.mark.parametrize("how", ["side", "split"])
 def test_compare(raw: Path, processed: Callable[..., Path], how: str) -> None:
     joined = planes_of_file(processed(raw, "--compare", how, "--codec", "ffv1"))[0][0]

@@ -299,6 +299,14 @@ def test_single_pictures_may_differ_in_size(vderain: Run, tiny: Path, tmp_path: 
     assert sheet.exists()
 
 
+def test_pictures_that_differ_in_size_are_no_clip(vderain: Run, tmp_path: Path) -> None:
+    rain = saved(tmp_path / "rain", [textured(1, (40, 60)), textured(2, (60, 40))])
+    result = vderain("evaluate", "--rain", rain, "--clear", rain)
+    assert result.exit_code != 0
+    assert "000.png differs in size" in result.stderr.replace("001", "000")
+    assert "--single" in result.stderr
+
+
 def test_the_table_says_what_json_says(vderain: Run, pair: tuple[Path, Path]) -> None:
     rain, clear = pair
     arguments = ("--rain", rain, "--clear", clear, "--out", clear)

@@ -4,6 +4,7 @@ import inspect
 from collections import Counter
 from itertools import pairwise
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -13,7 +14,7 @@ from vderain.rain.composite import Light, rain_onto
 from vderain.rain.streaks import StreakLayer, streak_opacity
 from vderain.restore.gate import Gate, by_gate
 from vderain.restore.motion import MotionEstimator
-from vderain.restore.temporal import RADIUS, Derained, Window, alone, is_cut, look, windows
+from vderain.restore.temporal import CUT_LEVELS, RADIUS, Derained, Window, alone, is_cut, look, sights, windows
 
 WINDOW = 2 * RADIUS + 1
 
@@ -118,6 +119,25 @@ def test_cuts_are_told_from_motion_and_from_streaks() -> None:
         assert not any(is_cut(a, b) for a, b in pairwise(small))
     assert is_cut(look(as_frame(dry[0])).small, look(as_frame(255 - dry[0] // 3)).small)
     assert is_cut(look(as_frame(dry[0])).small, look(as_frame(dry[0][:60])).small)
+
+
+def test_strangers_of_about_the_same_light_are_no_clip() -> None:
+    """Two scenes under one sky differ little in the mean."""
+    street, other = drive(1, seed=1)[0], drive(1, seed=4)[0]
+    pictures = [
+        cv2.normalize(cv2.GaussianBlur(part, (0, 0), 4), None, 60, 180, cv2.NORM_MINMAX) for part in (street, other)
+    ]
+    first, second = (look(as_frame(np.ascontiguousarray(part))).small for part in pictures)
+    assert np.abs(first.astype(float) - second).mean() < CUT_LEVELS
+    assert is_cut(first, second)
+    assert not is_cut(first, cv2.convertScaleAbs(first, alpha=1, beta=20)), "a cloud passes"
+
+
+def test_shots_are_numbered_and_a_frame_alone_in_one_is_told() -> None:
+    pictures = [*drive(3, seed=1), 255 - drive(1, seed=2)[0] // 4, *drive(2, seed=1), 255 - drive(1, seed=2)[0] // 4]
+    found = list(sights((as_frame(picture, i) for i, picture in enumerate(pictures)), 2))
+    assert [sight.shot for sight in found] == [0, 0, 0, 1, 2, 2, 3]
+    assert [sight.lone for sight in found] == [False, False, False, True, False, False, True]
 
 
 def test_a_changed_region_is_taken_from_the_centre_and_not_trusted() -> None:

@@ -14,7 +14,7 @@ from vderain.process import Loaded, load, process
 from vderain.restore.derain import Derainer
 from vderain.restore.device import choose_place
 from vderain.restore.motion import flow_luma
-from vderain.restore.temporal import Sight, look
+from vderain.restore.temporal import Sight, look, sights
 from vderain.restore.wiper import LINES, Wiper, bounded, enlarged, wetness
 from vderain.video.encoders import EncodeOptions
 from vderain.video.reader import VideoReader
@@ -90,6 +90,16 @@ def test_what_moves_is_no_drop(unbounded: None) -> None:
     out = wiped(Wiper(generator), pictures)
     assert all(np.array_equal(sight.rgb, picture) for sight, picture in zip(out, pictures, strict=True))
     assert wiped(Wiper(generator), pictures, radius=0)[2].wet == 1
+
+
+def test_another_shot_says_nothing_about_the_drops_in_this_one(unbounded: None) -> None:
+    generator = adding(0)
+    pictures = [np.full((48, 64, 3), level, np.uint8) for level in (200, 200, 60, 60)]
+    taken = {200: -0.1, 60: 0.0}
+    generator.picture = lambda window: np.full((48, 64, 3), taken[int(window.sight.rgb[0, 0, 0])], np.float16)  # type: ignore[method-assign]
+    out = list(Wiper(generator)(sights((as_frame(p, i) for i, p in enumerate(pictures)), 1), 2, 2))
+    assert [sight.wet for sight in out] == [1, 1, 0, 0]
+    assert [int(sight.rgb[0, 0, 0]) for sight in out] == [174, 174, 60, 60]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 53), (LINES + 40, 2 * LINES)])

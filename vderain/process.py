@@ -143,15 +143,14 @@ def process(
             stack.enter_context(store)
         kept = store.frames if store is not None else 0
         skipped = max(0, kept - CONTEXT)  # the frames before a joint are looked at, not written
-        single = isinstance(reader, PictureReader) and reader.count == 1
         turns = quarter_turns(reader)
         work = stack.enter_context(ExitStack())  # left after the writer, so that an unfinished file is gone at once
         gpx = stack.enter_context(_track(target, reader, options))
         writer = _create(target, reader, options, store)
         stack.enter_context(writer)  # before any work, for what it refuses
-        weather = None if single else restorer.weather(reader, turns)
+        weather = restorer.weather(reader, turns)
         decoded = unless(stop, prefetch(islice(reader.frames(), skipped, None), AHEAD))
-        restored = prefetch(restorer(decoded, turns, single, _pixels(reader), weather, skipped), AHEAD, stop)
+        restored = prefetch(restorer(decoded, turns, _pixels(reader), weather, skipped), AHEAD, stop)
         work.enter_context(closing(restored))
         total_s, frames, dry = duration_s(reader), kept, store.dry if store else 0
         first_s = float(store.origin_s) if store and store.origin_s is not None else None

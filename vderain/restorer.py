@@ -15,7 +15,7 @@ from vderain.restore.device import choose_place, cores, side_by_side
 from vderain.restore.gate import Gate, by_gate
 from vderain.restore.guard import guard
 from vderain.restore.parallel import StageClock, ordered_map
-from vderain.restore.picture import by_passes
+from vderain.restore.picture import looked_at_again
 from vderain.restore.spells import Spell, by_spell, spells, survey
 from vderain.restore.steady import steady
 from vderain.restore.temporal import RADIUS, Derained, sights, still, windows_of
@@ -80,14 +80,13 @@ class Restorer:
         self.wipe = loaded.wiper if loaded else None
 
     def __call__(
-        self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int, weather: list[Spell] | None, first: int
+        self, frames: Iterator[Frame], turns: int, frame_px: int, weather: list[Spell] | None, first: int
     ) -> Iterator[Done]:
         """The frames in order, each with what became of it.
 
         Args:
             frames: of a clip, from one of its numbers on.
             turns: quarter turns counter-clockwise before they are shown.
-            single: whether there is one frame only, which has no neighbours.
             frame_px: pixels of a frame.
             weather: what `weather` found.
             first: the number of the first frame.
@@ -95,16 +94,16 @@ class Restorer:
         if self.options.strength == 0:
             yield from (self._finish(frame, frame, turns) for frame in frames)
         elif weather is None:
-            yield from self._restored(frames, turns, single, frame_px)
+            yield from self._restored(frames, turns, frame_px)
         else:
             for rainy, spell in by_spell(frames, weather, first):
                 dry = (self._finish(frame, frame, turns, dry=True) for frame in spell)
-                yield from self._restored(spell, turns, single, frame_px) if rainy else dry
+                yield from self._restored(spell, turns, frame_px) if rainy else dry
 
-    def _restored(self, frames: Iterator[Frame], turns: int, single: bool, frame_px: int) -> Iterator[Done]:
+    def _restored(self, frames: Iterator[Frame], turns: int, frame_px: int) -> Iterator[Done]:
         options, timed = self.options, self.clock.timed
         workers = min(side_by_side(frame_px), options.batch_size or cores())
-        alone = options.temporal == "off" or single
+        alone = options.temporal == "off"
         radius = 0 if alone else RADIUS
         clear = sights(frames, workers, turns, timed)
         clear = self.wipe(clear, workers, radius, timed) if self.wipe else clear
@@ -114,13 +113,12 @@ class Restorer:
             seen = windows_of(clear, workers, timed, keep_motions=options.temporal == "light")
         if self.derain is None:
             derained = ordered_map(timed("gate", partial(by_gate, gate=Gate())), seen, workers)
-        elif single:
-            passes = partial(by_passes, derainer=self.derain, guarded=options.guard)
-            derained = map(timed("network", passes), seen)
         else:
             derained = self.derain(seen, timed)
             if options.guard:
                 derained = guard(derained, radius, timed=timed)
+            again = partial(looked_at_again, derainer=self.derain, guarded=options.guard)
+            derained = map(timed("network", again), derained)
             if not alone:
                 derained = steady(derained, options.temporal == "strong", workers, timed)
         return ordered_map(timed("add", partial(self._add, turns=turns)), derained, workers)

@@ -76,7 +76,13 @@ class Footage:
             return
         for path in self.files() if self.single else [self.path]:
             with PictureReader(path, RATE) as reader:
-                yield from map(to_rgb8, reader.frames())
+                for name, picture in zip(reader.names, map(to_rgb8, reader.frames()), strict=True):
+                    if picture.shape[:2] != (reader.height_px, reader.width_px):
+                        raise InputError(
+                            f"{name} differs in size from {reader.names[0]}, so {path} is no clip.",
+                            "Add --single, or put pictures of one size into a folder.",
+                        )
+                    yield picture
 
 
 def _as_others_see(frame: Frame) -> Picture:

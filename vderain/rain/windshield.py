@@ -34,6 +34,8 @@ GROUND = 0.15  # of the sky's light
 SMALLEST_PX = 0.4
 FAINTEST = 1e-3  # cover that is still seen
 NEVER_S = 1e9
+DRAWN_REST_S = 12.0  # of the drops of a drawn glass
+SOFT_CHANCE = 0.4  # that its drops are out of focus altogether
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ class Glass:
             gather more than the picture does.
         flat: how far drops are flat and uneven instead of round: such a one shows what is right behind it, blurred.
         uneven_h: standard deviation of that blur.
+        gain: factor on the light of what such a drop shows: it gathers some from around.
     """
 
     landing: float = 90.0
@@ -72,6 +75,7 @@ class Glass:
     street: float = 0.0
     flat: float = 0.0
     uneven_h: float = 0.0
+    gain: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,14 +248,14 @@ class Windshield:
 
 def draw_glass(generator: torch.Generator) -> Glass:
     """A clip's wet glass: from fine, sharp drops to a few large ones far out of focus."""
+    if uniform(0, 1, generator) < SOFT_CHANCE:
+        return _out_of_focus(generator)
     radius_h = log_uniform(0.006, 0.11, generator)
-    cover = log_uniform(0.04, 0.4, generator)  # of the glass, if drops stayed for `rest_s` and never met
-    rest_s = 12.0
     return Glass(
-        landing=cover / (rest_s * math.pi * radius_h**2),
+        landing=_landing(log_uniform(0.04, 0.4, generator), radius_h),
         radius_h=radius_h,
         spread=uniform(0.1, 0.5, generator),
-        rest_s=rest_s,
+        rest_s=DRAWN_REST_S,
         wipe_every_s=NEVER_S,
         defocus_h=radius_h * log_uniform(0.03, 1.2, generator),
         glow=max(0.0, uniform(-0.3, 0.9, generator)),
@@ -260,6 +264,29 @@ def draw_glass(generator: torch.Generator) -> Glass:
         flat=max(0.0, uniform(-0.8, 1.0, generator)),
         uneven_h=radius_h * log_uniform(0.08, 0.6, generator),
     )
+
+
+def _out_of_focus(generator: torch.Generator) -> Glass:
+    """Drops so close to the lens that nothing is left of their shape: soft patches of the street, paler and blurred."""
+    radius_h = log_uniform(0.012, 0.1, generator)
+    return Glass(
+        landing=_landing(log_uniform(0.06, 0.7, generator), radius_h),
+        radius_h=radius_h,
+        spread=uniform(0.1, 0.5, generator),
+        rest_s=DRAWN_REST_S,
+        wipe_every_s=NEVER_S,
+        defocus_h=radius_h * uniform(0.25, 1.0, generator),
+        glow=max(0.0, uniform(-0.2, 0.4, generator)),
+        tall=uniform(0.6, 1.1, generator),
+        flat=uniform(0.6, 1.0, generator),
+        uneven_h=radius_h * log_uniform(0.2, 1.2, generator),
+        gain=uniform(0.9, 1.5, generator),
+    )
+
+
+def _landing(cover: float, radius_h: float) -> float:
+    """Drops a second that cover such a share of the glass, if all stayed for their time and none ever met."""
+    return cover / (DRAWN_REST_S * math.pi * radius_h**2)
 
 
 def seen_through(clear: Tensor, drops: Drops, time_s: float, glass: Glass, sky: float = 1.0) -> tuple[Tensor, Tensor]:
@@ -284,7 +311,7 @@ def seen_through(clear: Tensor, drops: Drops, time_s: float, glass: Glass, sky: 
     inside = torch.lerp(inside, _street(slope_y, sky), glass.street) * (1 - RIM_SHADE * steep**3)
     if glass.flat > 0:
         behind = _blurred(clear.flatten(0, 1), glass.uneven_h * height_px).view_as(clear)
-        inside = torch.lerp(inside, behind, glass.flat)
+        inside = torch.lerp(inside, (glass.gain * behind).clamp(max=1), glass.flat)
     inside = torch.lerp(inside, torch.full_like(inside, sky), glass.glow) * cover
     soft = _blurred(torch.cat([inside.flatten(0, 1), cover.unsqueeze(0)]), glass.defocus_h * height_px)
     soft = soft * (soft[-1] > FAINTEST)

@@ -3,6 +3,8 @@
 Looked at as it is and mirrored, the network errs differently, and the mean of both errs less. Where rain is unlike any
 that it learned from it takes too little, and finds more in what it made of the picture: the pass is repeated. Whether
 it rains at all is judged by the first pass, since what a network mistakes for rain grows with each.
+
+A shot of one frame is such a picture, and so is each of a folder whose pictures have nothing in common.
 """
 
 from dataclasses import replace
@@ -17,11 +19,19 @@ from vderain.restore.temporal import Derained, Residual, Sight, Window, still
 PASSES = 3
 
 
+def looked_at_again(item: Derained, derainer: Derainer, guarded: bool) -> Derained:
+    """The same frame, unless it is a picture that is no clip and in which it may rain: that gets `by_passes`."""
+    window = item.window
+    if not window.sight.lone or item.presence == 0:
+        return item
+    return by_passes(window, derainer, guarded)
+
+
 def by_passes(window: Window, derainer: Derainer, guarded: bool) -> Derained:
     """What is to be added to a picture.
 
     Args:
-        window: the picture, five times over.
+        window: with the picture in its middle; nothing else of it counts.
         derainer: with the generator.
         guarded: leave a dry picture as it is, to the bit.
     """

@@ -21,6 +21,7 @@ RADIUS = 2
 WINDOW = 2 * RADIUS + 1
 OFFSETS = (-2, -1, 1, 2)
 CUT_LEVELS = 28.0  # mean difference of two thumbnails, in luma levels, that no camera motion makes
+UNLIKE_LEVELS, UNLIKE = 12.0, 0.45  # or of their median place, where they correlate no better than strangers do
 THUMBNAIL_PX = (32, 18)
 
 Temporal = Literal["off", "light", "strong", "only"]
@@ -37,6 +38,8 @@ class Sight:
         small: (h, w) uint8 luma that flow is computed on.
         wiped: (h, w, 3) half floats in 0..1 units, what the wiper added, before `wiper.enlarged`; None for nothing.
         wet: how sure it was of drops on the glass, 0 to 1.
+        shot: number of the shot that it is in, from the first frame looked at.
+        lone: whether it is all of that shot: a picture that is no clip.
     """
 
     frame: Frame
@@ -44,6 +47,8 @@ class Sight:
     small: Luma
     wiped: "Residual | None" = None
     wet: float = 0.0
+    shot: int = 0
+    lone: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,7 +120,21 @@ def still(sight: Sight) -> Window:
 
 def sights(frames: Iterable[Frame], workers: int, turns: int = 0, timed: Timed = untimed) -> Iterator[Sight]:
     """Every frame as the evidence stages see it; see `windows` for the arguments."""
-    return ordered_map(timed("colour", partial(look, turns=turns)), frames, workers)
+    return _in_shots(ordered_map(timed("colour", partial(look, turns=turns)), frames, workers))
+
+
+def _in_shots(seen: Iterable[Sight]) -> Iterator[Sight]:
+    """Each sight with its shot. Whether it is alone there shows when the next one is seen."""
+    shot, begins = 0, True
+    held: Sight | None = None
+    for sight in seen:
+        if held is not None:
+            ends = is_cut(held.small, sight.small)
+            yield replace(held, shot=shot, lone=begins and ends)
+            shot, begins = shot + ends, ends
+        held = sight
+    if held is not None:
+        yield replace(held, shot=shot, lone=begins)
 
 
 def windows(
@@ -136,9 +155,9 @@ def windows(
 def windows_of(
     seen: Iterable[Sight], workers: int, timed: Timed = untimed, keep_motions: bool = True
 ) -> Iterator[Window]:
-    """Every frame with its two neighbours on each side, aligned to it; none from across a scene cut.
+    """Every frame with its two neighbours on each side, aligned to it; none from another shot.
 
-    Where a clip or a scene begins or ends, the neighbours on the other side stand in for the missing ones.
+    Where a shot begins or ends, the neighbours on the other side stand in for the missing ones.
 
     Args:
         seen: of one clip.
@@ -152,21 +171,29 @@ def windows_of(
 
 
 def _numbered(seen: Iterable[Sight]) -> Iterator[tuple[int, tuple[Sight, Sight | None, Sight | None]]]:
-    """Each sight with its number and the up to two before it in its scene."""
+    """Each sight with its number and the up to two before it in its shot."""
     before: list[Sight] = []
     for number, sight in enumerate(seen):
-        if before and is_cut(before[-1].small, sight.small):
+        if before and before[-1].shot != sight.shot:
             before = []
         yield number, (sight, before[-1] if before else None, before[-2] if len(before) > 1 else None)
         before = [*before[-1:], sight]
 
 
 def is_cut(previous: Luma, current: Luma) -> bool:
-    """Whether a new scene begins between two frames. Sizes may differ: then it does."""
+    """Whether a new shot begins between two frames. Sizes may differ: then it does."""
     if previous.shape != current.shape:
         return True
     first, second = (cv2.resize(x, THUMBNAIL_PX, interpolation=cv2.INTER_AREA) for x in (previous, current))
-    return float(cv2.absdiff(first, second).mean()) > CUT_LEVELS
+    difference = cv2.absdiff(first, second)
+    unlike = float(np.median(difference)) > UNLIKE_LEVELS and _correlation(first, second) < UNLIKE
+    return unlike or float(difference.mean()) > CUT_LEVELS
+
+
+def _correlation(first: NDArray[np.generic], second: NDArray[np.generic]) -> float:
+    """Of two thumbnails, -1 to 1; nearly flat ones correlate with nothing."""
+    a, b = (part.astype(np.float32) - np.float32(part.mean()) for part in (first, second))
+    return float((a * b).mean() / ((a.std() + 2) * (b.std() + 2)))
 
 
 def _linked(item: tuple[int, tuple[Sight, Sight | None, Sight | None]]) -> Linked:

@@ -8,7 +8,6 @@ While the glass is dry in most of its parts, nothing is added.
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from functools import partial
 
 import cv2
 import numpy as np
@@ -57,22 +56,21 @@ class Wiper:
         Args:
             sights: of one clip.
             workers: threads.
-            radius: frames before and after in which a drop has to be too; 0 for pictures that are no clip.
+            radius: frames of its shot before and after in which a drop has to be too.
             timed: counts the time.
         """
         on_cpu = self._derainer.place.device.type == "cpu"
-        look = partial(self._seen, single=radius == 0)
-        seen = ordered_map(timed("drops", look), sights, workers if on_cpu else 1)
+        seen = ordered_map(timed("drops", self._seen), sights, workers if on_cpu else 1)
         return ordered_map(timed("drops", self._wiped), neighbourhoods(seen, radius), workers)
 
-    def _seen(self, sight: Sight, single: bool) -> tuple[Sight, Residual]:
+    def _seen(self, sight: Sight) -> tuple[Sight, Residual]:
         """With what the generator would add, at its own size; there is time for a single picture."""
         height_px, width_px = sight.rgb.shape[:2]
         scale = min(1.0, LINES / min(height_px, width_px))
         size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
         small = cv2.resize(sight.rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else sight.rgb
         picture = np.asarray(small, np.uint8)
-        if single:
+        if sight.lone:
             residual = both_ways(sight, picture, self._derainer)
         else:
             residual = self._derainer.picture(still(replace(sight, rgb=picture)))
@@ -81,8 +79,8 @@ class Wiper:
     def _wiped(self, around: tuple[tuple[Sight, Residual] | None, ...]) -> Sight:
         middle = around[len(around) // 2]
         assert middle is not None
-        sight, residual = middle
-        lasting = _lasting([other for _, other in filter(None, around) if other.shape == residual.shape])
+        sight, _ = middle
+        lasting = _lasting([change for other, change in filter(None, around) if other.shot == sight.shot])
         wet = (wetness(lasting) - DRY_LEVELS) / (WET_LEVELS - DRY_LEVELS) if self._guarded else 1.0
         if wet <= 0:
             return sight
@@ -115,7 +113,7 @@ def _lasting(residuals: list[Residual]) -> NDArray[np.float32]:
         return parts[0]
     if len(parts) == WINDOW:
         return median_of_five(parts)
-    return np.median(parts, axis=0).astype(np.float32)  # at the ends of a clip
+    return np.median(parts, axis=0).astype(np.float32)  # at the ends of a shot
 
 
 def enlarged(wiped: Residual, height_px: int, width_px: int) -> NDArray[np.float32]:

@@ -32,7 +32,7 @@ class PictureReader:
         start_s, duration_s: which part of the clip, in seconds; from its start, and to its end, where not given.
 
     Attributes:
-        width_px, height_px: size of the first picture, upright; the others must agree. Known once opened.
+        width_px, height_px: size of the first picture, upright; others may differ. Known once opened.
         count: how many pictures the part holds.
         names: their file names, in order.
         rate: pictures per second.
@@ -84,16 +84,10 @@ class PictureReader:
         """The pictures, lazily: planes R, G, B, or one grey plane; pts counts the pictures of the whole folder.
 
         Raises:
-            InputError: a picture cannot be read, or its size differs from the first.
+            InputError: a picture cannot be read.
         """
-        for index, path in enumerate(self._paths):
+        for index in range(self.count):
             pixels = self.picture(index).pixels
-            height, width = pixels.shape[:2]
-            if (height, width) != (self.height_px, self.width_px):
-                raise InputError(
-                    f"{path} is {width}x{height} while {self.names[0]} is {self.width_px}x{self.height_px}.",
-                    "Put pictures of one size into a folder.",
-                )
             colour = Colour("rgb", full_range=True, depth_bits=8 * pixels.itemsize)
             yield Frame(planes_of(pixels), colour, self._first + index, 1, 1 / self.rate)
 
@@ -144,7 +138,7 @@ class PictureWriter:
         """Encodes one frame.
 
         Args:
-            frame: planes R, G, B or grey, of the reader's size, 8 or 16 bit.
+            frame: planes R, G, B or grey, 8 or 16 bit.
 
         Raises:
             OutputError: the format cannot hold it, or the disk refuses it.
