@@ -143,13 +143,6 @@ def test_names_in_messages_keep_their_capitals(
     assert "vderain: Out.mp4 exists" in refused(OUTPUT, source, "-o", "Out.mp4")
 
 
-def test_pictures_of_two_sizes(refused: Callable[..., str], tmp_path: Path) -> None:
-    (tmp_path / "in").mkdir()
-    for number in range(3):
-        cv2.imwrite(str(tmp_path / "in" / f"{number}.png"), np.zeros((20 + number // 2, 30, 3), np.uint8))
-    assert "30x21" in refused(INPUT, tmp_path / "in")
-
-
 def test_half_a_file_gives_the_half_that_is_there(vderain: Run, clip: Make, tiny: Path) -> None:
     source = cut_in_half(clip)
     result = vderain("process", source, "--model", tiny)

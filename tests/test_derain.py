@@ -15,7 +15,7 @@ from torch import Tensor
 from vderain.errors import DeviceError
 from vderain.model.unet import UNet, UNetConfig
 from vderain.restore import device
-from vderain.restore.derain import TILE_MIN_PX, Derainer
+from vderain.restore.derain import TILE_MIN_PX, Derainer, _batches
 from vderain.restore.device import Place, choose_place
 from vderain.restore.temporal import Window, alone, windows
 
@@ -88,6 +88,11 @@ def test_how_many_frames_at_once_does_not_matter(batch_size: int | None) -> None
     alone_ = residuals(Derainer(tiny_generator(5), CPU, 1), around)
     together = residuals(Derainer(tiny_generator(5), CPU, batch_size), around)
     assert all(np.array_equal(a, b) for a, b in zip(alone_, together, strict=True))
+
+
+def test_only_pictures_of_one_size_go_together() -> None:
+    windows = [alone(as_frame(textured(1, size))) for size in [(16, 24)] * 3 + [(24, 16)] * 2 + [(16, 24)]]
+    assert [len(batch) for batch in _batches(iter(windows), 2)] == [2, 1, 2, 1]
 
 
 def test_results_belong_to_their_windows_in_order() -> None:

@@ -1,6 +1,7 @@
 """Rendered rain: drawn by chance that a seed repeats, and lit so that light stays light."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -59,6 +60,20 @@ def test_streaks_lie_as_the_style_says(angle_deg: float) -> None:
     gy, gx = torch.gradient(opacity)
     across = 0.5 * math.atan2(2 * float((gx * gy).sum()), float((gx**2 - gy**2).sum()))
     assert -math.degrees(across) == pytest.approx(angle_deg, abs=2.5)
+
+
+def test_in_gusts_streaks_fall_in_many_directions() -> None:
+    def across_share(spread_deg: float) -> float:
+        gy, gx = torch.gradient(drawn(replace(LAYER, length_px=60, spread_deg=spread_deg), seed=1)[0])
+        return float((gy**2).sum() / (gx**2).sum())
+
+    assert across_share(25) > 2 * across_share(1)
+
+
+def test_an_uneven_streak_loses_opacity_in_places() -> None:
+    even, uneven = (drawn(replace(LAYER, opacity=0.2, uneven=share), frames=8) for share in (0, 0.8))
+    assert float(uneven.mean() / even.mean()) == pytest.approx(1 - 0.8 / 2, abs=0.15)
+    assert float(uneven.max()) == pytest.approx(float(even.max()), rel=0.3)
 
 
 def test_more_density_is_more_rain() -> None:

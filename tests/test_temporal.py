@@ -118,7 +118,6 @@ def test_cuts_are_told_from_motion_and_from_streaks() -> None:
         small = [look(as_frame(picture)).small for picture in pictures]
         assert not any(is_cut(a, b) for a, b in pairwise(small))
     assert is_cut(look(as_frame(dry[0])).small, look(as_frame(255 - dry[0] // 3)).small)
-    assert is_cut(look(as_frame(dry[0])).small, look(as_frame(dry[0][:60])).small)
 
 
 def test_strangers_of_about_the_same_light_are_no_clip() -> None:
@@ -134,7 +133,8 @@ def test_strangers_of_about_the_same_light_are_no_clip() -> None:
 
 
 def test_shots_are_numbered_and_a_frame_alone_in_one_is_told() -> None:
-    pictures = [*drive(3, seed=1), 255 - drive(1, seed=2)[0] // 4, *drive(2, seed=1), 255 - drive(1, seed=2)[0] // 4]
+    bright, dim = 255 - drive(1, seed=2)[0] // 4, drive(3, seed=1)
+    pictures = [*dim, bright, *dim[:2], dim[2][:119]]  # the last one's luma for flow is as large as that of the others
     found = list(sights((as_frame(picture, i) for i, picture in enumerate(pictures)), 2))
     assert [sight.shot for sight in found] == [0, 0, 0, 1, 2, 2, 3]
     assert [sight.lone for sight in found] == [False, False, False, True, False, False, True]

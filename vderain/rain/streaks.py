@@ -21,6 +21,8 @@ class StreakLayer:
         length_px, width_px: of the mean streak.
         density: streaks begun per 10 000 px.
         opacity: of the mean streak at its middle, 0..1.
+        spread_deg: by which single streaks fall otherwise, either way: gusts.
+        uneven: share of its opacity that a streak loses in places: a drop wobbles as it falls, and glints.
     """
 
     angle_deg: float
@@ -28,6 +30,8 @@ class StreakLayer:
     width_px: float
     density: float
     opacity: float
+    spread_deg: float = 1.5
+    uneven: float = 0.0
 
 
 Style = tuple[StreakLayer, ...]
@@ -50,17 +54,24 @@ def draw_style(generator: torch.Generator, heaviness: float | None = None) -> St
     """
     heavy = uniform(0, 1, generator) ** 1.25 if heaviness is None else heaviness
     wind_deg = float(torch.randn((), generator=generator)) * 14
+    spread_deg = uniform(1.5, 9, generator) if uniform(0, 1, generator) < 0.3 else 1.5
+    uneven = uniform(0.2, 0.9, generator) if uniform(0, 1, generator) < 0.3 else 0.0
+    bold = uniform(0, 1, generator) < 0.2
     layers = []
     for depth in range(1 + int(uniform(1, 3.99, generator))):
         near = 1.0 / (1 + depth)
-        length_px = log_uniform(10, 70, generator) * (0.5 + near)
+        length_px = log_uniform(7, 90, generator) * (0.5 + near)
         layers.append(
             StreakLayer(
                 angle_deg=wind_deg + uniform(-6, 6, generator) * (1 + heavy),
                 length_px=length_px,
                 width_px=min(log_uniform(0.6, 3.2, generator) * (0.5 + near), length_px / 7),
                 density=log_uniform(0.5, 8, generator) * (0.4 + 25 * heavy**4) * 30 / (15 + length_px),
-                opacity=uniform(0.12, 0.75, generator) * (0.65 + 0.35 * heavy),
+                opacity=uniform(0.5, 1.0, generator)
+                if bold
+                else uniform(0.08, 0.75, generator) * (0.65 + 0.35 * heavy),
+                spread_deg=spread_deg,
+                uneven=uneven,
             )
         )
     if uniform(0, 1, generator) < 0.15:
@@ -100,7 +111,7 @@ def streak_opacity(style: Style, height_px: int, width_px: int, generator: torch
     return 1 - clear
 
 
-VARIANTS = 3  # lines of differing length, width and angle in a layer: enough not to look stamped
+VARIANTS = 4  # lines of differing length, width and angle in a layer: enough not to look stamped
 
 
 def fft_side_px(side_px: int) -> int:
@@ -118,9 +129,9 @@ def _seeds(layer: StreakLayer, frames: int, shape: tuple[int, int], generator: t
 
 def _line(layer: StreakLayer, variant: int, generator: torch.Generator) -> Tensor:
     """(h, w) a soft, anti-aliased line of peak 1, thinner and fainter towards both ends."""
-    length_px = layer.length_px * (0.55 + 0.45 * variant) * uniform(0.9, 1.1, generator)
+    length_px = layer.length_px * (0.55 + 0.3 * variant) * uniform(0.9, 1.1, generator)
     sigma_px = max(0.32, layer.width_px / 2.35 * uniform(0.8, 1.2, generator))
-    angle = math.radians(layer.angle_deg + uniform(-1.5, 1.5, generator))
+    angle = math.radians(layer.angle_deg + uniform(-layer.spread_deg, layer.spread_deg, generator))
     margin_px = math.ceil(3 * sigma_px) + 1
     half_h = math.ceil(abs(math.cos(angle)) * length_px / 2) + margin_px
     half_w = math.ceil(abs(math.sin(angle)) * length_px / 2) + margin_px
@@ -129,4 +140,9 @@ def _line(layer: StreakLayer, variant: int, generator: torch.Generator) -> Tenso
     along = y * math.cos(angle) + x * math.sin(angle)
     across = x * math.cos(angle) - y * math.sin(angle)
     ends = torch.sigmoid((length_px / 2 - along.abs()) / max(0.8, 0.08 * length_px))
-    return torch.exp(-0.5 * (across / sigma_px) ** 2) * ends
+    line = torch.exp(-0.5 * (across / sigma_px) ** 2) * ends
+    if layer.uneven > 0:
+        waves = uniform(1, 5, generator)
+        phase = 2 * math.pi * (waves * along / length_px + uniform(0, 1, generator))
+        line = line * (1 - layer.uneven * (0.5 + 0.5 * torch.sin(phase)))
+    return line

@@ -2,9 +2,8 @@
 
 import logging
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import groupby, islice
 from threading import local
-from typing import Any
 
 import numpy as np
 import torch
@@ -154,6 +153,8 @@ def _chain(first: Window, rest: Iterator[Window]) -> Iterator[Window]:
     yield from rest
 
 
-def _batches(items: Iterator[Any], count: int) -> Iterator[list[Any]]:
-    while batch := list(islice(items, count)):
-        yield batch
+def _batches(windows: Iterator[Window], count: int) -> Iterator[list[Window]]:
+    """Up to `count` together, of one size."""
+    for _, alike in groupby(windows, key=lambda window: window.trust.shape):
+        while batch := list(islice(alike, count)):
+            yield batch

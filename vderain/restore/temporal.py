@@ -129,7 +129,7 @@ def _in_shots(seen: Iterable[Sight]) -> Iterator[Sight]:
     held: Sight | None = None
     for sight in seen:
         if held is not None:
-            ends = is_cut(held.small, sight.small)
+            ends = held.rgb.shape != sight.rgb.shape or is_cut(held.small, sight.small)
             yield replace(held, shot=shot, lone=begins and ends)
             shot, begins = shot + ends, ends
         held = sight
@@ -181,9 +181,7 @@ def _numbered(seen: Iterable[Sight]) -> Iterator[tuple[int, tuple[Sight, Sight |
 
 
 def is_cut(previous: Luma, current: Luma) -> bool:
-    """Whether a new shot begins between two frames. Sizes may differ: then it does."""
-    if previous.shape != current.shape:
-        return True
+    """Whether a new shot begins between two frames of one size."""
     first, second = (cv2.resize(x, THUMBNAIL_PX, interpolation=cv2.INTER_AREA) for x in (previous, current))
     difference = cv2.absdiff(first, second)
     unlike = float(np.median(difference)) > UNLIKE_LEVELS and _correlation(first, second) < UNLIKE
