@@ -42,7 +42,7 @@ __all__ = ["Loaded", "Options", "Progress", "Result", "See", "default_target", "
 log = logging.getLogger(__name__)
 
 TRIM_EVERY = 8  # frames
-CONTEXT = 3 * RADIUS + 1  # frames on each side that a result depends on: of wiper, windows, guard, and steadying
+CONTEXT = 4 * RADIUS  # frames on each side that a result depends on: of wiper, windows, guard, and steadying
 AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
 
 

@@ -2,8 +2,9 @@
 
 What stood behind a streak is the network's guess, a fresh one in each frame; guesses of neighbouring frames agree about
 the scene and differ in their errors. So where rain was taken out, and only there, a pixel becomes the middle of its own
-guess and its two neighbours'. Where nothing was taken out nothing is changed; and what neighbours say about places
-without rain tells whether they can be believed about those with it.
+guess and its two neighbours'; where a shot begins or ends, of its own and the next two on the other side. Where nothing
+was taken out nothing is changed; and what neighbours say about places without rain tells whether they can be believed
+about those with it.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 
 from vderain.restore.motion import Luma, Motion, MotionEstimator, Picture, align, flow_luma, motion
 from vderain.restore.parallel import Timed, neighbourhoods, ordered_map, untimed
-from vderain.restore.temporal import Derained, Flows
+from vderain.restore.temporal import RADIUS, Derained, Flows
 
 FULL_LEVELS = 6.0  # a pixel changed by this much, of 255, is the median altogether; one changed less, in proportion
 SPREAD_PX = 3  # over which the change is averaged: the foot of a streak is as doubtful as its middle
@@ -23,7 +24,6 @@ OUTLIER_LEVELS = 4.0  # the mean of three is the best guess while errors are sma
 UNTOUCHED_LEVELS = 2.0  # below this no rain was taken out: neighbours that differ there are out of place
 AROUND_PX = 31  # over which they are judged by that
 BELIEVED_LEVELS, REFUSED_LEVELS = 3.0, 6.0  # mean difference there: neighbours count fully below, not at all above
-BEFORE, AFTER = 1, 2  # places of the nearest neighbours in a window's `sources` and `motions`
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +34,17 @@ class Shown:
         item: the frame.
         rgb: (H, W, 3) uint8, without its rain.
         small: luma that flow is computed on, where motion is looked for again.
-        back: flows between this and the frame before, where motion is looked for again and both are of one scene.
+        back: flows between this and the frame before, where motion is looked for again and both are of one shot.
     """
 
     item: Derained
     rgb: Picture
     small: Luma | None = None
     back: Flows | None = None
+
+    @property
+    def shot(self) -> int:
+        return self.item.window.sight.shot
 
 
 def steady(derained: Iterable[Derained], again: bool, workers: int, timed: Timed = untimed) -> Iterator[Derained]:
@@ -60,7 +64,7 @@ def steady(derained: Iterable[Derained], again: bool, workers: int, timed: Timed
     seen = ordered_map(timed("steady", shown), derained, workers)
     if again:
         seen = ordered_map(timed("flow", _linked), neighbourhoods(seen, 1), workers)
-    return ordered_map(timed("steady", _steadied), neighbourhoods(seen, 1), workers)
+    return ordered_map(timed("steady", _steadied), neighbourhoods(seen, RADIUS), workers)
 
 
 def _linked(around: tuple[Shown | None, ...]) -> Shown:
@@ -75,19 +79,20 @@ def _linked(around: tuple[Shown | None, ...]) -> Shown:
 
 
 def _meet(before: Shown, after: Shown) -> bool:
-    """Whether two successive frames are of one scene, and either has rain to be steadied."""
-    one_scene = before.item.window.number in after.item.window.sources
-    return one_scene and max(before.item.presence, after.item.presence) > 0
+    """Whether two successive frames are of one shot, and either has rain to be steadied."""
+    return before.shot == after.shot and max(before.item.presence, after.item.presence) > 0
 
 
 def _steadied(around: tuple[Shown | None, ...]) -> Derained:
-    before, centre, after = around
+    centre = around[RADIUS]
     assert centre is not None
     item = centre.item
-    fields = _fields(before, centre, after) if item.presence > 0 else None
-    if before is None or after is None or fields is None:
+    others = _nearest(around) if item.presence > 0 else []
+    fields = [_motion(centre, other) for other in others]
+    aligned = [align(centre.rgb, other.rgb, field) for other, field in zip(others, fields, strict=True) if field]
+    if len(aligned) < 2:
         return item
-    first, second = align(centre.rgb, before.rgb, fields[0]), align(centre.rgb, after.rgb, fields[1])
+    first, second = aligned
     median = np.asarray(cv2.max(cv2.min(first, second), cv2.min(cv2.max(first, second), centre.rgb)), np.uint8)
     removed = np.abs(item.residual).max(axis=2).astype(np.float32) * np.float32(255)
     share = np.clip(cv2.blur(removed, (SPREAD_PX, SPREAD_PX)) * np.float32(1 / FULL_LEVELS), 0, 1)
@@ -121,17 +126,27 @@ def _belief(difference: Picture, removed: NDArray[np.float32]) -> NDArray[np.flo
     return np.asarray(np.clip(belief, 0, 1), np.float32)
 
 
-def _fields(before: Shown | None, centre: Shown, after: Shown | None) -> tuple[Motion, Motion] | None:
-    """Motion to the frames before and after; None where a scene begins or ends."""
-    if before is None or after is None:
+def _nearest(around: tuple[Shown | None, ...]) -> list[Shown]:
+    """The frames before and after; the next two on one side where the shot ends on the other, if it has so many."""
+    centre = around[RADIUS]
+    before, after = (
+        [other for other in side if other and centre and other.shot == centre.shot]
+        for side in (around[RADIUS - 1 :: -1], around[RADIUS + 1 :])
+    )
+    return [before[0], after[0]] if before and after else (before or after)
+
+
+def _motion(centre: Shown, other: Shown) -> Motion | None:
+    """From a frame to another of its shot, at most two away."""
+    window, number = centre.item.window, other.item.window.number
+    if centre.small is None or other.small is None:  # the motions of the window serve
+        return window.motions[window.sources.index(number)] if number in window.sources else None
+    later = other if number > window.number else centre
+    if abs(number - window.number) > 1:
+        estimator = MotionEstimator()
+        there, back = estimator.flow(centre.small, other.small), estimator.flow(other.small, centre.small)
+    elif later.back is None:
         return None
-    window = centre.item.window
-    if before.small is None or centre.small is None or after.small is None:  # the motions of the window serve
-        if window.sources[BEFORE] != window.number - 1 or window.sources[AFTER] != window.number + 1:
-            return None
-        to_before, to_after = window.motions[BEFORE], window.motions[AFTER]
-        return (to_before, to_after) if to_before and to_after else None
-    if centre.back is None or after.back is None:
-        return None
-    there, back = after.back
-    return motion(centre.small, before.small, *centre.back), motion(centre.small, after.small, back, there)
+    else:
+        there, back = later.back if later is centre else later.back[::-1]
+    return motion(centre.small, other.small, there, back)
