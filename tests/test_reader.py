@@ -1,5 +1,6 @@
 """The reader: every frame at its own instant, damage bridged and counted, bad files refused in one sentence."""
 
+import gc
 import logging
 from collections.abc import Callable
 from fractions import Fraction
@@ -15,6 +16,7 @@ from vderain.errors import DamageError, InputError, UsageError
 from vderain.video.decoding import _shows_picture
 from vderain.video.frame import Frame
 from vderain.video.reader import Damage, VideoReader
+from vderain.video.sidedata import LATER
 
 Make = Callable[..., Path]
 ROTATED = (0, 65536, 0, -65536, 0, 0, 0, 0, 1073741824)  # -90 degrees
@@ -278,3 +280,16 @@ def test_names_may_hold_anything(tmp_path: Path, clip: Make) -> None:
 def test_ffmpeg_is_silent(tmp_path: Path, clip: Make, capfd: pytest.CaptureFixture[str]) -> None:
     read(damaged(clip(frames=20), tmp_path / "damaged.mp4", (3, 4)))
     assert capfd.readouterr() == ("", "")
+
+
+def test_pictures_that_were_read_do_not_stay_in_memory(clip: Make) -> None:
+    """Side data and its picture hold each other until the collector parts them, which here must be asked to."""
+    source = clip(frames=90)
+    gc.collect()
+    gc.disable()
+    try:
+        read(source)
+        left = sum(type(thing) is av.VideoFrame for thing in gc.get_objects())
+    finally:
+        gc.enable()
+    assert left <= LATER

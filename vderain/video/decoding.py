@@ -18,7 +18,7 @@ from vderain.video.fields import Deinterlacer
 from vderain.video.frame import Frame
 from vderain.video.info import FALLBACK_RATE, Crop, StreamInfo, colour
 from vderain.video.planes import planes_of
-from vderain.video.sidedata import unkept
+from vderain.video.sidedata import Unkept
 from vderain.video.source import input_errors, main_video, open_input, read_packets
 
 log = logging.getLogger(__name__)
@@ -38,12 +38,12 @@ class Decoding:
         missing: after the last frame, how many the file's index names beyond the end of its data.
         whole: makes pictures of two fields whole, and counts them.
         converted: pictures so far that came in another size or format than the first.
-        unkept: what pictures so far carried that an encoder does not write anew, in words.
+        unkept: what pictures so far carried that an encoder does not write anew.
     """
 
     def __init__(self, path: Path, info: StreamInfo, begin_s: Fraction | None = None) -> None:
         self.missing = self.converted = 0
-        self.unkept: frozenset[str] = frozenset()
+        self.unkept = Unkept()
         self.whole = Deinterlacer(trust_flags=not info.misflagged)
         self._path = path
         self._info = info
@@ -276,7 +276,7 @@ class Decoding:
     def _frame(self, picture: Any, pts: int, duration: int) -> Frame:
         info = self._info
         crop = info.crop
-        self.unkept |= unkept(picture)
+        self.unkept.look(picture)
         stored = info.width_px + crop.left_px + crop.right_px, info.height_px + crop.top_px + crop.bottom_px
         changed = (picture.width, picture.height) != stored
         if changed or picture.format.name != info.pixel_format:

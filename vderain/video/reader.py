@@ -161,7 +161,7 @@ class VideoReader:
                         self._note_fields()
                     yield frame
                 self.changed += [CONVERTED] if decoding.converted else []
-                self.dropped[:] = sorted(decoding.unkept)
+                self.dropped[:] = sorted(decoding.unkept.found)
                 self._note_missing(decoding.missing)
         except av.error.FFmpegError as error:
             raise InputError(f"'{self.path}' cannot be read any further ({error}).", "Check the disk.") from error
