@@ -8,13 +8,19 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice, pairwise
 
+import numpy as np
+from numpy.typing import NDArray
+
 from vderain.restore.derain import Derainer
-from vderain.restore.guard import darkening, rain_presence
+from vderain.restore.guard import darkening, rain_presence, thin_rain_presence
+from vderain.restore.parallel import neighbourhoods
 from vderain.restore.temporal import RADIUS, WINDOW, sights, windows_of
 from vderain.restore.wiper import Wiper
 from vderain.video.frame import Frame
 
 LOOK_S = 1.0  # between two looks
+LOOK_FRAMES = WINDOW + 2  # in a look: what the network would take out of the three in the middle is averaged
+AROUND_LOOKS = 2  # before and after, with which a look is taken together to see thin rain
 BEGINS, ENDS = 0.5, 0.1  # presence of rain from which on a spell begins, and up to which it may end
 DRY_LOOKS = 3  # in a row that end a spell of rain
 
@@ -52,7 +58,7 @@ class Spell:
 
 
 def survey(frames: Iterable[Frame], derainer: Derainer, wiper: Wiper | None, turns: int = 0) -> list[Look]:
-    """Looks at a clip once in `LOOK_S`, with five frames and the network each time.
+    """Looks at a clip once in `LOOK_S`, with seven frames, and the network for three of them.
 
     Args:
         frames: of the whole clip.
@@ -60,7 +66,7 @@ def survey(frames: Iterable[Frame], derainer: Derainer, wiper: Wiper | None, tur
         wiper: tells drops on the glass, where those are looked for.
         turns: see `temporal.look`.
     """
-    looks: list[Look] = []
+    seen: list[_Seen] = []
     together: list[Frame] = []
     next_s: float | None = None
     for number, frame in enumerate(frames):
@@ -68,23 +74,44 @@ def survey(frames: Iterable[Frame], derainer: Derainer, wiper: Wiper | None, tur
         if next_s is not None and time_s < next_s and not together:
             continue
         together.append(frame)
-        if len(together) == WINDOW:
-            looks.append(_look(together, number, derainer, wiper, turns))
-            together, next_s = [], looks[-1].time_s + LOOK_S
-    if together:  # the end of the clip, or a clip shorter than a window
-        looks.append(_look(together, number, derainer, wiper, turns))
-    return looks
+        if len(together) == LOOK_FRAMES:
+            seen.append(_look(together, number, derainer, wiper, turns))
+            together, next_s = [], seen[-1].time_s + LOOK_S
+    if together:  # the end of the clip, or a clip shorter than a look
+        seen.append(_look(together, number, derainer, wiper, turns))
+    return [_judged(around) for around in neighbourhoods(seen, AROUND_LOOKS)]
 
 
-def _look(frames: list[Frame], last: int, derainer: Derainer, wiper: Wiper | None, turns: int) -> Look:
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What one look found: how far it is rain by itself, and the darkening of each tile."""
+
+    number: int
+    time_s: float
+    presence: float
+    darkening: NDArray[np.float32]
+
+
+def _look(frames: list[Frame], last: int, derainer: Derainer, wiper: Wiper | None, turns: int) -> _Seen:
     middle = len(frames) // 2
     seen = sights(frames, 1, turns)
     seen = wiper(seen, 1, radius=RADIUS) if wiper else seen
-    (derained,) = derainer(islice(windows_of(seen, 1), middle, middle + 1))
-    frame = frames[middle]
-    number = last - len(frames) + 1 + middle
-    presence = max(rain_presence([darkening(derained.residual)]), derained.window.sight.wet)
-    return Look(number, float(frame.pts * frame.time_base), presence)
+    first = max(0, middle - 1)
+    derained = list(derainer(islice(windows_of(seen, 1), first, middle + 2)))
+    tiles = [darkening(item.residual) for item in derained]
+    frame, at = frames[middle], middle - first
+    presence = max(rain_presence([tiles[at]]), derained[at].window.sight.wet)
+    time_s = float(frame.pts * frame.time_base)
+    return _Seen(last - len(frames) + 1 + middle, time_s, presence, np.asarray(np.mean(tiles, axis=0), np.float32))
+
+
+def _judged(around: tuple[_Seen | None, ...]) -> Look:
+    """By itself; where that says nothing, with those around it that say nothing either."""
+    seen = around[AROUND_LOOKS]
+    assert seen is not None
+    silent = [other.darkening for other in around if other and other.presence < BEGINS]
+    thin = thin_rain_presence(silent) if seen.presence < BEGINS else 0.0
+    return Look(seen.number, seen.time_s, max(seen.presence, thin))
 
 
 def spells(looks: list[Look]) -> list[Spell]:
