@@ -290,7 +290,7 @@ class Run:
             Task(
                 item.target,
                 item.source,
-                self.outdir,
+                self.outdir.absolute(),  # FFmpeg would take a folder called file:NAME for a URL
                 f"{WORK}/{key}",
                 f"{REPORT}/{key}",
                 options,
