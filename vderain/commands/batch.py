@@ -125,8 +125,7 @@ def _run(
             with suppress(OutputError):
                 page()
             shown.close(summary)
-    if summary.ended or not (run.outdir / "report.html").exists():
-        page()
+    page()  # in any case: the run before may have been killed on the way to it
     shown.close(summary)
     return INTERRUPTED if summary.stopped else 1 if summary.failed else 0
 
