@@ -105,7 +105,7 @@ def test_work_of_the_dead_is_free(tmp_path: Path) -> None:
 def test_killed_between_written_and_done(tmp_path: Path, moment: str) -> None:
     rename = "" if moment.startswith("before") else "(ledger.outdir / record.draft).replace(ledger.outdir / 'a.mp4')"
     code = "record = replace(written(ledger), state='written', run=ledger.run)\n"
-    code += f"with ledger._transaction(): store.put(ledger._db, record)\n{rename}"
+    code += f"with ledger.transaction(): store.put(ledger._db, record)\n{rename}"
     killed_with(tmp_path, code)
     with Ledger(tmp_path) as ledger:
         record = ledger.record("a.mp4")
@@ -211,7 +211,7 @@ def test_names_that_are_no_unicode(tmp_path: Path) -> None:
 @pytest.mark.parametrize("long_ago", ["seen = 0", "seen = seen + 100000"])
 def test_another_machine_is_kept_out_while_it_lives(tmp_path: Path, long_ago: str) -> None:
     """A sign of life from the future is no sign: a clock was wrong."""
-    with Ledger(tmp_path) as ledger, ledger._transaction():
+    with Ledger(tmp_path) as ledger, ledger.transaction():
         ledger._db.execute("INSERT INTO runs VALUES ('far', 'elsewhere', 1, strftime('%s', 'now'))")
     with pytest.raises(VderainError, match="a run on elsewhere is at work"), Ledger(tmp_path):
         pass

@@ -103,7 +103,7 @@ class Ledger:
 
     def enrol(self, items: list[tuple[Item, Fingerprint]], settings: str, weights: str) -> None:
         """Notes files that are to be done; a result of other settings counts until its file is begun again."""
-        with self._transaction():
+        with self.transaction():
             for item, seen in items:
                 record = self.record(item.target)
                 if record is None or record.state in ("waiting", "failed"):
@@ -111,7 +111,7 @@ class Ledger:
 
     def claim(self, item: Item, seen: Fingerprint, settings: str, weights: str) -> Claim:
         """Takes a file, unless another run has it, or has just been through with it."""
-        with self._transaction():
+        with self.transaction():
             record = self.record(item.target)
             if record and record.run != self.run and record.state in ("running", "written"):
                 return "busy"
@@ -130,7 +130,7 @@ class Ledger:
 
     def fail(self, record: Record) -> None:
         """Notes a failure, unless an older result is there, or another run is at it."""
-        with self._transaction():
+        with self.transaction():
             before = self.record(record.target)
             if before is None or before.state in ("waiting", "failed") or self._has(before):
                 store.put(self._db, replace(record, state="failed", run=self.run))
@@ -141,14 +141,14 @@ class Ledger:
         Raises:
             OutputError: the name cannot be given.
         """
-        with self._transaction():
+        with self.transaction():
             store.put(self._db, replace(record, state="written", run=self.run))
         return self._finish(record)
 
     def take_over(self) -> None:
         """Finishes what dead runs had written, and frees what they had begun."""
         for run in self._dead():
-            with self._transaction():
+            with self.transaction():
                 rows = self._db.execute("SELECT * FROM files WHERE run = ? AND state = 'written'", (run,)).fetchall()
                 written = [Record.from_row(dict(row)) for row in rows]
                 self._db.execute("UPDATE files SET run = ? WHERE run = ? AND state = 'written'", (self.run, run))
@@ -167,9 +167,22 @@ class Ledger:
         """A sign of life, for runs on other machines."""
         if time.time() - self._signed_s > SIGN_EVERY_S:
             self._signed_s = time.time()
-            with self._transaction():
+            with self.transaction():
                 values = (self.run, socket.gethostname(), os.getpid(), self._signed_s)
                 self._db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)", values)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """What is noted in it is noted at once or not at all, and no other run begins or ends a file meanwhile."""
+        with _plainly(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._db.execute("ROLLBACK")
+                raise
 
     # Inside
 
@@ -203,7 +216,7 @@ class Ledger:
                 draft.replace(target)
             done = replace(record, state="done", run=self.run, draft="")
             self._journal.note(done)
-            with self._transaction():
+            with self.transaction():
                 store.put(self._db, done)
         return done
 
@@ -238,23 +251,11 @@ class Ledger:
         return datetime.fromisoformat(record.finished_at).timestamp() >= self._began_s
 
     def _change(self, target: str, **values: Any) -> None:
-        with self._transaction():
+        with self.transaction():
             setting = ", ".join(f"{name} = ?" for name in values)
             self._db.execute(
                 f"UPDATE files SET {setting} WHERE target = CAST(? AS TEXT)", [*values.values(), as_bytes(target)]
             )
-
-    @contextmanager
-    def _transaction(self) -> Iterator[None]:
-        with _plainly(self.path):
-            self._db.execute("BEGIN IMMEDIATE")
-            try:
-                yield
-                self._db.execute("COMMIT")
-            except BaseException:
-                with suppress(sqlite3.Error):
-                    self._db.execute("ROLLBACK")
-                raise
 
 
 def is_done(outdir: Path, record: Record | None, seen: Fingerprint, settings: str, weights: str) -> bool:

@@ -11,8 +11,8 @@ from typing import Any
 from rich.table import Table
 
 from vderain.batch.record import Record
-from vderain.batch.run import Began, Ended, Planned, Retried, Said, Summary, Told
 from vderain.batch.task import Moved
+from vderain.batch.told import Began, Ended, Planned, Retried, Said, Summary, Told
 from vderain.commands.screen import EVENT_EVERY_S, clock, complain, counted, err, out
 
 SPEED_OVER_S = 30.0  # frames a second are those of the last while
@@ -32,7 +32,7 @@ class Board:
         self.items = self.ended = self.failed = self.skipped = 0
         self.now: dict[str, _Current] = {}
         self._bytes = self._bytes_ended = 0
-        self._began_s = time.monotonic()
+        self._working_s: float | None = None  # since when: the first worker has to be started, and loads a model
         self._frames: list[tuple[float, int]] = []  # when, how many since the last time
 
     def tell(self, told: Told) -> None:
@@ -48,14 +48,17 @@ class Board:
         """Frames a second, of all workers together, in the last while."""
         now_s = time.monotonic()
         self._frames = [(when_s, count) for when_s, count in self._frames if now_s - when_s < SPEED_OVER_S]
-        return sum(count for _, count in self._frames) / max(1e-3, min(SPEED_OVER_S, now_s - self._began_s))
+        return sum(count for _, count in self._frames) / max(1e-3, min(SPEED_OVER_S, self._elapsed_s))
 
     @property
     def left_s(self) -> float | None:
         """Time left, by the bytes of the inputs."""
         done = self._bytes_ended + sum(current.share * current.size_bytes for current in self.now.values())
-        elapsed_s = time.monotonic() - self._began_s
-        return elapsed_s * (self._bytes - done) / done if done > 0 and self._bytes else None
+        return self._elapsed_s * (self._bytes - done) / done if done > 0 and self._bytes else None
+
+    @property
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._working_s if self._working_s else 0.0
 
     def _show(self, told: Told) -> None:
         if isinstance(told, Ended) and told.record.state == "failed":
@@ -77,6 +80,7 @@ class Board:
 
     @_count.register
     def _(self, told: Moved) -> None:
+        self._working_s = self._working_s or time.monotonic()
         current = self.now.get(told.target)
         if current is not None:
             progress = told.progress
