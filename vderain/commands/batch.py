@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vderain.commands.flags import Make, options, with_options
-from vderain.commands.screen import STOPPING, Quiet, Verbose, complain, given, reporting
+from vderain.commands.screen import STOPPING, Quiet, Verbose, complain, given, let_go, reporting
 from vderain.errors import CheckpointError, DeviceError, Interrupted, OutputError, UsageError, VderainError
 
 if TYPE_CHECKING:
@@ -208,6 +208,7 @@ def _stopping() -> Iterator[threading.Event]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             os._exit(INTERRUPTED)  # workers end with their parent, and the next run finds what they had
+        let_go(number)
         stop.set()
 
     for number in STOPPING:

@@ -13,7 +13,7 @@ from rich.table import Table
 from vderain.batch.record import Record
 from vderain.batch.task import Moved
 from vderain.batch.told import Began, Ended, Planned, Retried, Said, Summary, Told
-from vderain.commands.screen import EVENT_EVERY_S, clock, complain, counted, err, out
+from vderain.commands.screen import EVENT_EVERY_S, clock, complain, counted, err, one_line, out
 
 SPEED_OVER_S = 30.0  # frames a second are those of the last while
 NOT_FOR_EVENTS = ("draft", "run", "mtime_out_ns", "moments", "ends", "settings", "mtime_ns", "family")
@@ -76,7 +76,7 @@ class Board:
 
     @_count.register
     def _(self, told: Began) -> None:
-        self.now[told.item.target] = _Current(told.item.name, told.size_bytes)
+        self.now[told.item.target] = _Current(one_line(told.item.name), told.size_bytes)
 
     @_count.register
     def _(self, told: Moved) -> None:
@@ -125,12 +125,13 @@ class Lines(Board):
         super()._show(told)
         if isinstance(told, Ended) and told.record.state == "done":
             left = f", {clock(self.left_s)} left" if self.left_s else ""
-            err.print(f"{self.ended} of {self.items}: {_done(told.record)}{left}", markup=False)
+            err.print(one_line(f"{self.ended} of {self.items}: {_done(told.record)}{left}"), markup=False)
         elif isinstance(told, Retried):
-            err.print(f"vderain: {told.target}: {told.error} It is tried again.", markup=False)
+            err.print(one_line(f"vderain: {told.target}: {told.error} It is tried again."), markup=False)
         elif isinstance(told, Said):
-            text = told.text if self._verbose else told.text.strip().splitlines()[-1]  # of a trace, what it was
-            err.print(f"vderain: {told.target}: {text}", markup=False)
+            lines = told.text.strip().splitlines()
+            lines = lines if self._verbose else lines[-1:]  # of a trace, what it was
+            err.print("\n".join(map(one_line, [f"vderain: {told.target}: {lines[0]}", *lines[1:]])), markup=False)
 
     def close(self, summary: Summary) -> None:
         _say(summary)
