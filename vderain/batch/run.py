@@ -233,7 +233,7 @@ class Run:
 
     def _tidy(self) -> None:
         """Removes what is left of files of which nothing will come any more."""
-        with suppress(OutputError), self.ledger.transaction():
+        with suppress(OutputError), self.ledger.transaction():  # a full disk: a later run does it
             kept = {_key(target) for target, record in self.ledger.records().items() if _is_open(record)}
             for path in (self.outdir / WORK).glob("*/"):
                 if path.name not in kept:

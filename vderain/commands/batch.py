@@ -36,7 +36,8 @@ def batch_command(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUTDIR", help="Folder of the results.")],
     include: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Take only such files of folders; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Take only such files of folders and patterns; repeatable."),
     ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Leave out such files and folders; repeatable.")
