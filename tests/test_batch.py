@@ -74,8 +74,10 @@ def test_a_card_is_mirrored_then_left_alone(vderain: Run, card: Path, tmp_path: 
         assert (record.state, record.attempts, record.frames) == ("done", 1, 5)
         assert record.family in ("front", "rear")
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*.MP4")}
+    (out / "report.html").write_text("of a run that was killed before it could write the page")
     second = vderain("batch", card, "-o", out, *QUICK)
     assert second.exit_code == 0
+    assert "2026_01R.MP4" in (out / "report.html").read_text()
     assert "0 done, 0 failed, 4 done before" in second.stdout
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.MP4")} == before
 

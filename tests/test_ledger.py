@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from vderain.batch.ledger import HIDDEN, NAME, VERSION, Ledger, peek
+from vderain.batch import store
+from vderain.batch.ledger import HIDDEN, NAME, Ledger, peek
 from vderain.batch.moments import Moment
 from vderain.batch.plan import Item
 from vderain.batch.record import Record
@@ -104,7 +105,7 @@ def test_work_of_the_dead_is_free(tmp_path: Path) -> None:
 def test_killed_between_written_and_done(tmp_path: Path, moment: str) -> None:
     rename = "" if moment.startswith("before") else "(ledger.outdir / record.draft).replace(ledger.outdir / 'a.mp4')"
     code = "record = replace(written(ledger), state='written', run=ledger.run)\n"
-    code += f"with ledger._transaction(): ledger._put(record)\n{rename}"
+    code += f"with ledger.transaction(): store.put(ledger._db, record)\n{rename}"
     killed_with(tmp_path, code)
     with Ledger(tmp_path) as ledger:
         record = ledger.record("a.mp4")
@@ -114,7 +115,7 @@ def test_killed_between_written_and_done(tmp_path: Path, moment: str) -> None:
         assert claim(ledger) == "done"
 
 
-@pytest.mark.parametrize("how", ["garbage", "middle", "newer", "foreign"])
+@pytest.mark.parametrize("how", ["garbage", "middle", "value", "kind of value", "newer", "foreign"])
 def test_a_ledger_that_cannot_be_used_is_kept_aside_and_rebuilt(tmp_path: Path, how: str) -> None:
     with Ledger(tmp_path) as ledger:
         for name in ("a.mp4", "b.mp4"):
@@ -132,7 +133,10 @@ def test_a_ledger_that_cannot_be_used_is_kept_aside_and_rebuilt(tmp_path: Path, 
         path.write_bytes(data)
     else:
         with sqlite3.connect(path) as db:
-            db.execute(f"PRAGMA user_version = {VERSION + 1}" if how == "newer" else "PRAGMA application_id = 5")
+            db.execute({
+                "value": "UPDATE files SET moments = 'x'", "kind of value": "UPDATE files SET frames = 'x'",
+                "newer": f"PRAGMA user_version = {store.VERSION + 1}", "foreign": "PRAGMA application_id = 5",
+            }[how])  # fmt: skip
         db.close()
     with Ledger(tmp_path) as ledger:
         assert len(ledger.said) == 1
@@ -147,15 +151,46 @@ def test_a_ledger_that_cannot_be_used_is_kept_aside_and_rebuilt(tmp_path: Path, 
         assert not ledger.said, "it is said once"
 
 
-def test_a_torn_line_of_the_journal_is_passed_over(tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["gone", "empty"])
+def test_a_ledger_that_is_lost_is_rebuilt(tmp_path: Path, how: str) -> None:
     with Ledger(tmp_path) as ledger:
+        assert not ledger.said, "it is new"
         claim(ledger)
         ledger.publish(written(ledger))
-    with (tmp_path / HIDDEN / "journal.jsonl").open("a") as journal:
-        journal.write('{"target": "b.mp4", "sta')
+    for path in tmp_path.glob(f"{NAME}*"):
+        path.unlink()
+    if how == "empty":
+        (tmp_path / NAME).touch()
+    with Ledger(tmp_path) as ledger:
+        assert "made from the 1 results" in ledger.said[0]
+        assert claim(ledger) == "done"
+
+
+def test_a_torn_line_of_the_journal_is_passed_over(tmp_path: Path) -> None:
+    with Ledger(tmp_path) as ledger:
+        for name in ("a.mp4", "c.mp4"):
+            item = Item(Path("/card") / name, name, name, "")
+            claim(ledger, item)
+            ledger.publish(written(ledger, item))
+            with (tmp_path / HIDDEN / "journal.jsonl").open("a") as journal:
+                journal.write('{"target": "b.mp4", "sta')
     (tmp_path / NAME).write_bytes(b"\0" * 9999)
     with Ledger(tmp_path) as ledger:
-        assert list(ledger.records()) == ["a.mp4"]
+        assert list(ledger.records()) == ["a.mp4", "c.mp4"], "and takes no sound line with it"
+
+
+def test_a_folder_that_reads_like_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file:x").mkdir()
+    with Ledger(Path("file:x")) as ledger:
+        assert claim(ledger) == "mine"
+
+
+def test_a_ledger_that_does_not_open_leaves_no_lock(tmp_path: Path) -> None:
+    (tmp_path / NAME).mkdir()
+    with pytest.raises(VderainError, match="cannot be used"), Ledger(tmp_path):
+        pass
+    assert not list((tmp_path / HIDDEN / "runs").iterdir())
 
 
 def test_names_that_are_no_unicode(tmp_path: Path) -> None:
@@ -173,13 +208,15 @@ def test_names_that_are_no_unicode(tmp_path: Path) -> None:
         assert list(ledger.records()) == [name]
 
 
-def test_another_machine_is_kept_out_while_it_lives(tmp_path: Path) -> None:
-    with Ledger(tmp_path) as ledger, ledger._transaction():
+@pytest.mark.parametrize("long_ago", ["seen = 0", "seen = seen + 100000"])
+def test_another_machine_is_kept_out_while_it_lives(tmp_path: Path, long_ago: str) -> None:
+    """A sign of life from the future is no sign: a clock was wrong."""
+    with Ledger(tmp_path) as ledger, ledger.transaction():
         ledger._db.execute("INSERT INTO runs VALUES ('far', 'elsewhere', 1, strftime('%s', 'now'))")
     with pytest.raises(VderainError, match="a run on elsewhere is at work"), Ledger(tmp_path):
         pass
     with sqlite3.connect(tmp_path / NAME) as db:
-        db.execute("UPDATE runs SET seen = 0")
+        db.execute(f"UPDATE runs SET {long_ago}")
     db.close()
     with Ledger(tmp_path) as ledger:
         assert claim(ledger) == "mine"

@@ -11,8 +11,9 @@ from clips import Clip, decoded_pts, make
 
 from vderain.batch.ledger import Ledger
 from vderain.batch.plan import Selection, make_plan
-from vderain.batch.run import Ended, Manner, Run, Told
+from vderain.batch.run import Manner, Run
 from vderain.batch.task import Moved
+from vderain.batch.told import Ended, Told
 from vderain.errors import UsageError
 from vderain.options import Options
 

@@ -74,6 +74,36 @@ def test_patterns_keep_places_from_the_first_wildcard_on(tree: Tree, tmp_path: P
     assert targets(planned(card / "**" / "2*", out=tmp_path / "out")) == ["Rear/2.mp4"]
 
 
+@pytest.mark.parametrize(("pattern", "include", "exclude", "found"), [
+    ("**/*.mp4", (), ("sub/Parking",), ["1.mp4", "sub/2.mp4"]),
+    ("*/*/*.mp4", (), ("Parking",), []),
+    ("**/*.mp4", ("q*", "2*"), (), ["sub/2.mp4"]),
+    ("**", (), (), ["1.mp4", "sub/2.mp4", "sub/Parking/3.mp4"]),
+    ("s*", (), (), ["sub/2.mp4", "sub/Parking/3.mp4"]),
+    ("**/P*/**/*.mp4", (), (), ["sub/Parking/3.mp4"]),
+    ("**/*.txt", (), (), ["sub/2.mp4"]),
+])  # fmt: skip
+def test_include_and_exclude_hold_for_patterns(
+    tree: Tree, tmp_path: Path, pattern: str, include: tuple[str, ...], exclude: tuple[str, ...], found: list[str]
+) -> None:
+    card = tree("1.mp4", "sub/2.mp4", "sub/Parking/3.mp4", "sub/.trash/4.mp4")
+    if pattern.endswith(".txt"):
+        (card / "sub" / "2.mp4").rename(card / "sub" / "2.txt")
+    plan = planned(card / pattern, out=tmp_path / "out", include=include, exclude=exclude)
+    assert targets(plan) == found
+
+
+def test_no_result_leaves_the_folder_of_results(tree: Tree, tmp_path: Path) -> None:
+    card = tree("sub/1.mp4")
+    with pytest.raises(UsageError, match=r"has \.\. behind a wildcard"):
+        planned(f"{card}/*/../../card/sub/1.mp4", out=tmp_path / "out")
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "sub").symlink_to(card / "sub")
+    with pytest.raises(UsageError, match=r"the result .*1\.mp4 would replace an input"):
+        planned(card, out=out)
+
+
 def test_a_pattern_does_not_mean_what_lies_among_the_results(tree: Tree, tmp_path: Path) -> None:
     """Or a second run would be refused what the first was not."""
     card = tree("1.mp4", "F/2.mp4", "out/1.mp4", "out/F/2.mp4")
@@ -88,7 +118,9 @@ def test_a_name_with_brackets_is_a_name(tree: Tree, tmp_path: Path) -> None:
 
 def test_a_file_named_twice_is_done_once(tree: Tree, tmp_path: Path) -> None:
     card = tree("1.mp4")
-    assert targets(planned(card, card / "1.mp4", out=tmp_path / "out")) == ["1.mp4"]
+    (tmp_path / "link").symlink_to(card)
+    for again in (card / "1.mp4", card / ".." / "card" / "1.mp4", tmp_path / "link"):
+        assert targets(planned(card, again, out=tmp_path / "out")) == ["1.mp4"]
 
 
 @pytest.mark.parametrize(("name", "group"), [
@@ -128,6 +160,19 @@ def test_equal_names_are_refused(tree: Tree, tmp_path: Path) -> None:
         planned(card, out=tmp_path / "out")
 
 
+def test_a_result_is_no_folder_of_others(tree: Tree, tmp_path: Path) -> None:
+    card = tree("a.wmv", "a.mp4/b.mp4", "c.mp4")
+    with pytest.raises(UsageError, match=r"a\.wmv would become .*a\.mp4, which is the folder for .*b\.mp4\."):
+        planned(card, out=tmp_path / "out")
+
+
+def test_files_of_one_name_do_not_stop_the_others_of_a_run_that_goes_on(tree: Tree, tmp_path: Path) -> None:
+    card = tree("x.mp4", "y.wmv", "y.mp4", "z.mp4")
+    plan = make_plan(Selection((str(tmp_path / "gone"), str(card))), tmp_path / "out", go_on=True)
+    assert targets(plan) == ["x.mp4", "z.mp4"]
+    assert ["gone" in plan.problems[0].what, "both become" in plan.problems[1].what] == [True, True]
+
+
 def test_two_kinds_of_one_file_would_share_a_track(tree: Tree, tmp_path: Path) -> None:
     card = tree("a.mp4", "a.mkv", "b.mp4", "b.jpg")
     assert len(planned(card, out=tmp_path / "out", include=("*",)).items) == 4
@@ -147,11 +192,12 @@ def test_links_are_followed_but_not_in_circles(tree: Tree, tmp_path: Path) -> No
     card = tree("real/1.mp4")
     (card / "real" / "back").symlink_to(card)
     (card / "also").symlink_to(card / "real")
-    plan = planned(card, out=tmp_path / "out")
-    assert targets(plan) == ["also/1.mp4", "real/1.mp4"]
-    assert len(plan.problems) == 2
-    assert all("leads back" in problem.what for problem in plan.problems)
-    assert not plan.incomplete
+    for where in (card, card / "**" / "*.mp4"):
+        plan = planned(where, out=tmp_path / "out")
+        assert targets(plan) == ["also/1.mp4", "real/1.mp4"]
+        assert len(plan.problems) == 2
+        assert all("leads back" in problem.what for problem in plan.problems)
+        assert not plan.incomplete
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
@@ -173,11 +219,12 @@ def test_a_folder_that_cannot_be_read_is_said(tree: Tree, tmp_path: Path, monkey
             raise PermissionError(13, "Permission denied")
         return scan(folder)
 
-    monkeypatch.setattr("vderain.batch.plan.os.scandir", fail)
-    plan = planned(card, out=tmp_path / "out")
-    assert targets(plan) == ["open/1.mp4"]
-    assert plan.incomplete
-    assert "shut cannot be read (Permission denied)" in plan.problems[0].what
+    monkeypatch.setattr("vderain.batch.search.os.scandir", fail)
+    for where in (card, card / "**" / "*.mp4", card / "*"):
+        plan = planned(where, out=tmp_path / "out")
+        assert targets(plan) == ["open/1.mp4"]
+        assert plan.incomplete
+        assert "shut cannot be read (Permission denied)" in plan.problems[0].what
 
 
 def test_there_is_no_such_container(tmp_path: Path) -> None:

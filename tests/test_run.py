@@ -2,6 +2,7 @@
 
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from threading import Event
@@ -11,12 +12,14 @@ import pytest
 from clips import Clip, decoded_pts, make
 
 from vderain.batch.ledger import HIDDEN, Ledger, peek
-from vderain.batch.plan import Selection, make_plan
-from vderain.batch.run import Began, Ended, Manner, Planned, Run, Summary
-from vderain.batch.task import Happened, Outcome, Task
+from vderain.batch.plan import Item, Selection, make_plan
+from vderain.batch.run import UNSEEN, Manner, Run, _key
+from vderain.batch.task import Happened, Moved, Outcome, Task
+from vderain.batch.told import Began, Ended, Planned, Summary
 from vderain.batch.work import Worker
 from vderain.errors import OutputError, VderainError
 from vderain.options import Options
+from vderain.video.clip import Progress
 from vderain.video.encoders import EncodeOptions
 from vderain.video.fingerprint import fingerprint
 
@@ -41,7 +44,7 @@ class Here:
     def happened(self, timeout_s: float) -> Iterable[Happened]:
         if self._task is not None:
             task, self._task = self._task, None
-            yield self._worker(task, lambda target, progress: self._meanwhile())
+            yield self._worker(task, lambda target, progress: self._meanwhile() if progress.frames else None)
 
     def close(self) -> None:
         self._task = None
@@ -60,7 +63,7 @@ class Card:
 
     def run(
         self, options: Options = PLAIN, meanwhile: Callable[[], None] = lambda: None, stopped: bool = False,
-        between: Callable[[Run], None] = lambda run: None,
+        between: Callable[[Run], None] = lambda run: None, here: type[Here] = Here,
     ) -> Summary:  # fmt: skip
         """Plans, looks, works, ends."""
         self.told, stop = [], Event()
@@ -71,7 +74,7 @@ class Card:
             try:
                 run.add(make_plan(Selection((str(self.folder),)), self.out).items)
                 between(run)
-                run.work(Here(meanwhile))
+                run.work(here(meanwhile))
             finally:
                 summary = run.close()
         return summary
@@ -156,6 +159,51 @@ def test_pictures_of_an_older_result_go_with_it(card: Card) -> None:
     card.run(OTHER)
     assert shown.exists()
     assert not stale.exists()
+
+
+class SlowToStart(Here):
+    """It takes a second before it is ready."""
+
+    def happened(self, timeout_s: float) -> Iterable[Happened]:
+        if self._task is not None:
+            time.sleep(1)
+            yield Moved(self._task.target, Progress(0, 0.0, None))
+        yield from super().happened(timeout_s)
+
+
+def test_the_start_of_a_worker_is_not_counted_to_a_file(card: Card) -> None:
+    began_s = time.monotonic()
+    summary = card.run(here=SlowToStart)
+    seconds = [record.seconds for record in summary.done]
+    assert all(seconds)
+    assert sum(seconds) < time.monotonic() - began_s - 2
+
+
+def test_a_long_name_leaves_room_for_what_is_written_on_the_way(tmp_path: Path) -> None:
+    name = f"{'ä' * 124}.mp4"
+    card = Card(tmp_path, (name,))
+    assert counts(card.run()) == (1, 0, 0, 0)
+    assert len(decoded_pts(card.out / name)) == 5
+
+
+def test_what_is_no_input_any_more_is_forgotten(card: Card, tmp_path: Path) -> None:
+    """Its failure is off the page, and its pieces are off the disk; those of other inputs stay."""
+    gone, elsewhere = card.folder / "gone.mp4", tmp_path / "elsewhere.mp4"
+    gone.symlink_to(gone)
+    elsewhere.touch()
+    assert counts(card.run()) == (2, 1, 0, 0)
+    work = card.out / HIDDEN / "work"
+    with Ledger(card.out) as ledger:
+        ledger.enrol([(Item(elsewhere, "elsewhere.mp4", "elsewhere.mp4", ""), UNSEEN)], "", "")
+    for target in ("gone.mp4", "elsewhere.mp4"):
+        (work / _key(target)).mkdir(parents=True)
+        (work / _key(target) / "segments.sqlite").touch()
+    gone.unlink()
+    pages: list[str] = []
+    assert counts(card.run(between=lambda run: pages.append(run.report("", {}).read_text()))) == (0, 0, 2, 0)
+    assert "elsewhere.mp4" in pages[0]
+    assert "gone.mp4" not in pages[0]
+    assert [path.name for path in work.iterdir()] == [_key("elsewhere.mp4")]
 
 
 # Moments of a file that was cut off

@@ -8,8 +8,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
@@ -17,6 +18,7 @@ from vderain.batch.task import Happened, Moved, Outcome, Task, failure
 from vderain.errors import VderainError
 
 SPAWN = multiprocessing.get_context("spawn")  # forked copies of a process with threads or a GPU do not work
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class LocalWorkers:
@@ -75,16 +77,17 @@ class _Place:
         self.connection: Connection | None = None
         self._number, self._count = number, count
         self._process: BaseProcess | None = None
-        self._began_s = 0.0
+        self._working_s: float | None = None  # since when
 
     @property
     def runs_s(self) -> float:
-        return time.monotonic() - self._began_s if self.task else 0.0
+        """How long the worker has been at its task, without the time in which it was started."""
+        return time.monotonic() - self._working_s if self._working_s else 0.0
 
     def begin(self, task: Task) -> None:
         if self._process is None or not self._process.is_alive():
             self._start()
-        self.task, self._began_s = task, time.monotonic()
+        self.task, self._working_s = task, None
         assert self.connection is not None
         with suppress(OSError):  # dead already: `receive` finds out
             self.connection.send(task)
@@ -97,7 +100,9 @@ class _Place:
         except (EOFError, OSError):
             return self.give_up("its worker died.", _advice(self._ended()))
         if isinstance(happened, Outcome):
-            self.task = None
+            self.task = self._working_s = None
+        elif isinstance(happened, Moved):
+            self._working_s = self._working_s or time.monotonic()
         return happened
 
     def give_up(self, what: str, cure: str) -> Outcome:
@@ -113,13 +118,14 @@ class _Place:
             self._process.join()
         if self.connection is not None:
             self.connection.close()
-        self._process = self.connection = self.task = None
+        self._process = self.connection = self.task = self._working_s = None
 
     def _start(self) -> None:
         self.kill()
         self.connection, theirs = SPAWN.Pipe()
         self._process = SPAWN.Process(target=_serve, args=(theirs, self._number, self._count), daemon=True)
-        self._process.start()
+        with _held_back():
+            self._process.start()
         theirs.close()
 
     def _ended(self) -> int | None:
@@ -137,10 +143,26 @@ def _advice(code: int | None) -> str:
     return f"It ended with {code}: try the file alone with `vderain process`."
 
 
+@contextmanager
+def _held_back() -> Iterator[None]:
+    """A process begun in it gets no signal to stop before it says what it does with them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    resource_tracker.ensure_running()  # its start would let them through again
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _serve(connection: Connection, number: int, count: int | None) -> None:
     """A worker's life: it does what comes, and ends with whoever sends it."""
-    for each in (signal.SIGINT, signal.SIGTERM):
+    for each in STOPPING:
         signal.signal(each, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: only the first process decides
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
     threading.Thread(target=_end_with_parent, daemon=True).start()
     from vderain.batch.work import Worker  # PyTorch, which the first process does without
     from vderain.restore.device import devices

@@ -90,12 +90,17 @@ class Record:
         Raises:
             ValueError: a value is not what it should be.
         """
-        values = {field.name: row[field.name] for field in fields(Record) if field.name in row}
-        values |= {name: tuple(json.loads(values.get(name, "[]"))) for name in LISTS}
-        values["moments"] = tuple(Moment(**moment) for moment in json.loads(values.get("moments", "[]")))
-        if not isinstance(values.get("target"), str) or values.get("state") not in STATES:
+        values = {name: row[name] for name in COLUMNS if name in row}
+        if values.get("state") not in STATES or not all(
+            isinstance(value, KINDS[COLUMNS[name]]) for name, value in values.items()
+        ):
             raise ValueError("no record")
-        return Record(**values)
+        try:
+            values |= {name: tuple(json.loads(values.get(name, "[]"))) for name in LISTS}
+            values["moments"] = tuple(Moment(**moment) for moment in json.loads(values.get("moments", "[]")))
+            return Record(**values)
+        except TypeError as error:
+            raise ValueError("no record") from error
 
     def as_report(self) -> ReportRow:
         """The record as the page shows it."""
@@ -111,6 +116,7 @@ class Record:
 COLUMNS: dict[str, str] = {
     field.name: {int: "INTEGER", float: "REAL"}.get(type(field.default), "TEXT") for field in fields(Record)
 }
+KINDS: dict[str, tuple[type, ...]] = {"INTEGER": (int,), "REAL": (int, float), "TEXT": (str,)}
 
 
 def as_bytes(value: Any) -> Any:

@@ -6,7 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +18,7 @@ from vderain.batch.plan import Item
 from vderain.batch.record import Record
 from vderain.batch.report import write_report
 from vderain.batch.task import Moved, Outcome, Task, Workers, failure
+from vderain.batch.told import Began, Ended, Planned, Retried, Said, Summary, Tell
 from vderain.errors import InputError, OutputError, UsageError, VderainError
 from vderain.options import Options, settings, weights
 from vderain.video.encoders import CAP_FACTOR
@@ -45,81 +46,6 @@ class Manner:
     retries: int = 1
     fail_fast: bool = False
     segment_frames: int = SEGMENT_FRAMES
-
-
-@dataclass(frozen=True, slots=True)
-class Planned:
-    """What a run found: files to do, files that are done already."""
-
-    items: tuple[Item, ...]
-    todo_bytes: int
-    done: int
-
-
-@dataclass(frozen=True, slots=True)
-class Began:
-    """A file was given to a worker."""
-
-    item: Item
-    size_bytes: int
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Retried:
-    """An attempt failed, and there will be another."""
-
-    target: str
-    error: str
-    attempt: int
-
-
-@dataclass(frozen=True, slots=True)
-class Ended:
-    """A file was done, failed, or was done by another run."""
-
-    record: Record
-
-
-@dataclass(frozen=True, slots=True)
-class Said:
-    """A warning about a file."""
-
-    target: str
-    text: str
-
-
-Told = Planned | Began | Moved | Retried | Ended | Said
-Tell = Callable[[Told], None]
-
-
-@dataclass(slots=True)
-class Summary:
-    """What came of a run.
-
-    Attributes:
-        ended: this run's files by their targets; one that was done twice, for it changed, is there once.
-        skipped: how many were done before.
-        waiting: how many were not begun, or not finished.
-        seconds: wall-clock time.
-        report: the page, or None where none was written.
-        stopped: whether somebody asked it to stop.
-    """
-
-    ended: dict[str, Record] = field(default_factory=dict)
-    skipped: int = 0
-    waiting: int = 0
-    seconds: float = 0.0
-    report: Path | None = None
-    stopped: bool = False
-
-    @property
-    def done(self) -> list[Record]:
-        return [record for record in self.ended.values() if record.state == "done"]
-
-    @property
-    def failed(self) -> list[Record]:
-        return [record for record in self.ended.values() if record.state == "failed"]
 
 
 def _key(target: str) -> str:
@@ -243,11 +169,18 @@ class Run:
         self.summary.waiting = len(self._begun) + len(self._todo) + len(self._elsewhere)
         self.summary.stopped = self.stop.is_set()
         self.summary.seconds = time.monotonic() - self._began_s
+        if not (self.summary.waiting or self.summary.stopped):
+            self._tidy()
         return self.summary
 
     def report(self, title: str, told: dict[str, str]) -> Path:
-        """Writes the page about everything in the ledger."""
-        rows = [record.as_report() for record in self.ledger.records().values()]
+        """Writes the page about all that is done, or may still be, or has failed in this run."""
+        known = self.ledger.records().values()
+        rows = [
+            record.as_report()
+            for record in known
+            if record.state == "done" or _is_open(record) or record.target in self.summary.ended
+        ]
         self.summary.report = write_report(self.outdir, rows, title, told)
         return self.summary.report
 
@@ -275,7 +208,7 @@ class Run:
 
     def _begin_one(self, workers: Workers, item: Item, seen: Fingerprint) -> None:
         self._attempts[item.target] += 1
-        begun = _Begun(item, seen, time.monotonic())
+        begun = _Begun(item, seen)
         try:
             self._check_place(item)
         except VderainError as error:
@@ -290,13 +223,21 @@ class Run:
             Task(
                 item.target,
                 item.source,
-                self.outdir,
+                self.outdir.absolute(),  # FFmpeg would take a folder called file:NAME for a URL
                 f"{WORK}/{key}",
                 f"{REPORT}/{key}",
                 options,
                 self.manner.segment_frames,
             )
         )
+
+    def _tidy(self) -> None:
+        """Removes what is left of files of which nothing will come any more."""
+        with suppress(OutputError), self.ledger.transaction():  # a full disk: a later run does it
+            kept = {_key(target) for target, record in self.ledger.records().items() if _is_open(record)}
+            for path in (self.outdir / WORK).glob("*/"):
+                if path.name not in kept:
+                    shutil.rmtree(path, ignore_errors=True)
 
     def _clear(self, target: str) -> None:
         """Removes drafts that nobody will finish; what is kept of a file's segments stays."""
@@ -336,6 +277,7 @@ class Run:
         if begun is None:
             return
         if isinstance(happened, Moved):
+            begun.working_s = begun.working_s or time.monotonic()
             self.tell(happened)
             return
         del self._begun[happened.target]
@@ -390,11 +332,12 @@ class Run:
         before = self.ledger.record(begun.item.target)
         assert before is not None
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        return replace(before, seconds=time.monotonic() - begun.began_s, finished_at=now)
+        seconds = time.monotonic() - begun.working_s if begun.working_s else 0.0
+        return replace(before, seconds=seconds, finished_at=now)
 
     def _unreadable(self, item: Item, error: VderainError) -> None:
         self.ledger.enrol([(item, UNSEEN)], self.settings, self.weights)
-        self._failed(_Begun(item, UNSEEN, time.monotonic()), failure(item.target, error))
+        self._failed(_Begun(item, UNSEEN), failure(item.target, error))
 
     def _settled_elsewhere(self, item: Item) -> None:
         """Another run has been through with it since this one began."""
@@ -424,10 +367,15 @@ class _Waiting:
     seen: Fingerprint
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Begun:
-    """A file that somebody works at."""
+    """A file that was given to a worker; since when it works at it, for a worker may have to be started first."""
 
     item: Item
     seen: Fingerprint
-    began_s: float
+    working_s: float | None = None
+
+
+def _is_open(record: Record) -> bool:
+    """Whether something may still come of a file that is not done: somebody is at it, or its source is there."""
+    return record.state in ("running", "written") or (record.state != "done" and os.path.lexists(record.source))

@@ -8,7 +8,6 @@ from pathlib import Path
 import watchfiles
 
 from vderain.batch.plan import Item, Selection, make_plan, roots
-from vderain.errors import UsageError
 
 SETTLE_S = 5.0  # a recorder writes at least this often; a file that rests longer is complete
 LOOK_EVERY_S = 1.0  # at most, while something changes
@@ -60,11 +59,7 @@ class Watcher:
         return [item for item in self._found() if self._is_complete(item)]
 
     def _found(self) -> list[Item]:
-        try:
-            plan = make_plan(self._selection, self._outdir)
-        except UsageError as error:  # a folder that is gone for a while, two new files of one name
-            self._say(error.what, error.cure)
-            return []
+        plan = make_plan(self._selection, self._outdir, go_on=True)  # without a folder that is gone for a while
         for problem in plan.problems:
             self._say(problem.what, problem.cure)
         return plan.items

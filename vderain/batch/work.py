@@ -20,7 +20,7 @@ from vderain.video.clip import Progress
 from vderain.video.frame import Frame
 
 REPORT_EVERY_S = 0.2
-
+LONGEST = 50  # characters of a draft's name: what is written beside it on the way has a longer one
 
 Tell = Callable[[str, Progress], None]
 
@@ -52,6 +52,7 @@ class Worker:
             try:
                 loaded = self._model(options)
                 loading = False
+                tell(task.target, Progress(0, 0.0, None))  # from here on the time is the file's own
                 outcome = self._done(replace(task, options=options), loaded, tell)
             except VderainError as error:
                 # what a file is does not change; what was unforeseen, and a device's memory, may
@@ -73,7 +74,8 @@ class Worker:
             folder.mkdir(parents=True)
         except OSError as error:
             raise OutputError(f"{folder} cannot be made ({error.strerror}).", "Check the disk.") from error
-        draft = folder / Path(task.target).name
+        target = Path(task.target)
+        draft = folder / f"{target.stem[:LONGEST]}{target.suffix}"
         try:
             return self._processed(task, draft, loaded, tell)
         except BaseException:
@@ -108,8 +110,8 @@ class Worker:
         moments = keepers[0].save(task.outdir / task.moments, task.outdir) if keepers else ()
         return Outcome(
             task.target, draft.relative_to(task.outdir).as_posix(), result.frames, result.repeated, result.missing,
-            result.dry, result.damage, _kept(result), result.dropped, result.model or "", result.device, last.done_s,
-            moments,
+            result.dry, result.damage, _kept(result, Path(task.target)), result.dropped, result.model or "",
+            result.device, last.done_s, moments,
         )  # fmt: skip
 
     def _model(self, options: Options) -> Loaded | None:
@@ -118,8 +120,9 @@ class Worker:
         return self._loaded
 
 
-def _kept(result: Result) -> tuple[str, ...]:
-    return (*result.kept, f"GPS track as {result.gpx.name}") if result.gpx else result.kept
+def _kept(result: Result, target: Path) -> tuple[str, ...]:
+    """What was kept, with the name that the track will have."""
+    return (*result.kept, f"GPS track as {target.with_suffix(result.gpx.suffix).name}") if result.gpx else result.kept
 
 
 class _Listening:

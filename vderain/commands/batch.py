@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vderain.commands.flags import Make, options, with_options
-from vderain.commands.screen import STOPPING, Quiet, Verbose, complain, given, reporting
+from vderain.commands.screen import STOPPING, Quiet, Verbose, complain, given, let_go, reporting
 from vderain.errors import CheckpointError, DeviceError, Interrupted, OutputError, UsageError, VderainError
 
 if TYPE_CHECKING:
@@ -36,7 +36,8 @@ def batch_command(
     ],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="OUTDIR", help="Folder of the results.")],
     include: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Take only such files of folders; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Take only such files of folders and patterns; repeatable."),
     ] = None,
     exclude: Annotated[
         list[str] | None, typer.Option(metavar="PATTERN", help="Leave out such files and folders; repeatable.")
@@ -125,8 +126,7 @@ def _run(
             with suppress(OutputError):
                 page()
             shown.close(summary)
-    if summary.ended or not (run.outdir / "report.html").exists():
-        page()
+    page()  # in any case: the run before may have been killed on the way to it
     shown.close(summary)
     return INTERRUPTED if summary.stopped else 1 if summary.failed else 0
 
@@ -209,6 +209,7 @@ def _stopping() -> Iterator[threading.Event]:
     def interrupt(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
             os._exit(INTERRUPTED)  # workers end with their parent, and the next run finds what they had
+        let_go(number)
         stop.set()
 
     for number in STOPPING:

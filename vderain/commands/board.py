@@ -11,9 +11,9 @@ from typing import Any
 from rich.table import Table
 
 from vderain.batch.record import Record
-from vderain.batch.run import Began, Ended, Planned, Retried, Said, Summary, Told
 from vderain.batch.task import Moved
-from vderain.commands.screen import EVENT_EVERY_S, clock, complain, counted, err, out
+from vderain.batch.told import Began, Ended, Planned, Retried, Said, Summary, Told
+from vderain.commands.screen import EVENT_EVERY_S, clock, complain, counted, err, one_line, out
 
 SPEED_OVER_S = 30.0  # frames a second are those of the last while
 NOT_FOR_EVENTS = ("draft", "run", "mtime_out_ns", "moments", "ends", "settings", "mtime_ns", "family")
@@ -32,7 +32,7 @@ class Board:
         self.items = self.ended = self.failed = self.skipped = 0
         self.now: dict[str, _Current] = {}
         self._bytes = self._bytes_ended = 0
-        self._began_s = time.monotonic()
+        self._working_s: float | None = None  # since when: the first worker has to be started, and loads a model
         self._frames: list[tuple[float, int]] = []  # when, how many since the last time
 
     def tell(self, told: Told) -> None:
@@ -48,14 +48,17 @@ class Board:
         """Frames a second, of all workers together, in the last while."""
         now_s = time.monotonic()
         self._frames = [(when_s, count) for when_s, count in self._frames if now_s - when_s < SPEED_OVER_S]
-        return sum(count for _, count in self._frames) / max(1e-3, min(SPEED_OVER_S, now_s - self._began_s))
+        return sum(count for _, count in self._frames) / max(1e-3, min(SPEED_OVER_S, self._elapsed_s))
 
     @property
     def left_s(self) -> float | None:
         """Time left, by the bytes of the inputs."""
         done = self._bytes_ended + sum(current.share * current.size_bytes for current in self.now.values())
-        elapsed_s = time.monotonic() - self._began_s
-        return elapsed_s * (self._bytes - done) / done if done > 0 and self._bytes else None
+        return self._elapsed_s * (self._bytes - done) / done if done > 0 and self._bytes else None
+
+    @property
+    def _elapsed_s(self) -> float:
+        return time.monotonic() - self._working_s if self._working_s else 0.0
 
     def _show(self, told: Told) -> None:
         if isinstance(told, Ended) and told.record.state == "failed":
@@ -73,10 +76,11 @@ class Board:
 
     @_count.register
     def _(self, told: Began) -> None:
-        self.now[told.item.target] = _Current(told.item.name, told.size_bytes)
+        self.now[told.item.target] = _Current(one_line(told.item.name), told.size_bytes)
 
     @_count.register
     def _(self, told: Moved) -> None:
+        self._working_s = self._working_s or time.monotonic()
         current = self.now.get(told.target)
         if current is not None:
             progress = told.progress
@@ -121,12 +125,13 @@ class Lines(Board):
         super()._show(told)
         if isinstance(told, Ended) and told.record.state == "done":
             left = f", {clock(self.left_s)} left" if self.left_s else ""
-            err.print(f"{self.ended} of {self.items}: {_done(told.record)}{left}", markup=False)
+            err.print(one_line(f"{self.ended} of {self.items}: {_done(told.record)}{left}"), markup=False)
         elif isinstance(told, Retried):
-            err.print(f"vderain: {told.target}: {told.error} It is tried again.", markup=False)
+            err.print(one_line(f"vderain: {told.target}: {told.error} It is tried again."), markup=False)
         elif isinstance(told, Said):
-            text = told.text if self._verbose else told.text.strip().splitlines()[-1]  # of a trace, what it was
-            err.print(f"vderain: {told.target}: {text}", markup=False)
+            lines = told.text.strip().splitlines()
+            lines = lines if self._verbose else lines[-1:]  # of a trace, what it was
+            err.print("\n".join(map(one_line, [f"vderain: {told.target}: {lines[0]}", *lines[1:]])), markup=False)
 
     def close(self, summary: Summary) -> None:
         _say(summary)

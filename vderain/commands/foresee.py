@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vderain.commands.screen import clock, counted, err, out
+from vderain.commands.screen import clock, counted, err, one_line, out
 
 if TYPE_CHECKING:
     from vderain.batch.estimate import Estimate
@@ -28,7 +28,7 @@ def foresee(plan: "Plan", outdir: Path, options: "Options", as_json: bool, quiet
         out.print(json.dumps(total), markup=False)
         return
     for each in found:
-        out.print(_line(each), markup=False)
+        out.print(one_line(_line(each)), markup=False)
     out.print(_closing(total), markup=False)
 
 

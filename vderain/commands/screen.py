@@ -5,8 +5,10 @@ Results go to stdout, everything else to stderr.
 
 import json
 import logging
+import os
 import re
 import signal
+import stat
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -25,6 +27,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 PLAIN_EVERY_S = 10.0  # between lines of progress where there is no terminal
 EVENT_EVERY_S = 0.5  # between JSON events
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+# what moves the cursor, ends a line, turns text around, or is a byte that is no Unicode
+UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 SENTENCE = re.compile(r"(A|The|There|No) ")  # how messages begin, as against the names of files
 
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")]
@@ -33,6 +37,16 @@ Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Say what is deci
 
 def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def one_line(text: str) -> str:
+    """A text with escapes for what does not show: names of files may hold anything, commands to a terminal too."""
+    return UNPRINTABLE.sub(_escaped, text)
+
+
+def _escaped(found: re.Match[str]) -> str:
+    code = ord(found[0])
+    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(found[0])[1:-1]
 
 
 def given(**flags: Any) -> dict[str, Any]:
@@ -67,7 +81,18 @@ def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """Ctrl-C, a polite kill and a closed terminal end alike: cleaned up, which a second one must not disturb."""
     for each in STOPPING:
         signal.signal(each, signal.SIG_IGN)
+    let_go(number)
     raise KeyboardInterrupt
+
+
+def let_go(number: int) -> None:
+    """After the signal that a terminal was closed, what would be written there goes nowhere, and does not fail."""
+    if number != getattr(signal, "SIGHUP", None):
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (1, 2):
+        if stat.S_ISCHR(os.fstat(stream).st_mode):  # one that was closed no longer says that it is a terminal
+            os.dup2(nowhere, stream)
 
 
 def _fail(error: VderainError, verbose: bool, cause: BaseException | None = None) -> NoReturn:
@@ -82,7 +107,7 @@ def _fail(error: VderainError, verbose: bool, cause: BaseException | None = None
 def complain(what: str, cure: str, about: str = "") -> None:
     """One line on stderr: what happened, perhaps to which of many files, and what to do."""
     what = what[:1].lower() + what[1:] if SENTENCE.match(what) else what
-    err.print(f"vderain: {about}{what} {cure}".rstrip(), markup=False)
+    err.print(one_line(f"vderain: {about}{what} {cure}".rstrip()), markup=False)
 
 
 def _configure_logging(quiet: bool, verbose: bool) -> None:
@@ -98,6 +123,7 @@ def _configure_logging(quiet: bool, verbose: bool) -> None:
 @contextmanager
 def shown(name: str, quiet: bool, as_json: bool) -> Iterator[Callable[[Any], None]]:
     """A way of showing progress that fits where stderr goes: a bar, plain lines, JSON events, or none."""
+    name = one_line(name)
     if as_json:
         yield _Paced(EVENT_EVERY_S, lambda p: out.print(json.dumps(_event(p)), markup=False))
     elif quiet:
