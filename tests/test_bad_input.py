@@ -240,8 +240,39 @@ def test_the_output_exists(refused: Callable[..., str], clip: Make, tmp_path: Pa
     assert (tmp_path / "out.mp4").read_bytes() == b"precious"
 
 
-def test_a_part_that_holds_nothing(refused: Callable[..., str], clip: Make) -> None:
-    refused(USAGE, clip(frames=5), "--start", 60)
+@pytest.mark.parametrize("start", ["60", "1e17", "1e300"])
+def test_a_part_that_holds_nothing(refused: Callable[..., str], clip: Make, start: str) -> None:
+    assert "no frame in the part" in refused(USAGE, clip(frames=5), "--start", start)
+
+
+@pytest.mark.parametrize("command", ["process .", "process a -o .", "process a --output=", "batch . -o a", "info ."])
+def test_an_empty_argument_is_not_the_folder_one_is_in(
+    vderain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    cv2.imwrite("a.png", np.zeros((8, 8, 3), np.uint8))
+    result = vderain(*(argument.strip(".") for argument in command.split()))
+    assert (result.exit_code, result.stderr) == (
+        USAGE, "vderain: an argument is empty. Give a value, or leave it out.\n",
+    )  # fmt: skip
+    assert names_in(tmp_path) == {"here"}
+
+
+@pytest.mark.parametrize("target", [".", "..", "/"])
+def test_the_output_is_a_folder_without_a_name(
+    refused: Callable[..., str], clip: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    source = clip(frames=2)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for flags in ([], ["--overwrite"], ["--resume"]):
+        assert f"{target} is a directory" in refused(OUTPUT, source, "-o", target, *flags)
+
+
+def test_nothing_can_be_beside_the_root(refused: Callable[..., str]) -> None:
+    assert "-o" in refused(USAGE, "/")
+    assert "-o" in refused(USAGE, "/", "--resume")
 
 
 @pytest.mark.parametrize(

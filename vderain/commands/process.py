@@ -41,7 +41,7 @@ def process_command(
         if resume:
             check_source(source)
             target = output or default_target(source, chosen.container)
-            pieces = target.with_name(f".{target.name}.segments")
+            pieces = target.parent / f".{target.name}.segments"
         try:
             with shown(source.name, quiet, as_json) as report:
                 result = process(source, output, chosen, report, resume=pieces)
