@@ -132,6 +132,15 @@ def test_a_pipe_is_refused_rather_than_waited_for(refused: Callable[..., str], t
 def test_a_name_too_long_for_the_system(refused: Callable[..., str], clip: Make, tmp_path: Path) -> None:
     assert "cannot be read" in refused(INPUT, tmp_path / ("a" * 300))
     assert "cannot be written" in refused(OUTPUT, clip(frames=2), "-o", tmp_path / ("a" * 300 + ".mp4"))
+    assert "another name" in refused(OUTPUT, clip("a" * 250 + ".mp4", frames=2))
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",)])
+def test_a_name_as_long_as_the_system_takes(vderain: Run, clip: Make, tmp_path: Path, flags: tuple[str]) -> None:
+    source = clip("a" * 242 + ".mp4", frames=2)
+    result = vderain("process", source, "--strength", 0, *flags)
+    assert result.exit_code == 0, result.stderr
+    assert names_in(tmp_path) == {source.name, "a" * 242 + ".derained.mp4"}
 
 
 def test_names_in_messages_keep_their_capitals(

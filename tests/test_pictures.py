@@ -344,6 +344,14 @@ def test_opencv_says_nothing_on_its_own(folder: Path, capfd: pytest.CaptureFixtu
     assert capfd.readouterr().err == ""
 
 
+def test_a_name_may_be_as_long_as_the_system_takes(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.png", noise())
+    longest = tmp_path / ("ü" * 125 + "b.png")
+    copy(source, longest)
+    assert np.array_equal(load(longest), noise())
+    assert len(list(tmp_path.iterdir())) == 2
+
+
 TEXT, COMMENT = png_chunk(b"tEXt", b"Author\0somebody"), jpeg_segment(0xFE, b"at the bridge")
 GAMMA, DENSITY = png_chunk(b"gAMA", struct.pack(">I", 45455)), png_chunk(b"pHYs", struct.pack(">IIB", 11811, 11811, 1))
 

@@ -14,6 +14,7 @@ from typing import Self
 
 from vderain.errors import InputError, OutputError, UsageError
 from vderain.video.frame import Colour, Frame
+from vderain.video.hidden_name import hidden_beside
 from vderain.video.picture_file import Picture, changed, dropped, encoded_picture, planes_of, read_picture
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,7 @@ class PictureWriter:
         self.changed: list[str] = []
         self.dropped: list[str] = []
         self._like = like
-        self._partial = target.parent / f".{target.name}.partial"
+        self._partial = hidden_beside(target, ".partial")
         self._written = 0
 
     def __enter__(self) -> Self:

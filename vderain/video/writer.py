@@ -19,6 +19,7 @@ from vderain.errors import OutputError
 from vderain.video.encoders import EncodeOptions, add_encoder
 from vderain.video.entries import rename_entries
 from vderain.video.frame import Frame
+from vderain.video.hidden_name import hidden_beside
 from vderain.video.info import StreamInfo, probe
 from vderain.video.light import carrier
 from vderain.video.orientation import Orientation
@@ -85,7 +86,7 @@ class VideoWriter:
         self._size_px = size_px
         self._orientation: Orientation | None = None
         self._aspect: Fraction | None = None
-        self._partial = self.target.with_name(f".{self.target.name}.partial{self.target.suffix.lower()}")
+        self._partial = hidden_beside(self.target, f".partial{self.target.suffix.lower()}")
         self._muxer = ""
         self._output: OutputContainer | None = None
         self._copier: StreamCopier | None = None
