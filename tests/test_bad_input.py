@@ -305,7 +305,13 @@ def test_nothing_can_be_beside_the_root(refused: Callable[..., str]) -> None:
         ("--codec h266", "'h266'"),
         ("--codec aac", "'aac'"),
         ("--codec ffv1 --crf 20", "lossless"),
-        ("--preset instant", "settings"),
+        ("--codec copy", "always encoded anew"),
+        ("--codec hvec", "mean hevc"),
+        ("--codec pgmyuw", "one of h264"),
+        ("--preset instant", "no preset 'instant'"),
+        ("--codec hevc --preset instant", "no preset 'instant'"),
+        ("--encoder-opt preset=instant", "no preset 'instant'"),
+        ("--codec av1 --preset instant", "settings"),
         ("--crf 99", "crf 99"),
         ("--crf -1", "crf -1"),
         ("--crf nan", "crf nan"),
@@ -348,6 +354,14 @@ def test_a_gpu_that_is_not_there(refused: Callable[..., str], clip: Make, device
 @pytest.mark.parametrize("flags", ["--device tpu", "--device cpu:fast", "--precision fp8"])
 def test_a_device_that_is_none(refused: Callable[..., str], clip: Make, flags: str) -> None:
     assert flags.split()[1] in refused(DEVICE, clip(frames=2), *flags.split())
+
+
+@pytest.mark.parametrize("without", ["--strength 0", "--temporal only"])
+def test_flags_are_checked_where_no_network_runs(refused: Callable[..., str], clip: Make, without: str) -> None:
+    source = clip(frames=2)
+    assert "'foo'" in refused(DEVICE, source, "--device", "foo", *without.split())
+    assert "'fp8'" in refused(DEVICE, source, "--precision", "fp8", *without.split())
+    assert "'nope'" in refused(CHECKPOINT, source, "--model", "nope", *without.split(), model=False)
 
 
 def test_an_unknown_model(refused: Callable[..., str], clip: Make) -> None:
