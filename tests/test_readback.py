@@ -7,7 +7,7 @@ from typing import Any
 
 import av
 import pytest
-from clips import Clip, make
+from clips import Clip, make, packets, truncated
 
 from vderain.video.describe import describe
 from vderain.video.readback import lost_chapters, lost_tags
@@ -51,6 +51,49 @@ def test_tags_of_chapters_that_are_lost_are_named() -> None:
     bare = [chapter(title="Rain"), chapter(title="Sun")]
     assert lost_chapters(wanted, bare) == ["tags of chapters (artist, language)"]
     assert lost_chapters(bare, wanted) == []
+
+
+def test_a_stream_whose_packets_are_cut_off_is_not_blamed_on_the_container(tmp_path: Path) -> None:
+    fragmented = {"movflags": "frag_keyframe+empty_moov"}  # one fragment: sound lies behind all pictures
+    whole = make(tmp_path / "whole.mp4", Clip(frames=30, gop=60, audio="aac", muxer_options=fragmented))
+    source = truncated(whole, tmp_path / "in.mp4", 0.6)
+    assert packets(source, "audio") == []
+    assert copied(source, tmp_path / "out.mp4").dropped == ["audio #1 (aac, eng), of which the source has no packets"]
+
+
+def with_checksum(section: bytes) -> bytes:
+    """A table of a transport stream with its CRC-32 (ISO 13818-1, annex A), padded to a packet's end."""
+    crc = 0xFFFFFFFF
+    for byte in section:
+        crc ^= byte << 24
+        for _ in range(8):
+            crc = (crc << 1 ^ (0x04C11DB7 if crc & 1 << 31 else 0)) & 0xFFFFFFFF
+    return (section + crc.to_bytes(4)).ljust(183, b"\xff")
+
+
+def two_programs(path: Path) -> Path:
+    """A transport stream that has its one program twice."""
+    data = make(path.with_name("plain.ts"), Clip(frames=5)).read_bytes()
+    made = b""
+    for packet in (data[at : at + 188] for at in range(0, len(data), 188)):
+        number, table = int.from_bytes(packet[1:3]) & 0x1FFF, packet[5:-1]
+        if number == 0:  # the table of programs
+            made += packet[:5] + with_checksum(b"\x00\xb0\x11" + table[3:12] + b"\x00\x02\xf0\x01")
+            continue
+        made += packet
+        if number == 0x1000:  # the table of the first one's streams
+            size = 3 + int.from_bytes(table[1:3]) % 0x1000 - 4
+            made += b"\x47\x50\x01" + packet[3:5] + with_checksum(table[:3] + b"\x00\x02" + table[5:size])
+    path.write_bytes(made)
+    return path
+
+
+def test_programs_that_become_one_are_named(tmp_path: Path) -> None:
+    source = two_programs(tmp_path / "in.ts")
+    words = "2 programs (their streams are in one)"
+    assert copied(source, tmp_path / "out.ts").dropped == [words]
+    assert copied(tmp_path / "plain.ts", tmp_path / "one.ts").dropped == []
+    assert [(part.name, part.kept) for part in describe(source).hidden] == [(words, False)]
 
 
 def stereoscopic(path: Path) -> Path:

@@ -13,7 +13,7 @@ from av.stream import Disposition
 
 from vderain.video.info import StreamInfo
 from vderain.video.planes import UNSPECIFIED
-from vderain.video.source import stream_name
+from vderain.video.source import programs, stream_name
 from vderain.video.tags import lasting, same_language
 
 _OF_THE_MUXER = frozenset({"handler_name", "vendor_id", "filename", "mimetype", "rotate", "name"})
@@ -34,8 +34,14 @@ def lost_tags(before: Mapping[str, str], after: Mapping[str, str], ignored: Iter
 
 
 def lost_of_file(source: Any, written: Any) -> list[str]:
-    """Tags of the file itself, in words."""
-    return [f"tag {key}" for key in lost_tags(source.metadata, written.metadata)]
+    """Tags and programs of the file itself, in words."""
+    return [f"tag {key}" for key in lost_tags(source.metadata, written.metadata)] + joined_programs(source)
+
+
+def joined_programs(source: Any) -> list[str]:
+    """The programs of a transport stream, in words, where there are several: every muxer makes one of them."""
+    count = programs(source)
+    return [f"{count} programs (their streams are in one)"] if count > 1 else []
 
 
 def lost_of_streams(pairs: Iterable[tuple[Any, Any]], of_file: Mapping[str, str]) -> Iterator[str]:
