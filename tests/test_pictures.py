@@ -416,6 +416,8 @@ def test_tags_and_samples_of_tiff_are_known(order: str) -> None:
     parts = parts_of(data)
     assert parts.named == {"EXIF", "colour profile", "density"}
     assert (parts.samples, parts.density, parts.pictures) == ("CIELAB", Density(2835, 2835), 1)
+    beyond = parts_of(data[:90] + struct.pack(order + "II", 2**32 - 1, 1))
+    assert beyond.density is None
 
 
 def test_a_file_of_several_pictures_is_refused(tmp_path: Path) -> None:

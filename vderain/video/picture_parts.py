@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from vderain.video.tiff import directories, rational
 
 _INCH_M = 0.0254
+_INT32_MAX = 2**31 - 1
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _PNG_HEAD = 33  # bytes of signature and IHDR
@@ -141,7 +142,7 @@ def _jpeg(data: bytes) -> Parts:
         known = segment[1:2] + content  # marker and signature
         named |= {name for head, name in _JPEG_NAMES.items() if known.startswith(head)}
         if segment.startswith(_JFIF):
-            unit_m = {1: _INCH_M, 2: 0.01}.get(content[7])
+            unit_m = {b"\1": _INCH_M, b"\2": 0.01}.get(content[7:8])
             density = _density(_big(content[8:10]), _big(content[10:12]), unit_m)
         elif segment[1] in _JPEG_FRAMES and content[5:6] == b"\4":
             samples = "CMYK"
@@ -202,10 +203,11 @@ def _bmp(data: bytes) -> Parts:
 
 
 def _density(x: float, y: float, unit_m: float | None) -> Density | None:
-    """None where nothing is said, which a relation of one to one does not."""
-    if x <= 0 or y <= 0 or (unit_m is None and x == y):
+    """None where nothing is said, which a relation of one to one does not, or nonsense."""
+    sides = round(x / (unit_m or 1)), round(y / (unit_m or 1))
+    if not all(0 < side <= _INT32_MAX for side in sides) or (unit_m is None and x == y):
         return None
-    return Density(round(x / (unit_m or 1)), round(y / (unit_m or 1)), unit_m is not None)
+    return Density(*sides, unit_m is not None)
 
 
 def _with_density(named: set[str], density: Density | None) -> frozenset[str]:
