@@ -132,6 +132,15 @@ def test_a_pipe_is_refused_rather_than_waited_for(refused: Callable[..., str], t
 def test_a_name_too_long_for_the_system(refused: Callable[..., str], clip: Make, tmp_path: Path) -> None:
     assert "cannot be read" in refused(INPUT, tmp_path / ("a" * 300))
     assert "cannot be written" in refused(OUTPUT, clip(frames=2), "-o", tmp_path / ("a" * 300 + ".mp4"))
+    assert "another name" in refused(OUTPUT, clip("a" * 250 + ".mp4", frames=2))
+
+
+@pytest.mark.parametrize("flags", [(), ("--resume",)])
+def test_a_name_as_long_as_the_system_takes(vderain: Run, clip: Make, tmp_path: Path, flags: tuple[str]) -> None:
+    source = clip("a" * 242 + ".mp4", frames=2)
+    result = vderain("process", source, "--strength", 0, *flags)
+    assert result.exit_code == 0, result.stderr
+    assert names_in(tmp_path) == {source.name, "a" * 242 + ".derained.mp4"}
 
 
 def test_names_in_messages_keep_their_capitals(
@@ -240,8 +249,39 @@ def test_the_output_exists(refused: Callable[..., str], clip: Make, tmp_path: Pa
     assert (tmp_path / "out.mp4").read_bytes() == b"precious"
 
 
-def test_a_part_that_holds_nothing(refused: Callable[..., str], clip: Make) -> None:
-    refused(USAGE, clip(frames=5), "--start", 60)
+@pytest.mark.parametrize("start", ["60", "1e17", "1e300"])
+def test_a_part_that_holds_nothing(refused: Callable[..., str], clip: Make, start: str) -> None:
+    assert "no frame in the part" in refused(USAGE, clip(frames=5), "--start", start)
+
+
+@pytest.mark.parametrize("command", ["process .", "process a -o .", "process a --output=", "batch . -o a", "info ."])
+def test_an_empty_argument_is_not_the_folder_one_is_in(
+    vderain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    cv2.imwrite("a.png", np.zeros((8, 8, 3), np.uint8))
+    result = vderain(*(argument.strip(".") for argument in command.split()))
+    assert (result.exit_code, result.stderr) == (
+        USAGE, "vderain: an argument is empty. Give a value, or leave it out.\n",
+    )  # fmt: skip
+    assert names_in(tmp_path) == {"here"}
+
+
+@pytest.mark.parametrize("target", [".", "..", "/"])
+def test_the_output_is_a_folder_without_a_name(
+    refused: Callable[..., str], clip: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, target: str
+) -> None:
+    source = clip(frames=2)
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    for flags in ([], ["--overwrite"], ["--resume"]):
+        assert f"{target} is a directory" in refused(OUTPUT, source, "-o", target, *flags)
+
+
+def test_nothing_can_be_beside_the_root(refused: Callable[..., str]) -> None:
+    assert "-o" in refused(USAGE, "/")
+    assert "-o" in refused(USAGE, "/", "--resume")
 
 
 @pytest.mark.parametrize(
@@ -265,7 +305,13 @@ def test_a_part_that_holds_nothing(refused: Callable[..., str], clip: Make) -> N
         ("--codec h266", "'h266'"),
         ("--codec aac", "'aac'"),
         ("--codec ffv1 --crf 20", "lossless"),
-        ("--preset instant", "settings"),
+        ("--codec copy", "always encoded anew"),
+        ("--codec hvec", "mean hevc"),
+        ("--codec pgmyuw", "one of h264"),
+        ("--preset instant", "no preset 'instant'"),
+        ("--codec hevc --preset instant", "no preset 'instant'"),
+        ("--encoder-opt preset=instant", "no preset 'instant'"),
+        ("--codec av1 --preset instant", "settings"),
         ("--crf 99", "crf 99"),
         ("--crf -1", "crf -1"),
         ("--crf nan", "crf nan"),
@@ -308,6 +354,14 @@ def test_a_gpu_that_is_not_there(refused: Callable[..., str], clip: Make, device
 @pytest.mark.parametrize("flags", ["--device tpu", "--device cpu:fast", "--precision fp8"])
 def test_a_device_that_is_none(refused: Callable[..., str], clip: Make, flags: str) -> None:
     assert flags.split()[1] in refused(DEVICE, clip(frames=2), *flags.split())
+
+
+@pytest.mark.parametrize("without", ["--strength 0", "--temporal only"])
+def test_flags_are_checked_where_no_network_runs(refused: Callable[..., str], clip: Make, without: str) -> None:
+    source = clip(frames=2)
+    assert "'foo'" in refused(DEVICE, source, "--device", "foo", *without.split())
+    assert "'fp8'" in refused(DEVICE, source, "--precision", "fp8", *without.split())
+    assert "'nope'" in refused(CHECKPOINT, source, "--model", "nope", *without.split(), model=False)
 
 
 def test_an_unknown_model(refused: Callable[..., str], clip: Make) -> None:

@@ -1,6 +1,7 @@
 """Pictures and folders of them: what is read, what is written, what is kept, and what a user is told."""
 
 import struct
+import zlib
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from vderain.errors import InputError, OutputError, UsageError
 from vderain.video import picture_file
 from vderain.video.frame import Frame
 from vderain.video.picture_file import exif_orientation
+from vderain.video.picture_parts import Density, parts_of
 from vderain.video.pictures import PictureReader, PictureWriter, is_pictures, natural_key
 
 
@@ -48,10 +50,28 @@ def icc(space: bytes = b"RGB ") -> bytes:
     return struct.pack(">I", 132).ljust(16, b"\0") + space + b"XYZ ".ljust(16, b"\0") + b"acsp".ljust(96, b"\0")
 
 
-def copy(source: Path, target: Path) -> None:
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def jpeg_segment(marker: int, content: bytes) -> bytes:
+    return struct.pack(">BBH", 0xFF, marker, len(content) + 2) + content
+
+
+def with_inside(path: Path, *blocks: bytes) -> Path:
+    """A PNG with more chunks, or a JPEG of 300 samples an inch with more segments."""
+    data = path.read_bytes()
+    at = 33 if path.suffix == ".png" else 20
+    front = data[:at] if path.suffix == ".png" else data[:13] + struct.pack(">B2H", 1, 300, 300) + data[18:20]
+    path.write_bytes(front + b"".join(blocks) + data[at:])
+    return path
+
+
+def copy(source: Path, target: Path) -> PictureWriter:
     with PictureReader(source) as reader, PictureWriter(target, like=reader) as writer:
         for frame in reader.frames():
             writer.write(frame)
+    return writer
 
 
 @pytest.fixture
@@ -322,3 +342,97 @@ def test_opencv_says_nothing_on_its_own(folder: Path, capfd: pytest.CaptureFixtu
     with pytest.raises(InputError), PictureReader(folder / "frame1.png"):
         pass
     assert capfd.readouterr().err == ""
+
+
+def test_a_name_may_be_as_long_as_the_system_takes(tmp_path: Path) -> None:
+    source = save(tmp_path / "a.png", noise())
+    longest = tmp_path / ("ü" * 125 + "b.png")
+    copy(source, longest)
+    assert np.array_equal(load(longest), noise())
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+TEXT, COMMENT = png_chunk(b"tEXt", b"Author\0somebody"), jpeg_segment(0xFE, b"at the bridge")
+GAMMA, DENSITY = png_chunk(b"gAMA", struct.pack(">I", 45455)), png_chunk(b"pHYs", struct.pack(">IIB", 11811, 11811, 1))
+
+
+def test_text_gamma_and_density_stay_with_a_png(tmp_path: Path) -> None:
+    source = with_inside(save(tmp_path / "a.png", noise()), GAMMA, DENSITY, TEXT)
+    writer = copy(source, tmp_path / "b.png")
+    data = (tmp_path / "b.png").read_bytes()
+    assert all(data.count(chunk) == 1 for chunk in (TEXT, GAMMA, DENSITY))
+    assert np.array_equal(load(tmp_path / "b.png"), noise())
+    assert writer.dropped == writer.changed == []
+
+
+def test_density_and_comments_stay_with_a_jpeg(tmp_path: Path) -> None:
+    source = with_inside(save(tmp_path / "a.jpg", noise()), COMMENT, jpeg_segment(0xED, b"Photoshop 3.0\0"))
+    writer = copy(source, tmp_path / "b.jpg")
+    assert parts_of((tmp_path / "b.jpg").read_bytes()).named == {"density", "comment", "IPTC"}
+    assert (tmp_path / "b.jpg").read_bytes()[13:18] == struct.pack(">B2H", 1, 300, 300)
+    assert load(tmp_path / "b.jpg").shape == (12, 17, 3)
+    assert writer.dropped == []
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".tif", ".bmp"])
+def test_density_goes_from_format_to_format(tmp_path: Path, suffix: str) -> None:
+    copy(with_inside(save(tmp_path / "a.jpg", noise())), tmp_path / f"b{suffix}")
+    assert "density" not in copy(tmp_path / f"b{suffix}", tmp_path / "c.png").dropped
+    assert parts_of((tmp_path / "c.png").read_bytes()).density == Density(11811, 11811)
+
+
+def test_what_a_format_has_no_place_for_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    source = with_inside(save(tmp_path / "a.png", noise(channels=4, dtype=np.uint16)), DENSITY, TEXT)
+    writer = copy(source, tmp_path / "b.jpg")
+    assert writer.dropped == ["transparency", "text"]
+    assert writer.changed == ["16 bits a sample written as 8"]
+    assert [record.getMessage() for record in caplog.records] == [
+        "'b.jpg' holds in another form: 16 bits a sample written as 8.", "'b.jpg' cannot hold: transparency, text.",
+    ]  # fmt: skip
+    assert copy(source, tmp_path / "b.webp").dropped == ["density", "text"]
+    assert copy(source, tmp_path / "b.tif").dropped == ["text"]
+
+
+@pytest.mark.skipif(not picture_file.HAS_METADATA, reason="this OpenCV writes no metadata")
+def test_exif_and_profiles_that_are_lost_are_named(tmp_path: Path) -> None:
+    blocks = (picture_file.EXIF, exif(1)), (picture_file.ICC, icc(b"CMYK"))
+    source = save(tmp_path / "a.jpg", noise(), *blocks)
+    assert copy(source, tmp_path / "b.jpg").dropped == ["colour profile"]
+    assert copy(source, tmp_path / "b.tif").dropped == ["EXIF", "colour profile"]
+
+
+def test_losses_of_a_folder_are_named_once(folder: Path, tmp_path: Path) -> None:
+    for number in (20, 21):
+        with_inside(save(folder / f"frame{number}.jpg", noise()), COMMENT)
+    assert copy(folder, tmp_path / "out").dropped == ["comment"]
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_tags_and_samples_of_tiff_are_known(order: str) -> None:
+    values = {262: 8, 271: 1, 34675: 1, 282: 90, 283: 90}
+    entries = b"".join(struct.pack(order + "HHII", tag, 4, 1, value) for tag, value in values.items())
+    head = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "IH", 8, len(values))
+    data = (head + entries + bytes(4)).ljust(90, b"\0") + struct.pack(order + "II", 720, 10)
+    parts = parts_of(data)
+    assert parts.named == {"EXIF", "colour profile", "density"}
+    assert (parts.samples, parts.density, parts.pictures) == ("CIELAB", Density(2835, 2835), 1)
+    beyond = parts_of(data[:90] + struct.pack(order + "II", 2**32 - 1, 1))
+    assert beyond.density is None
+
+
+def test_a_file_of_several_pictures_is_refused(tmp_path: Path) -> None:
+    cv2.imwritemulti(str(tmp_path / "a.tif"), [noise(seed=seed) for seed in range(3)])
+    animated = with_inside(save(tmp_path / "a.png", noise()), png_chunk(b"acTL", struct.pack(">II", 4, 0)))
+    for source, count in ((tmp_path / "a.tif", 3), (animated, 4)):
+        with pytest.raises(InputError, match=f"holds {count} pictures") as caught:
+            copy(source, tmp_path / f"b{source.suffix}")
+        assert caught.value.cure
+    frames = b"ANMF" + struct.pack("<I", 3) + b"abc\0"
+    assert parts_of(b"RIFF\0\0\0\0WEBPVP8X" + struct.pack("<I", 0) + frames * 5).pictures == 5
+
+
+@pytest.mark.parametrize("suffix", [".png", ".jpg", ".webp", ".tif", ".bmp"])
+def test_nonsense_behind_the_head_of_a_picture_is_nothing(tmp_path: Path, suffix: str) -> None:
+    data = save(tmp_path / f"a{suffix}", noise()).read_bytes()
+    for cut in (*range(60), len(data) // 2):
+        assert parts_of(data[:cut] + b"\xff" * 40).pictures >= 1

@@ -298,7 +298,9 @@ def test_the_result_says_what_was_done(clip: Make, tmp_path: Path, tiny: Path) -
 
 def test_without_a_network_none_is_loaded(clip: Make, tmp_path: Path) -> None:
     source = clip("in.mp4", frames=3)
-    for number, options in enumerate((Options("nowhere", temporal="only"), Options("nowhere", strength=0))):
+    unusable = tmp_path / "unusable.safetensors"
+    unusable.touch()
+    for number, options in enumerate((Options(str(unusable), temporal="only"), Options(str(unusable), strength=0))):
         assert process(source, tmp_path / f"{number}.mp4", options).model is None
 
 

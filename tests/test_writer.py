@@ -289,7 +289,7 @@ def test_bad_targets_are_refused_before_any_work(tmp_path: Path, clip: Make, mon
         (EncodeOptions(codec="aac"), "no video encoder"),
         (EncodeOptions(codec="ffv1", crf=3), "lossless"),
         (EncodeOptions(codec="ffv1", preset="slow"), "no presets"),
-        (EncodeOptions(preset="quick"), "refuses"),
+        (EncodeOptions(preset="quick"), "no preset 'quick'"),
         (EncodeOptions(encoder_opts=(("tuen", "film"),)), "Did you mean tune"),
         (EncodeOptions(codec="prores_ks"), "cannot hold"),
     ],

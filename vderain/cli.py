@@ -1,10 +1,12 @@
 """The command line. Heavy modules are imported inside the commands, so that --help is instant."""
 
 import io
+import re
 import sys
 from typing import Annotated
 
 import typer
+from typer.core import TyperGroup
 
 from vderain import __version__
 from vderain.commands.batch import batch_command
@@ -12,10 +14,25 @@ from vderain.commands.evaluate import evaluate_command
 from vderain.commands.info import info_command
 from vderain.commands.process import process_command
 from vderain.commands.render import render_command
-from vderain.commands.screen import out
+from vderain.commands.screen import out, reporting
 from vderain.commands.train import train_command
+from vderain.errors import UsageError
+
+EMPTY = re.compile(r"(--[^=]+=)?")  # as a variable of the shell that is not set leaves it
+
+
+class Commands(TyperGroup):
+    """All commands; none takes an empty argument, which as a path would mean the folder one is in."""
+
+    def parse_args(self, ctx: typer.Context, args: list[str]) -> list[str]:  # type: ignore[override]
+        if any(EMPTY.fullmatch(argument) for argument in args):
+            with reporting(quiet=False, verbose=False):
+                raise UsageError("an argument is empty.", "Give a value, or leave it out.")
+        return super().parse_args(ctx, args)
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Takes the rain out of videos and leaves everything else of the file as it was.",
     no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},

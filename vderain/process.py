@@ -92,9 +92,14 @@ def default_target(source: Path, container: str | None = None) -> Path:
     """``name.derained.ext`` beside the source, ``name.derained`` for a folder.
 
     The suffix is that of the container asked for, else the source's own, or .mp4 for files that we cannot write.
+
+    Raises:
+        UsageError: nothing can be beside the source, which is the root of a file system.
     """
     if source.name in ("", ".."):  # the folder one is in, or the one above
         source = source.resolve()
+    if not source.name:
+        raise UsageError(f"there is no place beside {source} for the output.", "Name the output with -o.")
     if not source.is_file():
         return source.with_name(f"{source.name}.derained")
     writable = is_pictures(source) or source.suffix.lower() in CONTAINERS

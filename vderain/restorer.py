@@ -7,7 +7,7 @@ from functools import partial
 import numpy as np
 
 from vderain.model.checkpoint import load_checkpoint
-from vderain.model.released import DROPS_MODEL
+from vderain.model.released import DROPS_MODEL, weights_file
 from vderain.options import Options, needs_network
 from vderain.restore.compare import compare
 from vderain.restore.derain import Derainer
@@ -35,16 +35,17 @@ class Loaded:
 
 
 def load(options: Options) -> Loaded | None:
-    """What `process` needs of a model; None where these options need no network.
+    """What `process` needs of a model; None where these options need no network, though they name one that is there.
 
     Raises:
         CheckpointError: there is no such model, or it is unusable.
         DeviceError: the device asked for is not there.
     """
+    place = choose_place(options.device, options.precision)
     if not needs_network(options):
+        weights_file(options.model)
         return None
     checkpoint = load_checkpoint(options.model)
-    place = choose_place(options.device, options.precision)
     wiper = Wiper(Derainer(load_checkpoint(DROPS_MODEL).generator, place), options.guard) if options.drops else None
     return Loaded(checkpoint.name, Derainer(checkpoint.generator, place, options.batch_size), wiper)
 

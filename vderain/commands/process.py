@@ -35,13 +35,14 @@ def process_command(
     with reporting(quiet, verbose):
         from vderain.process import default_target, process
         from vderain.video.clip import check_source
+        from vderain.video.hidden_name import hidden_beside
         from vderain.video.segments import remove
 
         chosen, pieces = options(), None
         if resume:
             check_source(source)
             target = output or default_target(source, chosen.container)
-            pieces = target.with_name(f".{target.name}.segments")
+            pieces = hidden_beside(target, ".segments")
         try:
             with shown(source.name, quiet, as_json) as report:
                 result = process(source, output, chosen, report, resume=pieces)

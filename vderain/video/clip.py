@@ -52,6 +52,8 @@ def check_name(target: Path, source: Path, overwrite: bool) -> None:
         there = target.exists()
     except OSError as error:
         raise OutputError(f"{target} cannot be written ({error.strerror}).", "Choose another name with -o.") from error
+    if target.name in ("", ".."):
+        raise OutputError(f"{target} is a directory.", "Name what to write with -o.")
     if there and source.samefile(target):
         raise UsageError(f"the output {target} is the input itself.", "Choose another name with -o.")
     if there and not target.is_dir() and not overwrite:

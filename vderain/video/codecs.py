@@ -86,6 +86,11 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 ALIASES = {"h265": "hevc", "x264": "h264", "x265": "hevc", "avc": "h264", "prores_ks": "prores", "svtav1": "av1"}
 _OF_SOURCE = {"vp8": "vp9"} | {name: name for name in FAMILIES}
+# x264 and x265 say on the terminal by themselves what they think of another name. They take its number, too.
+PRESETS = (
+    "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
+)  # fmt: skip
+WITH_PRESETS = ("libx264", "libx264rgb", "libx265")
 _WITHOUT_QUALITY = ("ffv1", "prores")
 _FALLBACKS = ("h264", "hevc", "vp9", "av1")  # what players read, in that order
 # How many bits a codec needs for the picture that H.264 makes of one.
@@ -128,8 +133,10 @@ def family_of(name: str) -> Family:
             return family
     if is_video_encoder(name):
         return Family(name)
-    encoders = sorted(codec for codec in av.codecs_available if is_video_encoder(codec))
-    near = difflib.get_close_matches(name, [*FAMILIES, AUTO_HARDWARE, *encoders], n=1, cutoff=0.4)
+    if name == "copy":
+        raise UsageError("pictures are always encoded anew, and never copied.", "Leave out --codec, or add --lossless.")
+    sensible = [*known, AUTO_HARDWARE, *(family.encoder for family in FAMILIES.values())]
+    near = difflib.get_close_matches(name, sensible, n=1)
     cure = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(FAMILIES)}."
     raise UsageError(f"There is no video encoder '{name}'.", cure)
 

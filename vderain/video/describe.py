@@ -9,6 +9,8 @@ import av
 
 from vderain.video.gps import read_fixes
 from vderain.video.info import probe
+from vderain.video.readback import joined_programs
+from vderain.video.sidedata import is_kept
 from vderain.video.source import codec_name, main_video, open_input, stream_kind
 from vderain.video.streams import (
     BOXED,
@@ -106,7 +108,8 @@ def describe(path: str | os.PathLike[str], suffix: str = DEFAULT_SUFFIX) -> File
         duration_s = container.duration / av.time_base if container.duration is not None else None
         info = probe(container, main, source)
         hidden = [HiddenDescription(part.name, part.movable and muxer in HOLDERS) for part in hidden_parts(source)]
-        hidden += [HiddenDescription(name, False) for name in info.unkept]
+        hidden += [HiddenDescription(name, is_kept(name, main, muxer)) for name in info.unkept]
+        hidden += [HiddenDescription(name, False) for name in joined_programs(container)]
         return FileDescription(
             source, container.format.name, muxer, duration_s, source.stat().st_size,
             len(container.chapters()), dict(container.metadata), streams,

@@ -14,6 +14,8 @@ from vderain.video.codecs import (
     AUTO_HARDWARE,
     BITS,
     FAMILIES,
+    PRESETS,
+    WITH_PRESETS,
     Family,
     default_codec,
     family_of,
@@ -237,6 +239,9 @@ def _encoder_options(
     else:
         chosen |= _quality(family, options.crf, known, context)
     _join(chosen, dict(options.encoder_opts))
+    name = chosen.get("preset", PRESETS[0])
+    if family.encoder in WITH_PRESETS and name not in (*PRESETS, *"0123456789"):
+        raise UsageError(f"The encoder {family.encoder} has no preset '{name}'.", f"Choose {', '.join(PRESETS)}.")
     return chosen
 
 

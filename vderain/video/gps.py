@@ -19,6 +19,7 @@ import av
 from av.stream import Discard
 
 from vderain.video.boxes import read_span
+from vderain.video.hidden_name import hidden_beside
 from vderain.video.source import open_input, read_packets
 from vderain.video.target import output_error
 from vderain.video.telemetry import GPS_MAGIC, hidden_parts, within
@@ -227,7 +228,7 @@ def gpx_file(path: Path, fixes: list[Fix], name: str) -> Iterator[None]:
     Raises:
         OutputError: it cannot be written.
     """
-    partial = path.with_name(f".{path.name}.partial")
+    partial = hidden_beside(path, ".partial")
     try:
         try:
             write_gpx(partial, fixes, name)

@@ -16,14 +16,19 @@ from numpy.typing import NDArray
 
 from vderain.errors import InputError, OutputError
 from vderain.video.frame import Frame, Plane
+from vderain.video.picture_parts import Density, Parts, completed, parts_of
+from vderain.video.tiff import directories
 
-DEEP_SUFFIXES = (".png", ".tif", ".tiff")  # hold 16 bits
+_JPEG_SUFFIXES = (".jpg", ".jpeg")
+_TIFF_SUFFIXES = (".tif", ".tiff")
+DEEP_SUFFIXES = (".png", *_TIFF_SUFFIXES)  # hold 16 bits
 JPEG_QUALITY = 95
 WEBP_QUALITY = 95
 
 Pixels = NDArray[np.uint8] | NDArray[np.uint16]
 
 EXIF, XMP, ICC = 0, 1, 2  # cv2.ImageMetadataType, which OpenCV before 4.12 lacks with its functions
+_ORIENTATION = 0x0112  # EXIF's tag
 HAS_METADATA = hasattr(cv2, "imdecodeWithMetadata") and hasattr(cv2, "imencodeWithMetadata")
 
 
@@ -35,18 +40,20 @@ class Picture:
         pixels: (H, W), (H, W, 3) or (H, W, 4), in OpenCV's order B, G, R, alpha, turned upright.
         orientation: EXIF orientation 1..8 of the pixels as they were stored.
         metadata: EXIF, XMP and ICC blocks by OpenCV's type numbers.
+        parts: what else the file holds.
     """
 
     pixels: Pixels
     orientation: int
     metadata: tuple[tuple[int, bytes], ...]
+    parts: Parts
 
 
 def read_picture(path: Path) -> Picture:
     """A file, whatever its suffix says.
 
     Raises:
-        InputError: it cannot be read, or is no picture of 8 or 16 bits.
+        InputError: it cannot be read, or is not one picture of 8 or 16 bits.
     """
     try:
         data = np.fromfile(path, np.uint8)
@@ -60,8 +67,13 @@ def read_picture(path: Path) -> Picture:
         raise InputError(f"{path} is damaged, or not a picture.", "Open it in a viewer, or copy it again.")
     if pixels.dtype not in (np.uint8, np.uint16):
         raise InputError(f"{path} holds {pixels.dtype} samples.", "Save it with 8 or 16 bits a sample.")
+    parts = parts_of(data.tobytes())
+    if parts.pictures > 1:
+        raise InputError(
+            f"{path} holds {parts.pictures} pictures.", "Save them as a video, or as the files of a folder, first."
+        )
     orientation = next((exif_orientation(block) for kind, block in metadata if kind == EXIF), 1)
-    return Picture(_turned(pixels, orientation), orientation, metadata)
+    return Picture(_turned(pixels, orientation), orientation, metadata, parts)
 
 
 def _decoded(data: NDArray[np.uint8]) -> tuple[Pixels | None, tuple[tuple[int, bytes], ...]]:
@@ -85,18 +97,8 @@ def _pixels(decoded: object) -> Pixels | None:
 
 def exif_orientation(exif: bytes) -> int:
     """The orientation tag of an EXIF block (TIFF header and first directory), 1 where there is none or nonsense."""
-    if exif[:2] not in (b"II", b"MM"):
-        return 1
-
-    def number(at: int, size: int) -> int:
-        return int.from_bytes(exif[at : at + size], "little" if exif[:2] == b"II" else "big")
-
-    directory = number(4, 4)
-    for entry in range(directory + 2, directory + 2 + 12 * min(number(directory, 2), 1000), 12):
-        if number(entry, 2) == 0x0112:
-            value = number(entry + 8, 2)
-            return value if 1 <= value <= 8 else 1
-    return 1
+    value = next(directories(exif), {}).get(_ORIENTATION, 1)
+    return value if 1 <= value <= 8 else 1
 
 
 def _turned(pixels: Pixels, orientation: int) -> Pixels:
@@ -123,7 +125,7 @@ def planes_of(pixels: Pixels) -> tuple[Plane, ...]:
 
 
 def encoded_picture(frame: Frame, source: Picture, suffix: str, target: Path) -> bytes:
-    """A frame as a file, with the alpha channel and the metadata of the picture it came from.
+    """A frame as a file, with the alpha channel and whatever the format takes of the picture it came from.
 
     Args:
         frame: planes R, G, B or grey, 8 or 16 bit.
@@ -138,12 +140,25 @@ def encoded_picture(frame: Frame, source: Picture, suffix: str, target: Path) ->
     if pixels.dtype == np.uint16 and suffix not in DEEP_SUFFIXES:
         pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
     with _quiet():
-        data = _encode_with_metadata(_turned_back(pixels, source.orientation), source, suffix) or _encode(
-            pixels, suffix
-        )
+        turned_back = _turned_back(pixels, source.orientation)
+        data = _encode_with_metadata(turned_back, source, suffix) or _encode(pixels, source, suffix)
     if not data:
         raise OutputError(f"{target} cannot hold a picture of {frame.width_px}x{frame.height_px}.", "Write PNG.")
-    return data
+    return completed(data, source.parts)
+
+
+def dropped(source: Picture, suffix: str, data: bytes) -> list[str]:
+    """What of a picture is not in the file of that format that was written of it, in words."""
+    has_alpha = source.pixels.shape[2:] == (4,)
+    transparency = ["transparency"] if has_alpha and suffix in _JPEG_SUFFIXES else []
+    return transparency + sorted(source.parts.named - parts_of(data).named)
+
+
+def changed(source: Picture, suffix: str) -> list[str]:
+    """What of a picture is in another form in a file of that format, in words."""
+    is_flattened = source.pixels.dtype == np.uint16 and suffix not in DEEP_SUFFIXES
+    samples = [f"{source.parts.samples} samples written as RGB"] if source.parts.samples else []
+    return samples + (["16 bits a sample written as 8"] if is_flattened else [])
 
 
 def _with_alpha(planes: tuple[Plane, ...], source: Pixels) -> Pixels:
@@ -159,11 +174,11 @@ def _with_alpha(planes: tuple[Plane, ...], source: Pixels) -> Pixels:
 def _encode_with_metadata(pixels: Pixels, source: Picture, suffix: str) -> bytes:
     """Pixels as stored with the blocks that fit; empty where there are none, or the format refuses them."""
     blocks = [(kind, block) for kind, block in source.metadata if _fits(kind, block, pixels)]
-    if not HAS_METADATA or not blocks or suffix not in (".png", ".jpg", ".jpeg", ".webp"):
+    if not HAS_METADATA or not blocks or suffix not in (".png", ".webp", *_JPEG_SUFFIXES):
         return b""
-    arrays = [np.frombuffer(block, np.uint8) for _, block in blocks]
+    arrays, how = [np.frombuffer(block, np.uint8) for _, block in blocks], _parameters(suffix, source.parts.density)
     try:
-        done, data = cv2.imencodeWithMetadata(suffix, pixels, [k for k, _ in blocks], arrays, _parameters(suffix))
+        done, data = cv2.imencodeWithMetadata(suffix, pixels, [k for k, _ in blocks], arrays, how)
     except cv2.error:
         return b""
     return bytes(data) if done and data is not None else b""
@@ -176,18 +191,22 @@ def _fits(kind: int, block: bytes, pixels: Pixels) -> bool:
     return block[16:20] == (b"GRAY" if pixels.ndim == 2 else b"RGB ")  # ICC.1:2022, 7.2.6
 
 
-def _encode(pixels: Pixels, suffix: str) -> bytes:
+def _encode(pixels: Pixels, source: Picture, suffix: str) -> bytes:
     try:
-        done, data = cv2.imencode(suffix, pixels, _parameters(suffix))
+        done, data = cv2.imencode(suffix, pixels, _parameters(suffix, source.parts.density))
     except cv2.error:
         return b""
     return bytes(data) if done else b""
 
 
-def _parameters(suffix: str) -> list[int]:
-    if suffix in (".jpg", ".jpeg"):
+def _parameters(suffix: str, density: Density | None) -> list[int]:
+    if suffix in _JPEG_SUFFIXES:
         full_chroma = [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_444]
         return [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, *full_chroma]
+    if suffix in _TIFF_SUFFIXES and density and density.metric:
+        x, y = density.per_inch
+        unit = [cv2.IMWRITE_TIFF_RESUNIT, cv2.IMWRITE_TIFF_RESOLUTION_UNIT_INCH]
+        return [*unit, cv2.IMWRITE_TIFF_XDPI, x, cv2.IMWRITE_TIFF_YDPI, y]
     return [cv2.IMWRITE_WEBP_QUALITY, WEBP_QUALITY] if suffix == ".webp" else []
 
 

@@ -1,5 +1,6 @@
 """Pictures as clips: one, or a folder of numbered ones, enters as Frames, and leaves as files of the same names."""
 
+import logging
 import math
 import re
 import shutil
@@ -13,7 +14,10 @@ from typing import Self
 
 from vderain.errors import InputError, OutputError, UsageError
 from vderain.video.frame import Colour, Frame
-from vderain.video.picture_file import Picture, encoded_picture, planes_of, read_picture
+from vderain.video.hidden_name import hidden_beside
+from vderain.video.picture_file import Picture, changed, dropped, encoded_picture, planes_of, read_picture
+
+log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -109,12 +113,18 @@ class PictureWriter:
     Args:
         target: a folder where the reader had one, else a file, whose suffix tells the format.
         like: the opened reader the frames come from.
+
+    Attributes:
+        changed: what of the pictures written so far is there in another form, in words.
+        dropped: what they do not hold any more, in words.
     """
 
     def __init__(self, target: Path, like: PictureReader) -> None:
         self.target = target
+        self.changed: list[str] = []
+        self.dropped: list[str] = []
         self._like = like
-        self._partial = target.parent / f".{target.name}.partial"
+        self._partial = hidden_beside(target, ".partial")
         self._written = 0
 
     def __enter__(self) -> Self:
@@ -148,7 +158,10 @@ class PictureWriter:
             raise ValueError(f"{self._like.path} has {self._like.count} pictures, and all are written")
         path = self._partial / self._name(self._written) if self._like.is_folder else self._partial
         suffix = ".png" if self._like.is_folder else self.target.suffix.lower()
-        data = encoded_picture(frame, self._like.picture(self._written), suffix, self.target)
+        source = self._like.picture(self._written)
+        data = encoded_picture(frame, source, suffix, self.target)
+        self.changed += [each for each in changed(source, suffix) if each not in self.changed]
+        self.dropped += [each for each in dropped(source, suffix, data) if each not in self.dropped]
         try:
             path.write_bytes(data)
         except OSError as error:
@@ -191,6 +204,10 @@ class PictureWriter:
             self._partial.replace(self.target)
         except OSError as error:
             raise _unwritable(self.target, error) from error
+        if self.changed:
+            log.warning("'%s' holds in another form: %s.", self.target.name, ", ".join(self.changed))
+        if self.dropped:
+            log.warning("'%s' cannot hold: %s.", self.target.name, ", ".join(self.dropped))
 
     def _discard(self) -> None:
         with suppress(OSError):

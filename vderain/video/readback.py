@@ -3,19 +3,23 @@
 Muxers drop what they have no place for without a word. Here it is found by reading, so that it can be named.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from fractions import Fraction
+from itertools import zip_longest
 from typing import Any
 
 from av.stream import Disposition
 
 from vderain.video.info import StreamInfo
 from vderain.video.planes import UNSPECIFIED
-from vderain.video.source import stream_name
+from vderain.video.source import programs, stream_name
 from vderain.video.tags import lasting, same_language
 
 _OF_THE_MUXER = frozenset({"handler_name", "vendor_id", "filename", "mimetype", "rotate", "name"})
 _DEFAULTS = Disposition.default | Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
+_COORDINATE = re.compile(r"[+-]\d+(?:\.\d*)?")
+_PLACE_TICK_DEG = 1e-4
 _CHAPTER_TICK_S = Fraction(1, 500)  # two units of Matroska's and Nero's chapters
 
 
@@ -30,8 +34,14 @@ def lost_tags(before: Mapping[str, str], after: Mapping[str, str], ignored: Iter
 
 
 def lost_of_file(source: Any, written: Any) -> list[str]:
-    """Tags of the file itself, in words."""
-    return [f"tag {key}" for key in lost_tags(source.metadata, written.metadata)]
+    """Tags and programs of the file itself, in words."""
+    return [f"tag {key}" for key in lost_tags(source.metadata, written.metadata)] + joined_programs(source)
+
+
+def joined_programs(source: Any) -> list[str]:
+    """The programs of a transport stream, in words, where there are several: every muxer makes one of them."""
+    count = programs(source)
+    return [f"{count} programs (their streams are in one)"] if count > 1 else []
 
 
 def lost_of_streams(pairs: Iterable[tuple[Any, Any]], of_file: Mapping[str, str]) -> Iterator[str]:
@@ -68,7 +78,7 @@ def lost_colour(before: StreamInfo, after: StreamInfo) -> list[str]:
 
 
 def lost_chapters(wanted: list[Any], written: list[Any]) -> list[str]:
-    """Chapters that are gone, or do not end where they ended."""
+    """Chapters that are gone, do not end where they ended, or have lost tags."""
     if not wanted:
         return []
     before, after = _spans(wanted), _spans(written)
@@ -77,7 +87,10 @@ def lost_chapters(wanted: list[Any], written: list[Any]) -> list[str]:
     ):
         return ["chapters"]
     ends = sum(abs(a[1] - b[1]) > _CHAPTER_TICK_S for a, b in zip(before[:-1], after[:-1], strict=True))
-    return ["ends of chapters (each lasts until the next)"] if ends else []
+    lost = ["ends of chapters (each lasts until the next)"] if ends else []
+    both = zip(wanted, written, strict=True)
+    tags = {key.lower() for a, b in both for key in lost_tags(a["metadata"], b["metadata"], ("title",))}
+    return lost + ([f"tags of chapters ({', '.join(sorted(tags))})"] if tags else [])
 
 
 def _spans(chapters: list[Any]) -> list[tuple[Fraction, Fraction, str]]:
@@ -98,4 +111,11 @@ def _same(key: str, before: str, after: str | None) -> bool:
         return True  # that of the first picture, which may be another one
     if key == "creation_time":
         return before[:19] == after[:19]
-    return before == after
+    return before == after or (key == "location" and _same_place(before, after))
+
+
+def _same_place(before: str, after: str) -> bool:
+    """Whether two places of ISO 6709 are one, as far as MP4 counts: to four digits of a degree."""
+    one, other = ([float(number) for number in _COORDINATE.findall(place)] for place in (before, after))
+    pairs = zip_longest(one, other, fillvalue=0.0)  # an altitude of 0 is left out
+    return min(len(one), len(other)) >= 2 and all(abs(a - b) <= _PLACE_TICK_DEG for a, b in pairs)

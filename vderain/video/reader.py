@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 INTERLACED = "interlaced pictures (deinterlaced)"
 CROPPED = "cropping rectangle (the pictures themselves are cropped)"
 CONVERTED = "pictures of another size or format than the first (converted to its)"
+_LATEST_S = 2**31  # no clock of a file counts further: 68 years
 _MAX_EVENTS = 50  # a badly broken file must not fill the memory with sentences
 
 
@@ -112,6 +113,8 @@ class VideoReader:
             raise UsageError("The start may not be negative.", "Give seconds from the beginning of the file.")
         if self._duration_s is not None and self._duration_s <= 0:
             raise UsageError("The duration must be more than 0 s.", "Give the number of seconds to process.")
+        if self._start_s is not None and self._start_s > _LATEST_S:
+            self._nothing_delivered()
         with open_input(self.path) as container:
             stream = main_video(container, self.path)
             self._window = _window(container, self._start_s, self._duration_s)

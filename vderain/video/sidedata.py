@@ -35,6 +35,17 @@ def unkept(picture: Any) -> frozenset[str]:
     )
 
 
+def is_kept(part: str, stream: Any, muxer: str) -> bool:
+    """Whether a copy has something of `unkept` after all, because the container says it, too.
+
+    Args:
+        part: in words.
+        stream: of the source.
+        muxer: FFmpeg's name of the copy's container.
+    """
+    return part.startswith(_NAMES["STEREO3D"]) and "stereo_mode" in stream.metadata and muxer in ("matroska", "webm")
+
+
 FIRST, EVERY = 8, 16  # pictures that are looked at: so many, then one of so many
 LATER = 12  # pictures, behind which those are no longer in use
 THOROUGH = 64  # collections of young objects, to one of all

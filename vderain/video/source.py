@@ -135,16 +135,24 @@ def codec_name(stream: Any) -> str:
 
 def description(container: Any, index: int) -> str:
     """FFmpeg's own lines about a stream; PyAV shows some of what is in them nowhere else."""
+    found = re.search(rf"^ *Stream #0:{index}\b.*(\n(?! *Stream #).*)*", _described(container), re.MULTILINE)
+    return found[0].strip() if found else ""
+
+
+def programs(container: Any) -> int:
+    """How many programs a transport stream has; 0 in all other formats."""
+    return len(re.findall(r"^ *Program \d+", _described(container), re.MULTILINE))
+
+
+def _described(container: Any) -> str:
     level = av.logging.get_level()
     try:
         av.logging.set_level(av.logging.VERBOSE)
         av.logging.set_libav_level(av.logging.VERBOSE)
-        text = container.dumps_format()
+        return str(container.dumps_format())
     finally:
         av.logging.set_level(level)
         av.logging.set_libav_level(av.logging.INFO)
-    found = re.search(rf"^ *Stream #0:{index}\b.*(\n(?! *Stream #).*)*", text, re.MULTILINE)
-    return found[0].strip() if found else ""
 
 
 def stream_name(stream: Any) -> str:

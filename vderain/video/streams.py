@@ -179,6 +179,7 @@ class StreamCopier:
         self._recoders: dict[int, sound.Recoder | captions.Rewriter] = {}
         self._refused: dict[int, int] = {}
         self._steps: dict[int, tuple[int, int]] = {}  # of sound: the last packet's instant and length
+        self._copied: set[int] = set()
         self._cut = Cut()
         self._packets: Iterator[Any] = iter(())
         self._next: Any = None
@@ -253,7 +254,8 @@ class StreamCopier:
             readable[key] -= 1
             if readable[key] < 0:
                 self.kept.remove(stream_name(stream))
-                self.dropped.append(stream_name(stream))
+                nothing = "" if index in self._copied else ", of which the source has no packets"
+                self.dropped.append(stream_name(stream) + nothing)
 
     def pairs(self, written: InputContainer, main_index: int) -> Iterator[tuple[Any, Any]]:
         """The streams that are in the output, each with what it reads back as.
@@ -328,6 +330,7 @@ class StreamCopier:
         if index in self._recoders:
             self._mux(output, self._recoders[index], packet)
             return
+        self._copied.add(index)
         self._shift(packet)
         self._lengthen(packet)
         packet.stream = self._targets[index]

@@ -1,5 +1,6 @@
 """Owns what is settled about an output file before and beside its frames: a name enters, checks and options leave."""
 
+import errno
 import math
 import os
 import shutil
@@ -36,6 +37,8 @@ def output_error(target: Path, error: Exception) -> OutputError:
         return OutputError(
             f"The disk is full: '{target}' was not written.", "Free some space or choose another folder."
         )
+    if number == errno.ENAMETOOLONG:
+        return OutputError(f"'{target}' cannot be written (its name is too long).", "Choose a shorter name with -o.")
     if number in DISK_ERRORS:
         return OutputError(f"'{target}' cannot be written ({os.strerror(number or 5)}).", "Check the disk.")
     if isinstance(error, PermissionError):

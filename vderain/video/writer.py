@@ -19,6 +19,7 @@ from vderain.errors import OutputError
 from vderain.video.encoders import EncodeOptions, add_encoder
 from vderain.video.entries import rename_entries
 from vderain.video.frame import Frame
+from vderain.video.hidden_name import hidden_beside
 from vderain.video.info import StreamInfo, probe
 from vderain.video.light import carrier
 from vderain.video.orientation import Orientation
@@ -85,7 +86,7 @@ class VideoWriter:
         self._size_px = size_px
         self._orientation: Orientation | None = None
         self._aspect: Fraction | None = None
-        self._partial = self.target.with_name(f".{self.target.name}.partial{self.target.suffix.lower()}")
+        self._partial = hidden_beside(self.target, f".partial{self.target.suffix.lower()}")
         self._muxer = ""
         self._output: OutputContainer | None = None
         self._copier: StreamCopier | None = None
@@ -306,7 +307,6 @@ class VideoWriter:
         self._mux(self._flush())
         self._copier.copy_until(self._output, None)
         self._output.close()
-        self.dropped += self._reader.dropped
         if self._copier.kinds:
             rename_entries(self._partial, self._copier.kinds)
         if self._hidden:
@@ -354,7 +354,7 @@ class VideoWriter:
             self._compare_pixel_shape(stream)
             copier.check(container)
             self._note_losses(container, stream, copier)
-        self._note_colour()
+        self._note_pictures()
         expected = [self._first_s or Fraction(0), self._last_s]
         exact = all(abs(a - b) <= tick_s / 2 for a, b in zip(stamps, expected, strict=False))
         if count != self._count or not exact:
@@ -372,11 +372,12 @@ class VideoWriter:
             )
         return stream
 
-    def _note_colour(self) -> None:
+    def _note_pictures(self) -> None:
         """Names what decoding the first picture shows to be lost."""
         with open_input(self._partial) as container:
-            stream = self._written(container)
-            self.dropped += lost_colour(self._reader.info, probe(container, stream, self._partial))
+            written = probe(container, self._written(container), self._partial)
+        self.dropped += [part for part in self._reader.dropped if part not in written.unkept]
+        self.dropped += lost_colour(self._reader.info, written)
 
     def _note_losses(self, written: Any, stream: Any, copier: StreamCopier) -> None:
         """Names what the muxer left out without a word."""
