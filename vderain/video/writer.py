@@ -16,6 +16,7 @@ import av
 from av.container import InputContainer, OutputContainer
 
 from vderain.errors import OutputError
+from vderain.video.copier import StreamCopier, chapters_in
 from vderain.video.encoders import EncodeOptions, add_encoder
 from vderain.video.entries import rename_entries
 from vderain.video.frame import Frame
@@ -34,7 +35,7 @@ from vderain.video.rate import SourceRate, source_rate
 from vderain.video.readback import lost_chapters, lost_colour, lost_of_file, lost_of_streams
 from vderain.video.reader import VideoReader
 from vderain.video.source import codec_name, open_input
-from vderain.video.streams import TIMECODE, StreamCopier, chapters_in, output_format
+from vderain.video.streams import TIMECODE, output_format
 from vderain.video.tags import dress, lasting
 from vderain.video.target import check_target, muxer_options, output_error
 from vderain.video.telemetry import HOLDERS, Hidden, carry_over, hidden_parts, within
