@@ -13,7 +13,7 @@ from av.stream import Discard, Disposition
 from vderain.errors import UsageError
 from vderain.video import captions, sound
 from vderain.video.entries import sample_entries
-from vderain.video.source import codec_name
+from vderain.video.source import codec_name, open_input, read_packets
 from vderain.video.tags import dress
 
 DEFAULT_SUFFIX = ".mp4"
@@ -70,24 +70,45 @@ def is_chapter_track(stream: Any) -> bool:
 
 
 def can_hold(muxer: str, stream: Any) -> bool:
-    """Whether a container takes a stream as it is; asked of the muxer itself, with a header written to memory."""
+    """Whether a container takes a stream as it is; asked of the muxer itself, with a file written to memory.
+
+    Sound and video go in with their first packet: some muxers refuse only in their trailer, and that of transport
+    streams takes anything, as private data that nobody can read.
+    """
     if becomes_attachment(muxer, stream):
         return True
     if muxer == "mpegts" and stream.type in ("subtitle", "data") and codec_name(stream) not in _TS_CODECS:
-        return False  # this muxer takes anything, as private data that nobody can read
+        return False
     memory = BytesIO()
     try:
         with av.open(memory, "w", format=muxer) as trial:
             copy = add_copy(trial, stream)
             trial.start_encoding()
-            if stream.type != "data":
+            packet = _token_packet(copy) if stream.type == "data" else _first_packet(stream)
+            if packet is None:
                 return True
-            trial.mux_one(_token_packet(copy))
+            packet.stream = copy
+            trial.mux_one(packet)
         memory.seek(0)
-        with av.open(memory) as written:  # data that reads back as unknown is of no use to anybody
+        with av.open(memory) as written:
+            if stream.type != "data":  # of one packet no more can be told for certain
+                return [each.type for each in written.streams] == [stream.type]
+            # data that reads back as unknown is of no use to anybody
             return [codec_name(each) for each in written.streams] == [codec_name(stream)] != ["unknown"]
     except (av.error.FFmpegError, ValueError, OSError):
         return False
+
+
+def _first_packet(stream: Any) -> Any | None:
+    """The first packet of sound or video, at its beginning; None where there is none near that of the file."""
+    if stream.type not in ("audio", "video"):
+        return None
+    with open_input(Path(stream.container.name)) as container:
+        packets = read_packets(container, [container.streams[stream.index]])
+        packet = next(packets, None)
+    if packet is not None:
+        packet.pts = packet.dts = 0
+    return packet
 
 
 def is_nameless(muxer: str, stream: Any) -> bool:
@@ -127,7 +148,9 @@ def substitute(muxer: str, stream: Any) -> str | None:
 
 def add_copy(output: OutputContainer, stream: Any) -> Any:
     """Adds a stream to ``output`` that takes the packets of ``stream`` unchanged."""
-    copy = output.add_stream_from_template(stream, opaque=True)
+    copy: Any = output.add_stream_from_template(stream, opaque=True)
+    if stream.type == "audio" and copy.codec_context is not None:
+        sound.name_channels(copy.codec_context)
     dress(copy, stream, copied=True)
     return copy
 
