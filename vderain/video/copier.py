@@ -4,6 +4,7 @@ import logging
 from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from av.stream import Discard, Disposition
 
 from vderain.video import captions, sound
 from vderain.video.continuity import continuous, is_joinable
+from vderain.video.packets import with_decode_times, without_hidden
 from vderain.video.source import codec_name, input_errors, open_input, read_packets, stream_name
 from vderain.video.streams import (
     BOXED,
@@ -31,6 +33,8 @@ from vderain.video.streams import (
 )
 from vderain.video.tags import dress
 
+_MARGIN_S = 1  # how much earlier reading begins than what is wanted: formats without an index seek by guessing
+_SUBTITLE_S = 30  # the same where there are subtitles: none stays longer on the screen
 _EMPTY_TEXT = b"\0\0"  # fills the time between two subtitles in MP4; the muxer writes its own
 
 
@@ -64,6 +68,7 @@ class StreamCopier:
         self._recoders: dict[int, sound.Recoder | captions.Rewriter] = {}
         self._refused: dict[int, int] = {}
         self._steps: dict[int, tuple[int, int]] = {}  # of sound: the last packet's instant and length
+        self._last_s: dict[int, Fraction] = {}  # when the last packet of each stream is decoded
         self._cut = Cut()
         self._packets: Iterator[Any] = iter(())
         self._next: Any = None
@@ -154,25 +159,32 @@ class StreamCopier:
             if index != main_index and copy.type == tracks[index].type:
                 yield tracks[index], copy
 
-    def begin(self, cut: Cut) -> None:
+    def begin(self, output: OutputContainer, cut: Cut) -> None:
         """Starts reading; nothing outside ``cut`` is copied."""
         self._cut = cut
-        for stream in self._container.streams:
-            if stream.index not in self._targets:
-                stream.discard = Discard.all  # the demuxer then skips its bytes where the format lets it
-        joinable = is_joinable(self._container)  # its clock may begin again, and the video says when
-        if cut.begin_s is not None and cut.begin_s > 1 and self._targets and not joinable:
-            with input_errors(self._source):  # a second early: formats without an index seek by guessing
-                self._container.seek(int((cut.begin_s - 1) * av.time_base))
-        wanted = [stream for stream in self._container.streams if stream.index in self._targets]
-        if joinable:
-            video = self._container.streams[self._main_index]
-            video.discard = Discard.default
-            wanted = [*wanted, video] if wanted else []
-        self._packets = read_packets(self._container, wanted, logging.WARNING)
-        if joinable:
-            self._packets = continuous(self._packets, self._main_index)
+        if cut.begin_s is not None and self._targets and not is_joinable(self._container):
+            kinds = {self._container.streams[index].type for index in self._targets}
+            early_s = cut.begin_s - (_SUBTITLE_S if "subtitle" in kinds else _MARGIN_S)
+            if early_s > 0:
+                with input_errors(self._source):
+                    self._container.seek(int(early_s * av.time_base))
+        self._packets = self._all_packets(self._container, output)
         self._advance()
+
+    def _all_packets(self, container: InputContainer, output: OutputContainer) -> Iterator[Any]:
+        """The packets of the streams that are copied, as the output's container needs them."""
+        wanted = [stream for stream in container.streams if stream.index in self._targets]
+        joinable = bool(wanted) and is_joinable(container)  # its clock may begin again, and the video says when
+        for stream in container.streams:
+            if stream.index not in self._targets and not (joinable and stream.index == self._main_index):
+                stream.discard = Discard.all  # the demuxer then skips its bytes where the format lets it
+        if joinable:
+            wanted.append(container.streams[self._main_index])
+        packets = read_packets(container, wanted, logging.WARNING)
+        if joinable:
+            packets = continuous(packets, self._main_index)
+        packets = with_decode_times(packets)
+        return packets if output.format.name in BOXED else without_hidden(packets)
 
     def copy_until(self, output: OutputContainer, time_s: Fraction | None) -> None:
         """Writes what comes before an instant of the output's clock (None: all that is left)."""
@@ -206,7 +218,17 @@ class StreamCopier:
         if codec_name(packet.stream) == "mov_text" and bytes(packet) == _EMPTY_TEXT:
             return False
         stamp = packet.pts if packet.pts is not None else packet.dts
+        if stamp is not None and packet.stream.type == "subtitle":
+            stamp = self._cut_subtitle(packet, stamp)
         return stamp is not None and self._cut.holds(Fraction(stamp) * packet.time_base)
+
+    def _cut_subtitle(self, packet: Any, stamp: int) -> int:
+        """Lets a subtitle that is on the screen when the cut begins begin with it; returns when it begins."""
+        begin = stamp if self._cut.begin_s is None else ceil(self._cut.begin_s / packet.time_base)
+        if stamp < begin < stamp + (packet.duration or 0):
+            packet.duration -= begin - stamp
+            packet.pts = packet.dts = stamp = begin
+        return stamp
 
     def _write(self, output: OutputContainer, packet: Any) -> None:
         index = packet.stream_index
@@ -215,7 +237,8 @@ class StreamCopier:
             return
         self._shift(packet)
         self._lengthen(packet)
-        packet.stream = self._targets[index]
+        packet.stream = target = self._targets[index]
+        self._put_behind(packet, target)
         try:
             output.mux_one(packet)
         except (av.error.FFmpegError, ValueError) as error:
@@ -234,6 +257,16 @@ class StreamCopier:
         length = packet.duration or packet.dts - last or length
         packet.duration = packet.duration or length
         self._steps[packet.stream_index] = packet.dts, length
+
+    def _put_behind(self, packet: Any, target: Any) -> None:
+        """Keeps time running forwards: where recordings are joined, the sound of one may last into the next."""
+        last_s = self._last_s.get(target.index)
+        if packet.dts is None:
+            return
+        if last_s is not None and packet.dts * packet.time_base <= last_s:
+            packet.dts = ceil((last_s + target.time_base) / packet.time_base)
+            packet.pts = max(packet.pts, packet.dts) if packet.pts is not None else None
+        self._last_s[target.index] = packet.dts * packet.time_base
 
     def _mux(self, output: OutputContainer, recoder: "sound.Recoder | captions.Rewriter", packet: Any | None) -> None:
         """Writes what a recoder makes of a packet (None: of all it still has)."""
