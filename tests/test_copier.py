@@ -6,7 +6,7 @@ from typing import Any
 
 import av
 import pytest
-from clips import Clip, decoded_pts, packets
+from clips import Clip, decoded_pts, make, packets
 from fidelity.sources import assemble, film, mov_text, sound
 
 from vderain.process import Options, Result, process
@@ -74,3 +74,15 @@ def test_nut_counts_from_the_first_packet(tmp_path: Path) -> None:
     late = decoded_pts(result.target)[0] - decoded_pts(source)[0]
     assert [t - late for t in decoded_pts(result.target)] == decoded_pts(source)
     assert all(abs(b - late - a) < Fraction(1, 10000) for a, b in zip(pictures, sounds, strict=True))
+
+
+@pytest.mark.parametrize(("codec", "becomes"), [("ac3", None), ("aac", None), ("pcm_s16le", None), ("adpcm_ms", "aac")])
+def test_sound_keeps_its_time_between_avi_files(tmp_path: Path, codec: str, becomes: str | None) -> None:
+    """AVI counts it in blocks, which packets of these codecs are not."""
+    plain = make(tmp_path / "plain.avi", Clip(frames=40, codec="mpeg4", **EVEN))
+    source = assemble(tmp_path / "in.avi", plain, [sound(codec, seconds=1.5)])
+    result = untouched(source, tmp_path / "out.avi")
+    assert result.changed == ((f"audio #1 ({codec}) written as {becomes}",) if becomes else ())
+    before, after = ([packet[0] for packet in packets(path, "audio")] for path in (source, result.target))
+    assert becomes or before == after
+    assert float(after[-1]) == pytest.approx(float(before[-1]), abs=0.07)  # an encoder fills its last packet

@@ -1,8 +1,11 @@
 """Owns what containers take of the streams besides the picture: a stream and a muxer enter, answers leave."""
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +26,9 @@ CONTAINERS = {  # file suffix -> FFmpeg muxer
 }  # fmt: skip
 
 COVER_NAMES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+_WITHOUT_BLOCKS = frozenset({"aac", "ac3"})
+_DRIFT_PACKETS = 50  # of sound: a second or two
+_DRIFT_S = Fraction(1, 200)  # in that time
 _TS_CODECS = frozenset({"dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3", "scte_35"})
 TIMECODE = "tmcd"  # the tag of a timecode track
 BOXED = ("mp4", "mov")  # they make such a track themselves, from the tag of the video
@@ -72,8 +78,8 @@ def is_chapter_track(stream: Any) -> bool:
 def can_hold(muxer: str, stream: Any) -> bool:
     """Whether a container takes a stream as it is; asked of the muxer itself, with a file written to memory.
 
-    Sound and video go in with their first packet: some muxers refuse only in their trailer, and that of transport
-    streams takes anything, as private data that nobody can read.
+    Sound and video go in with their first packets: some muxers refuse only in their trailer, that of transport streams
+    takes anything, as private data that nobody can read, and that of AVI makes up the time of some sound.
     """
     if becomes_attachment(muxer, stream):
         return True
@@ -84,31 +90,42 @@ def can_hold(muxer: str, stream: Any) -> bool:
         with av.open(memory, "w", format=muxer) as trial:
             copy = add_copy(trial, stream)
             trial.start_encoding()
-            packet = _token_packet(copy) if stream.type == "data" else _first_packet(stream)
-            if packet is None:
+            packets = [_token_packet(copy)] if stream.type == "data" else _first_packets(muxer, stream)
+            if not packets:
                 return True
-            packet.stream = copy
-            trial.mux_one(packet)
+            lasts_s = span_s(packets)
+            for packet in packets:
+                packet.stream = copy
+                trial.mux_one(packet)
         memory.seek(0)
         with av.open(memory) as written:
-            if stream.type != "data":  # of one packet no more can be told for certain
-                return [each.type for each in written.streams] == [stream.type]
-            # data that reads back as unknown is of no use to anybody
-            return [codec_name(each) for each in written.streams] == [codec_name(stream)] != ["unknown"]
+            if stream.type == "data":  # what reads back as unknown is of no use to anybody
+                return [codec_name(each) for each in written.streams] == [codec_name(stream)] != ["unknown"]
+            if [each.type for each in written.streams] != [stream.type]:
+                return False  # of so few packets no more can be told for certain
+            return muxer != "avi" or abs(span_s(p for p in written.demux() if p.size) - lasts_s) < _DRIFT_S
     except (av.error.FFmpegError, ValueError, OSError):
         return False
 
 
-def _first_packet(stream: Any) -> Any | None:
-    """The first packet of sound or video, at its beginning; None where there is none near that of the file."""
+def span_s(packets: Iterable[Any]) -> Fraction:
+    """From when the first of some packets is heard or seen until the last one is."""
+    begins = [(p.pts if p.pts is not None else p.dts) * p.time_base for p in packets]
+    return max(begins) - min(begins)
+
+
+def _first_packets(muxer: str, stream: Any) -> list[Any]:
+    """The first packet of sound or video, at its beginning, or many where time is in question."""
     if stream.type not in ("audio", "video"):
-        return None
+        return []
+    count = _DRIFT_PACKETS if muxer == "avi" and stream.type == "audio" else 1
     with open_input(Path(stream.container.name)) as container:
-        packets = read_packets(container, [container.streams[stream.index]])
-        packet = next(packets, None)
-    if packet is not None:
-        packet.pts = packet.dts = 0
-    return packet
+        packets = list(islice(read_packets(container, [container.streams[stream.index]]), count))
+    begin = next((stamp for packet in packets for stamp in (packet.dts, packet.pts) if stamp is not None), 0)
+    for packet in packets:
+        packet.pts = packet.pts - begin if packet.pts is not None else None
+        packet.dts = packet.dts - begin if packet.dts is not None else packet.pts
+    return packets
 
 
 def is_nameless(muxer: str, stream: Any) -> bool:
@@ -148,11 +165,32 @@ def substitute(muxer: str, stream: Any) -> str | None:
 
 def add_copy(output: OutputContainer, stream: Any) -> Any:
     """Adds a stream to ``output`` that takes the packets of ``stream`` unchanged."""
-    copy: Any = output.add_stream_from_template(stream, opaque=True)
+    with _template(output.format.name, stream) as template:
+        copy: Any = output.add_stream_from_template(template, opaque=True)
     if stream.type == "audio" and copy.codec_context is not None:
         sound.name_channels(copy.codec_context)
     dress(copy, stream, copied=True)
     return copy
+
+
+@contextmanager
+def _template(muxer: str, stream: Any) -> Iterator[Any]:
+    """What a copy is made after: the stream itself, or for AVI one like it that has no size of blocks.
+
+    AVI counts the time of sound in such blocks where it is given their size, and these codecs have none.
+    """
+    if muxer != "avi" or codec_name(stream) not in _WITHOUT_BLOCKS:
+        yield stream
+        return
+    memory = BytesIO()
+    with av.open(memory, "w", format="matroska") as header:
+        like = header.add_stream_from_template(stream, opaque=True)
+        for packet in _first_packets("matroska", stream):
+            packet.stream = like
+            header.mux_one(packet)
+    memory.seek(0)
+    with av.open(memory) as template:
+        yield template.streams[0]
 
 
 def readable_name(codec: str) -> str:
