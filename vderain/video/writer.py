@@ -19,6 +19,7 @@ from vderain.errors import OutputError
 from vderain.video.copier import StreamCopier, chapters_in
 from vderain.video.encoders import EncodeOptions, add_encoder
 from vderain.video.entries import rename_entries
+from vderain.video.evenness import number_of
 from vderain.video.frame import Frame
 from vderain.video.info import StreamInfo, probe
 from vderain.video.light import carrier
@@ -99,6 +100,7 @@ class VideoWriter:
         self._durations: dict[int, int] = {}  # of the frames inside the encoder, by pts
         self._shift_s = Fraction(0)
         self._first_s: Fraction | None = None
+        self._phase_s = Fraction(0)  # by which all frames are earlier in AVI
         self._last_s = Fraction(0)
         self._count = 0
 
@@ -259,20 +261,26 @@ class VideoWriter:
             if "timecode" in metadata:
                 metadata["timecode"] = advance(metadata["timecode"], frames, rate) or metadata["timecode"]
 
+    def _note_first(self, first_s: Fraction) -> None:
+        """A clock that counts frames has no place for a part of one before the first."""
+        self._phase_s = first_s % self._encoder.codec_context.time_base
+        self._first_s = first_s - self._phase_s
+
     def _note_time(self, frame: Frame) -> int:
         """Remembers when a frame is shown, and says it in the encoder's units."""
+        base = self._encoder.codec_context.time_base
         time_s = frame.pts * frame.time_base - self._shift_s
-        ticks = time_s / self._encoder.codec_context.time_base
-        if ticks.denominator != 1:
+        if self._first_s is None:
+            self._note_first(time_s)
+        ticks = number_of(time_s - self._phase_s, base, frame.time_base)
+        if ticks is None or (self._count and ticks * base <= self._last_s):
             raise OutputError(
                 "AVI holds only one constant frame rate, and these frames come at uneven times.", "Write .mp4 or .mkv."
             )
-        if self._first_s is None:
-            self._first_s = time_s
-        self._last_s = time_s
+        self._last_s = ticks * base
         self._count += 1
-        self._durations[int(ticks)] = int(frame.duration * frame.time_base / self._encoder.codec_context.time_base)
-        return int(ticks)
+        self._durations[ticks] = int(frame.duration * frame.time_base / base)
+        return ticks
 
     def _picture(self, frame: Frame, pts: int) -> av.VideoFrame:
         """The frame as the encoder wants it; the very same bytes where it takes the frame's own layout."""
