@@ -3,6 +3,7 @@
 import gc
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -189,6 +190,45 @@ def test_a_truncated_file_gives_what_it_has(tmp_path: Path, clip: Make) -> None:
     assert "ends early" in damage.events[-1]
     with VideoReader(cut, strict=True) as reader, pytest.raises(DamageError):
         list(reader.frames())
+
+
+MATROSKA = Clip(frames=75, rate=Fraction(25), gop=12, b_frames=2, audio="aac", time_base=Fraction(1, 1000))
+
+
+@pytest.mark.parametrize("part", [0.3, 0.6, 0.95])
+def test_a_truncated_matroska_file_knows_what_it_promised(tmp_path: Path, part: float) -> None:
+    cut = truncated(make(tmp_path / "whole.mkv", MATROSKA), tmp_path / "cut.mkv", part)
+    frames, damage = read(cut)
+    assert 0 < len(frames) < 75 and len(frames) + damage.missing == 75
+    assert damage.events[-1] == f"the file ends early: {damage.missing} frames are missing"
+    with VideoReader(cut, strict=True) as reader, pytest.raises(DamageError, match="ends early"):
+        list(reader.frames())
+
+
+@pytest.mark.parametrize("end", [0.6, 1])
+def test_an_overwritten_matroska_file_is_damaged(tmp_path: Path, end: float) -> None:
+    whole, broken = make(tmp_path / "whole.mkv", MATROSKA).read_bytes(), tmp_path / "broken.mkv"
+    first, last = len(whole) * 2 // 5, int(len(whole) * end)
+    broken.write_bytes(whole[:first] + bytes(last - first) + whole[last:])
+    frames, damage = read(broken)
+    assert len(frames) + damage.missing == 75 and damage.missing > 5
+    assert damage.events[-1] == f"the file is damaged: {damage.missing} frames are missing"
+    with VideoReader(broken, strict=True) as reader, pytest.raises(DamageError):
+        list(reader.frames())
+
+
+@pytest.mark.parametrize(
+    ("name", "clip"),
+    {
+        "pauses.mkv": Clip(pts=[0, 40, 80, 5000, 5040, 9000], time_base=Fraction(1, 1000), rate=Fraction(25)),
+        "live.mkv": replace(MATROSKA, muxer_options={"live": "1"}),
+        "sound.mkv": replace(MATROSKA, pts=[40 * n for n in range(50)] + [9000], audio_start_s=Fraction(2)),
+        "repeats.avi": Clip(pts=[0, 2, 3, 4, 8, 9], codec="mpeg4", time_base=Fraction(1, 25), rate=Fraction(25)),
+    }.items(),
+)
+def test_intact_files_are_not_called_damaged(tmp_path: Path, name: str, clip: Clip) -> None:
+    frames, damage = read(make(tmp_path / name, clip))
+    assert len(frames) == len(clip.times()) and damage == Damage()
 
 
 def test_a_packet_promises_a_picture_where_it_shows_one() -> None:

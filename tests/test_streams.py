@@ -368,3 +368,23 @@ def test_sound_that_changes_its_channels_on_the_way(tmp_path: Path) -> None:
     begin_s, samples = heard(result.target)
     assert abs(begin_s - 1) < Fraction(1, 20) and len(samples) / 48000 == pytest.approx(3, abs=0.1)
     assert all(np.abs(second).max() > 0.1 for second in np.array_split(samples, 3))
+
+
+def test_channels_that_are_only_counted_fit_into_mp4(tmp_path: Path) -> None:
+    """Matroska and AVI say how many there are, and not which: MP4 has no word for that."""
+    source = assemble(tmp_path / "in.mkv", Clip(), [sound("pcm_s16le", "stereo", 16000)])
+    with av.open(str(source)) as container:
+        assert container.streams.audio[0].layout.name == "2 channels"
+    result = untouched(source, tmp_path / "out.mp4")
+    assert result.kept == ("audio #1 (pcm_s16le)",) and result.dropped == result.changed == ()
+    assert np.array_equal(heard(source)[1], heard(result.target)[1])
+
+
+@pytest.mark.parametrize(("codec", "layout"), [("pcm_s16le", "stereo"), ("flac", "mono")])
+def test_sound_that_a_transport_stream_would_take_as_private_data(tmp_path: Path, codec: str, layout: str) -> None:
+    source = assemble(tmp_path / "in.mkv", Clip(frames=30), [sound(codec, layout, seconds=1)])
+    assert [s.becomes for s in describe(source, ".ts").streams] == [None, "aac"]
+    result = untouched(source, tmp_path / "out.ts")
+    assert result.changed == (f"audio #1 ({codec}) written as aac",) and result.dropped == ()
+    samples = heard(result.target)[1]
+    assert 1 <= len(samples) / 48000 / len(av.AudioLayout(layout).channels) < 1.1 and np.abs(samples).max() > 0.2

@@ -204,6 +204,17 @@ def test_uneven_times_do_not_fit_avi(tmp_path: Path, clip: Make) -> None:
     assert nothing_but(tmp_path, "even.mp4", "vfr.mp4", "out.avi")
 
 
+@pytest.mark.parametrize("rate", [Fraction(25), Fraction(30000, 1001)])
+@pytest.mark.parametrize("first_ms", [5, 21])
+def test_an_even_rate_in_milliseconds_fits_avi(tmp_path: Path, clip: Make, rate: Fraction, first_ms: int) -> None:
+    """Matroska rounds to its clock, and sound before the first picture moves all of them."""
+    pts = [first_ms + round(1000 * n / rate) for n in range(40)]
+    source = clip("in.mkv", pts=pts, time_base=Fraction(1, 1000), rate=rate)
+    copy(source, tmp_path / "out.avi")
+    after = [frame.pts for frame in frames_of(tmp_path / "out.avi")]
+    assert after == list(range(40))
+
+
 def test_nothing_is_left_after_a_failure(tmp_path: Path, clip: Make) -> None:
     source = clip("in.mp4", frames=20, audio="aac")
     target = tmp_path / "out.mp4"

@@ -55,7 +55,7 @@ class Result:
         frames: written.
         repeated: frames that stood in for damaged ones.
         dry: frames that were left as they are because it does not rain in them.
-        missing: frames beyond the end of a truncated file, which nothing stands in for.
+        missing: frames that are not in a truncated or overwritten file, which nothing stands in for.
         damage: what was broken, in words.
         kept, dropped: what else was copied, and what the container could not hold.
         changed: what is there in another form, in words.

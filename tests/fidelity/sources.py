@@ -95,7 +95,7 @@ def film(clip: Clip, **marks: Any) -> Part:
     """A second video."""
 
     def add(output: Any, folder: Path) -> tuple[Any, Packets]:
-        path = make(folder / f"film-{len(output.streams)}.mkv", clip)
+        path = make(folder / f"film-{len(output.streams)}.mp4", clip)
         with av.open(str(path)) as source:
             stream = output.add_stream_from_template(source.streams.video[0], opaque=True)
             return stream, _moved([p for p in source.demux(video=0) if p.size], stream)

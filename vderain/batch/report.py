@@ -50,7 +50,7 @@ class ReportRow:
         frames: written.
         repeated: frames that stand in for damaged ones.
         dry: frames left as they are because it does not rain in them.
-        missing: frames beyond the end of a truncated file.
+        missing: frames that are not in a truncated or overwritten file.
         seconds: wall-clock time it took.
         media_s: how long it plays.
         bytes_in, bytes_out: sizes of the files.

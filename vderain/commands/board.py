@@ -231,7 +231,7 @@ def board(quiet: bool, as_json: bool, verbose: bool) -> Iterator[Board]:
 
 def _done(record: Record) -> str:
     damage = f", {counted(record.repeated, 'damaged frame')} bridged" if record.repeated else ""
-    damage += f", {counted(record.missing, 'frame')} missing at the end" if record.missing else ""
+    damage += f", {counted(record.missing, 'frame')} missing" if record.missing else ""
     lost = f", not kept: {', '.join(record.dropped)}" if record.dropped else ""
     rate = record.frames / max(1e-6, record.seconds)
     frames = counted(record.frames, "frame")

@@ -66,7 +66,7 @@ def _tell(result: "Result", as_json: bool, quiet: bool) -> None:
     if quiet:
         return
     damage = f", {counted(result.repeated, 'damaged frame')} bridged" if result.repeated else ""
-    damage += f", {counted(result.missing, 'frame')} missing at the end" if result.missing else ""
+    damage += f", {counted(result.missing, 'frame')} missing" if result.missing else ""
     damage += f", {counted(result.dry, 'dry frame')} left as they were" if result.dry else ""
     rate = result.frames / max(1e-6, result.seconds)
     model = f"{result.model} on {result.device}" if result.model else "no network"

@@ -2,7 +2,9 @@
 
 import heapq
 import logging
+import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
@@ -17,12 +19,14 @@ from vderain.video.continuity import VideoClock, is_joinable
 from vderain.video.fields import Deinterlacer
 from vderain.video.frame import Frame
 from vderain.video.info import FALLBACK_RATE, Crop, StreamInfo, colour
+from vderain.video.matroska import ends_early, has_holes
 from vderain.video.planes import planes_of
 from vderain.video.sidedata import Unkept
 from vderain.video.source import input_errors, main_video, open_input, read_packets
 
 log = logging.getLogger(__name__)
 
+_DURATION = re.compile(r"(\d+):(\d+):(\d+(?:\.\d+)?)")  # as Matroska's tags have it
 _GROUP_MAX = 600  # packets without a key frame that wait to be decoded
 
 
@@ -35,14 +39,15 @@ class Decoding:
         begin_s: instant of the source's clock from which frames are wanted; the pass begins there or earlier.
 
     Attributes:
-        missing: after the last frame, how many the file's index names beyond the end of its data.
+        missing: after the last frame, how many the file promises beyond the end of its data.
+        lost: after the last frame, how many are not in the file where it has been overwritten.
         whole: makes pictures of two fields whole, and counts them.
         converted: pictures so far that came in another size or format than the first.
         unkept: what pictures so far carried that an encoder does not write anew.
     """
 
     def __init__(self, path: Path, info: StreamInfo, begin_s: Fraction | None = None) -> None:
-        self.missing = self.converted = 0
+        self.missing = self.lost = self.converted = 0
         self.unkept = Unkept()
         self.whole = Deinterlacer(trust_flags=not info.misflagged)
         self._path = path
@@ -55,9 +60,11 @@ class Decoding:
         self._good: Frame | None = None  # last frame handed out that is sound
         self._orphans: list[tuple[int, int]] = []  # lost before the first good picture
         self._packets = 0
+        self._last_dts: int | None = None
         self._key_pts: int | None = None  # of the last key packet
         self._sought = False
         self._backwards = 0
+        self._gaps = self._gap = 0  # frames that would fill all pauses, and that before the last frame
         rate = self._info.average_rate or FALLBACK_RATE
         self._typical = max(1, round(1 / (rate * self._info.time_base)))
 
@@ -93,8 +100,40 @@ class Decoding:
             self._suspect = True
         if self._info.clock != "rate":
             yield from self._bridge(self._lost_before(None))
-        if not self._sought:
-            self.missing = max(0, self._stream.frames - self._packets)
+        self._count_missing()
+
+    def _count_missing(self) -> None:
+        """Finds out how many frames the file should have had, but has not."""
+        if "matroska" in self._info.container:
+            self._look_for_holes()
+        elif not self._sought:
+            self.missing = max(0, self._stream.frames - self._packets - self._held())
+
+    def _held(self) -> int:
+        """Frames of an AVI file that only show the picture before for longer: counted, but not in its index."""
+        if self._info.clock != "dts" or self._last_dts is None:
+            return 0
+        return int(self._last_dts + 1 - sum(entry.timestamp <= self._last_dts for entry in self._stream.index_entries))
+
+    def _look_for_holes(self) -> None:
+        """Matroska does not count its frames: pauses and an early end are damage where the file itself is not whole."""
+        if self._last is None:
+            return
+        rest_s = self._promised_end_s() - (self._last.pts + self._typical) * self._info.time_base
+        rest = max(0, round(rest_s / (self._typical * self._info.time_base)))
+        with suppress(OSError):
+            if rest + self._gap and ends_early(self._path):  # what is shown before the last frame may come behind it
+                self.missing = rest + self._gap
+            if self._gaps + rest > self.missing and has_holes(self._path):
+                self.lost = self._gaps + rest - self.missing
+
+    def _promised_end_s(self) -> Fraction:
+        """When the last frame ends, as the head of a Matroska file says."""
+        of_stream = _DURATION.fullmatch(self._stream.metadata.get("DURATION", ""))
+        if of_stream:
+            hours, minutes, seconds = of_stream.groups()
+            return Fraction(seconds) + 60 * int(minutes) + 3600 * int(hours)
+        return Fraction(self._container.duration or 0, av.time_base)
 
     def _seek(self) -> None:
         """Goes to a key frame at or before the start; from the beginning where the format's seeking misses it."""
@@ -141,6 +180,7 @@ class Decoding:
         joined = VideoClock() if is_joinable(self._container) else None
         for packet in read_packets(self._container, [self._stream]):
             self._packets += 1
+            self._last_dts = packet.dts
             yield joined.follow(packet) if joined else packet
 
     def _decode(self, packet: Any | None) -> list[Any]:
@@ -261,6 +301,9 @@ class Decoding:
                 log.warning("'%s': time stamps run backwards and are moved forwards.", self._path.name)
             self._backwards += 1
             frame = replace(frame, pts=self._last.pts + self._step(self._last.pts))
+        if self._last is not None:
+            self._gap = max(0, round((frame.pts - self._last.pts) / self._typical) - 1)
+            self._gaps += self._gap
         self._last = frame
         return frame
 

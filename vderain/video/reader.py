@@ -36,7 +36,7 @@ class Damage:
 
     Attributes:
         frames: lost frames for which another picture stands in.
-        missing: frames beyond the end of a truncated file, which nothing stands in for.
+        missing: frames that are not in a truncated or overwritten file, which nothing stands in for.
         events: short sentences for people.
     """
 
@@ -165,7 +165,7 @@ class VideoReader:
                     yield frame
                 self.changed += [CONVERTED] if decoding.converted else []
                 self.dropped[:] = sorted(decoding.unkept.found)
-                self._note_missing(decoding.missing)
+                self._note_missing(decoding.missing, decoding.lost)
         except av.error.FFmpegError as error:
             raise InputError(f"'{self.path}' cannot be read any further ({error}).", "Check the disk.") from error
         if not delivered:
@@ -206,17 +206,24 @@ class VideoReader:
             )
         self.damage.bridged(time_s, continues)
 
-    def _note_missing(self, missing: int) -> None:
-        """Says how many frames a truncated file should have had beyond its end; no still picture pretends them."""
-        if not missing:
+    def _note_missing(self, beyond: int, within: int) -> None:
+        """Says how many frames the file should have had; no still picture pretends them.
+
+        Args:
+            beyond: behind the end of a truncated file.
+            within: in places that were overwritten.
+        """
+        if not beyond + within:
             return
+        where = "ends early" if beyond else "is damaged"
+        said = "1 frame is missing" if beyond + within == 1 else f"{beyond + within} frames are missing"
         if self.strict:
             raise DamageError(
-                f"'{self.path}' ends early: {missing} frames are missing.",
+                f"'{self.path}' {where}: {said}.",
                 "Copy the file again, or leave out --strict to use what is there.",
             )
-        self.damage.missing = missing
-        self.damage.note(f"the file ends early: {missing} frames are missing")
+        self.damage.missing = beyond + within
+        self.damage.note(f"the file {where}: {said}")
 
     def _nothing_delivered(self) -> None:
         if self._start_s is not None or self._duration_s is not None:

@@ -213,7 +213,7 @@ class SegmentedWriter(VideoWriter):
             self._begin_at(self._store.origin_s)
         if self._store.frames and self._store.origin_s is not None:
             self._count, self._last_s = self._store.frames, self._store.last_s
-            self._first_s = self._store.origin_s - self._shift_s
+            self._note_first(self._store.origin_s - self._shift_s)
         return self
 
     def write(self, frame: Frame, dry: bool = False) -> None:

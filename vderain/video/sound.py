@@ -19,6 +19,7 @@ _PCM = {  # samples as they are decoded -> PCM that holds them all
 _SMALL = ("aac", "libopus", "libmp3lame")
 _BITS_A_CHANNEL = 128_000  # a second: above where listeners stop to hear a difference in AAC
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+_TRIAL_SAMPLES = 4096  # more than any encoder's packet
 _FILL_S = Fraction(1, 20)  # a longer pause between packets is filled with silence, so that nothing after it moves
 
 
@@ -36,6 +37,13 @@ def is_lossless(encoder: str) -> bool:
     return encoder == "alac" or encoder.startswith("pcm_")
 
 
+def name_channels(context: Any) -> None:
+    """Gives sound whose channels are only counted the usual names of so many, without which MP4 does not hold PCM."""
+    channels = context.layout.nb_channels
+    if context.layout.name == f"{channels} channels" and channels in _LAYOUTS:
+        context.layout = _LAYOUTS[channels]
+
+
 def _candidates(stream: Any) -> list[str]:
     codec, sample = codec_name(stream), stream.codec_context.format
     pcm = _PCM.get(sample.name.removesuffix("p")) if sample is not None else None
@@ -46,14 +54,25 @@ def _candidates(stream: Any) -> list[str]:
 
 
 def _holds(muxer: str, encoder: str, stream: Any) -> bool:
-    """Asks the muxer and the encoder themselves."""
+    """Asks the muxer and the encoder themselves, with silence that has to read back as sound."""
+    memory = BytesIO()
     try:
-        with av.open(BytesIO(), "w", format=muxer) as trial:
-            _add(trial, encoder, stream)
-            trial.start_encoding()
+        with av.open(memory, "w", format=muxer) as trial:
+            recoded = _add(trial, encoder, stream)
+            trial.mux(recoded.encode(_silence(recoded.codec_context)) + recoded.encode(None))
+        memory.seek(0)
+        with av.open(memory) as written:
+            return [each.type for each in written.streams] == ["audio"]
     except (av.error.FFmpegError, ValueError, OSError):
         return False
-    return True
+
+
+def _silence(context: Any) -> av.AudioFrame:
+    silence = av.AudioFrame("s16", context.layout.name, _TRIAL_SAMPLES)
+    for plane in silence.planes:
+        plane.update(bytes(plane.buffer_size))
+    silence.sample_rate, silence.pts, silence.time_base = context.sample_rate, 0, Fraction(1, context.sample_rate)
+    return silence
 
 
 def _add(output: Any, encoder: str, source: Any) -> Any:

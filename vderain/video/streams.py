@@ -1,23 +1,22 @@
-"""Owns the streams besides the picture: a source enters, and a packet-for-packet copy of them goes into the output."""
+"""Owns what containers take of the streams besides the picture: a stream and a muxer enter, answers leave."""
 
-import logging
-from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import av
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
 from av.stream import Discard, Disposition
 
 from vderain.errors import UsageError
 from vderain.video import captions, sound
-from vderain.video.continuity import continuous, is_joinable
 from vderain.video.entries import sample_entries
-from vderain.video.source import codec_name, input_errors, open_input, read_packets, stream_name
+from vderain.video.source import codec_name, open_input, read_packets
 from vderain.video.tags import dress
 
 DEFAULT_SUFFIX = ".mp4"
@@ -26,8 +25,10 @@ CONTAINERS = {  # file suffix -> FFmpeg muxer
     ".ts": "mpegts", ".mts": "mpegts", ".m2ts": "mpegts", ".nut": "nut",
 }  # fmt: skip
 
-_EMPTY_TEXT = b"\0\0"  # fills the time between two subtitles in MP4; the muxer writes its own
-_COVER_NAMES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+COVER_NAMES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
+_WITHOUT_BLOCKS = frozenset({"aac", "ac3"})
+_DRIFT_PACKETS = 50  # of sound: a second or two
+_DRIFT_S = Fraction(1, 200)  # in that time
 _TS_CODECS = frozenset({"dvb_subtitle", "dvb_teletext", "hdmv_pgs_subtitle", "klv", "timed_id3", "scte_35"})
 TIMECODE = "tmcd"  # the tag of a timecode track
 BOXED = ("mp4", "mov")  # they make such a track themselves, from the tag of the video
@@ -75,24 +76,56 @@ def is_chapter_track(stream: Any) -> bool:
 
 
 def can_hold(muxer: str, stream: Any) -> bool:
-    """Whether a container takes a stream as it is; asked of the muxer itself, with a header written to memory."""
-    if _becomes_attachment(muxer, stream):
+    """Whether a container takes a stream as it is; asked of the muxer itself, with a file written to memory.
+
+    Sound and video go in with their first packets: some muxers refuse only in their trailer, that of transport streams
+    takes anything, as private data that nobody can read, and that of AVI makes up the time of some sound.
+    """
+    if becomes_attachment(muxer, stream):
         return True
     if muxer == "mpegts" and stream.type in ("subtitle", "data") and codec_name(stream) not in _TS_CODECS:
-        return False  # this muxer takes anything, as private data that nobody can read
+        return False
     memory = BytesIO()
     try:
         with av.open(memory, "w", format=muxer) as trial:
             copy = add_copy(trial, stream)
             trial.start_encoding()
-            if stream.type != "data":
+            packets = [_token_packet(copy)] if stream.type == "data" else _first_packets(muxer, stream)
+            if not packets:
                 return True
-            trial.mux_one(_token_packet(copy))
+            lasts_s = span_s(packets)
+            for packet in packets:
+                packet.stream = copy
+                trial.mux_one(packet)
         memory.seek(0)
-        with av.open(memory) as written:  # data that reads back as unknown is of no use to anybody
-            return [codec_name(each) for each in written.streams] == [codec_name(stream)] != ["unknown"]
+        with av.open(memory) as written:
+            if stream.type == "data":  # what reads back as unknown is of no use to anybody
+                return [codec_name(each) for each in written.streams] == [codec_name(stream)] != ["unknown"]
+            if [each.type for each in written.streams] != [stream.type]:
+                return False  # of so few packets no more can be told for certain
+            return muxer != "avi" or abs(span_s(p for p in written.demux() if p.size) - lasts_s) < _DRIFT_S
     except (av.error.FFmpegError, ValueError, OSError):
         return False
+
+
+def span_s(packets: Iterable[Any]) -> Fraction:
+    """From when the first of some packets is heard or seen until the last one is."""
+    begins = [(p.pts if p.pts is not None else p.dts) * p.time_base for p in packets]
+    return max(begins) - min(begins)
+
+
+def _first_packets(muxer: str, stream: Any) -> list[Any]:
+    """The first packet of sound or video, at its beginning, or many where time is in question."""
+    if stream.type not in ("audio", "video"):
+        return []
+    count = _DRIFT_PACKETS if muxer == "avi" and stream.type == "audio" else 1
+    with open_input(Path(stream.container.name)) as container:
+        packets = list(islice(read_packets(container, [container.streams[stream.index]]), count))
+    begin = next((stamp for packet in packets for stamp in (packet.dts, packet.pts) if stamp is not None), 0)
+    for packet in packets:
+        packet.pts = packet.pts - begin if packet.pts is not None else None
+        packet.dts = packet.dts - begin if packet.dts is not None else packet.pts
+    return packets
 
 
 def is_nameless(muxer: str, stream: Any) -> bool:
@@ -105,7 +138,7 @@ def is_nameless(muxer: str, stream: Any) -> bool:
     return entry is not None and entry.plain and entry.kind == codec_name(stream)
 
 
-def _file_of_data() -> BytesIO:
+def file_of_data() -> BytesIO:
     """An MP4 of one track of data."""
     memory = BytesIO()
     with av.open(memory, "w", format="mp4") as output:
@@ -130,253 +163,43 @@ def substitute(muxer: str, stream: Any) -> str | None:
     return f"{text}, without styles" if text is not None else None
 
 
-def _recoder(output: OutputContainer, stream: Any) -> "sound.Recoder | captions.Rewriter | None":
-    muxer = output.format.name
-    if (encoder := sound.substitute(muxer, stream)) is not None:
-        return sound.Recoder(output, stream, encoder)
-    codec = captions.substitute(muxer, stream)
-    return captions.Rewriter(output, stream, codec) if codec is not None else None
-
-
 def add_copy(output: OutputContainer, stream: Any) -> Any:
     """Adds a stream to ``output`` that takes the packets of ``stream`` unchanged."""
-    copy = output.add_stream_from_template(stream, opaque=True)
+    with _template(output.format.name, stream) as template:
+        copy: Any = output.add_stream_from_template(template, opaque=True)
+    if stream.type == "audio" and copy.codec_context is not None:
+        sound.name_channels(copy.codec_context)
     dress(copy, stream, copied=True)
     return copy
 
 
-def _readable_name(codec: str) -> str:
+@contextmanager
+def _template(muxer: str, stream: Any) -> Iterator[Any]:
+    """What a copy is made after: the stream itself, or for AVI one like it that has no size of blocks.
+
+    AVI counts the time of sound in such blocks where it is given their size, and these codecs have none.
+    """
+    if muxer != "avi" or codec_name(stream) not in _WITHOUT_BLOCKS:
+        yield stream
+        return
+    memory = BytesIO()
+    with av.open(memory, "w", format="matroska") as header:
+        like = header.add_stream_from_template(stream, opaque=True)
+        for packet in _first_packets("matroska", stream):
+            packet.stream = like
+            header.mux_one(packet)
+    memory.seek(0)
+    with av.open(memory) as template:
+        yield template.streams[0]
+
+
+def readable_name(codec: str) -> str:
     """The name under which a codec may read back: MP4 has one for both layers of MPEG audio, which decode alike."""
     return "mp3" if codec == "mp2" else codec
 
 
-def _becomes_attachment(muxer: str, stream: Any) -> bool:
+def becomes_attachment(muxer: str, stream: Any) -> bool:
     """Matroska keeps cover pictures as attachments, not as streams."""
     return bool(
-        muxer == "matroska" and stream.disposition & Disposition.attached_pic and codec_name(stream) in _COVER_NAMES
+        muxer == "matroska" and stream.disposition & Disposition.attached_pic and codec_name(stream) in COVER_NAMES
     )
-
-
-class StreamCopier:
-    """Copies every stream but the main video from a source into an output, packet for packet, as time goes on.
-
-    Args:
-        source: the file to copy from; it is opened a second time, so that nothing has to be kept in memory.
-        main_index: the stream that is not copied.
-
-    Attributes:
-        kept: names of the streams that are copied.
-        changed: names of the streams that are there in another form.
-        dropped: names of what the container could not hold.
-        kinds: by number of the track, what its samples have to be called once the file is closed.
-    """
-
-    def __init__(self, source: Path, main_index: int) -> None:
-        self._source = source
-        self._container = open_input(source)
-        self._main_index = main_index
-        self._targets: dict[int, Any] = {}
-        self._recoders: dict[int, sound.Recoder | captions.Rewriter] = {}
-        self._refused: dict[int, int] = {}
-        self._steps: dict[int, tuple[int, int]] = {}  # of sound: the last packet's instant and length
-        self._copied: set[int] = set()
-        self._cut = Cut()
-        self._packets: Iterator[Any] = iter(())
-        self._next: Any = None
-        self.kept: list[str] = []
-        self.changed: list[str] = []
-        self.kinds: dict[int, str] = {}
-        self.dropped: list[str] = []
-
-    def streams(self) -> list[Any]:
-        """All streams of the source in order, the main video included."""
-        return list(self._container.streams)
-
-    @property
-    def source(self) -> InputContainer:
-        """The source as the copier has it open."""
-        return self._container
-
-    def add(self, output: OutputContainer, stream: Any) -> None:
-        """Prepares the copy of one stream, or notes that it cannot be copied."""
-        if is_chapter_track(stream):
-            return
-        name, muxer = stream_name(stream), output.format.name
-        if codec_name(stream) == TIMECODE:
-            self._keep_timecode(muxer, name)
-            return
-        if is_nameless(muxer, stream):
-            self._add_nameless(output, stream)
-            self.kept.append(name)
-            return
-        if not can_hold(muxer, stream):
-            if (recoder := _recoder(output, stream)) is not None:
-                self._recoders[stream.index] = recoder
-                self._targets[stream.index] = recoder.stream
-                self.changed.append(f"{name} written as {substitute(muxer, stream)}")
-            else:
-                self.dropped.append(name)
-            return
-        if _becomes_attachment(muxer, stream):
-            self._attach_cover(output, stream)
-        else:
-            self._targets[stream.index] = add_copy(output, stream)
-        self.kept.append(name)
-
-    def _add_nameless(self, output: OutputContainer, stream: Any) -> None:
-        with av.open(_file_of_data()) as template:  # PyAV's own way to add data asks MOV's muxer, which denies it
-            copy: Any = output.add_stream_from_template(template.streams[0])
-        copy.time_base = stream.time_base
-        dress(copy, stream, copied=True)
-        self._targets[stream.index] = copy
-        self.kinds[copy.index + 1] = codec_name(stream)
-
-    def _keep_timecode(self, muxer: str, name: str) -> None:
-        """Where the muxer makes no track of it the tag remains."""
-        if muxer in BOXED:
-            self.kept.append(name)
-        else:
-            self.changed.append(f"{name} written as a tag")
-
-    def _attach_cover(self, output: OutputContainer, stream: Any) -> None:
-        filename, mimetype = _COVER_NAMES[codec_name(stream)]
-        with open_input(self._source) as container:
-            picture = next(bytes(p) for p in container.demux(container.streams[stream.index]) if p.size)
-        filename = stream.metadata.get("filename", filename)
-        output.add_attachment(filename, stream.metadata.get("mimetype", mimetype), picture)
-
-    def check(self, written: InputContainer) -> None:
-        """Moves to ``dropped`` what a muxer took and wrote so that it does not read back as what it was."""
-        readable = Counter((stream.type, _readable_name(codec_name(stream))) for stream in written.streams)
-        for index in self._targets.keys() - self._recoders.keys():
-            stream = self._container.streams[index]
-            key = (stream.type, _readable_name(codec_name(stream)))
-            readable[key] -= 1
-            if readable[key] < 0:
-                self.kept.remove(stream_name(stream))
-                nothing = "" if index in self._copied else ", of which the source has no packets"
-                self.dropped.append(stream_name(stream) + nothing)
-
-    def pairs(self, written: InputContainer, main_index: int) -> Iterator[tuple[Any, Any]]:
-        """The streams that are in the output, each with what it reads back as.
-
-        Args:
-            written: the output, opened for reading.
-            main_index: the stream of the output that has the pictures.
-        """
-        tracks = {target.index: self._container.streams[index] for index, target in self._targets.items()}
-        tracks = {index: source for index, source in tracks.items() if source.type != "attachment"}
-        order = sorted([*tracks, main_index])  # Matroska puts attachments behind all tracks
-        for copy, index in zip(written.streams, order, strict=False):
-            if index != main_index and copy.type == tracks[index].type:
-                yield tracks[index], copy
-
-    def begin(self, cut: Cut) -> None:
-        """Starts reading; nothing outside ``cut`` is copied."""
-        self._cut = cut
-        for stream in self._container.streams:
-            if stream.index not in self._targets:
-                stream.discard = Discard.all  # the demuxer then skips its bytes where the format lets it
-        joinable = is_joinable(self._container)  # its clock may begin again, and the video says when
-        if cut.begin_s is not None and cut.begin_s > 1 and self._targets and not joinable:
-            with input_errors(self._source):  # a second early: formats without an index seek by guessing
-                self._container.seek(int((cut.begin_s - 1) * av.time_base))
-        wanted = [stream for stream in self._container.streams if stream.index in self._targets]
-        if joinable:
-            video = self._container.streams[self._main_index]
-            video.discard = Discard.default
-            wanted = [*wanted, video] if wanted else []
-        self._packets = read_packets(self._container, wanted, logging.WARNING)
-        if joinable:
-            self._packets = continuous(self._packets, self._main_index)
-        self._advance()
-
-    def copy_until(self, output: OutputContainer, time_s: Fraction | None) -> None:
-        """Writes what comes before an instant of the output's clock (None: all that is left)."""
-        while self._next is not None and (time_s is None or self._time_s(self._next) - self._cut.shift_s <= time_s):
-            self._write(output, self._next)
-            self._advance()
-        if time_s is None:
-            for recoder in self._recoders.values():
-                self._mux(output, recoder, None)
-
-    def close(self) -> None:
-        """Closes the source and adds what the muxer refused on the way to ``dropped``."""
-        for index, count in self._refused.items():
-            self.dropped.append(f"{count} packets of {stream_name(self._container.streams[index])}")
-        self._refused.clear()
-        self._packets = iter(())
-        self._next = None
-        self._container.close()
-
-    def _time_s(self, packet: Any) -> Fraction:
-        stamp = packet.dts if packet.dts is not None else packet.pts
-        return Fraction(stamp) * packet.time_base if stamp is not None else Fraction(0)
-
-    def _advance(self) -> None:
-        """Looks for the next packet that belongs into the output."""
-        self._next = next((packet for packet in self._packets if self._wanted(packet)), None)
-
-    def _wanted(self, packet: Any) -> bool:
-        if packet.stream.disposition & Disposition.attached_pic:
-            return True
-        if codec_name(packet.stream) == "mov_text" and bytes(packet) == _EMPTY_TEXT:
-            return False
-        stamp = packet.pts if packet.pts is not None else packet.dts
-        return stamp is not None and self._cut.holds(Fraction(stamp) * packet.time_base)
-
-    def _write(self, output: OutputContainer, packet: Any) -> None:
-        index = packet.stream_index
-        if index in self._recoders:
-            self._mux(output, self._recoders[index], packet)
-            return
-        self._copied.add(index)
-        self._shift(packet)
-        self._lengthen(packet)
-        packet.stream = self._targets[index]
-        try:
-            output.mux_one(packet)
-        except (av.error.FFmpegError, ValueError) as error:
-            if isinstance(error, OSError) or getattr(error, "errno", None) in DISK_ERRORS:
-                raise
-            self._refused[index] = self._refused.get(index, 0) + 1
-
-    def _lengthen(self, packet: Any) -> None:
-        """Gives a sound packet that does not say how long it lasts the length of the one before.
-
-        MP4 leaves out what begins where its track ends, and a last packet of no length does.
-        """
-        if packet.stream.type != "audio" or packet.dts is None:
-            return
-        last, length = self._steps.get(packet.stream_index, (packet.dts, 0))
-        length = packet.duration or packet.dts - last or length
-        packet.duration = packet.duration or length
-        self._steps[packet.stream_index] = packet.dts, length
-
-    def _mux(self, output: OutputContainer, recoder: "sound.Recoder | captions.Rewriter", packet: Any | None) -> None:
-        """Writes what a recoder makes of a packet (None: of all it still has)."""
-        for recoded in recoder(packet):
-            recoded.stream = recoder.stream
-            self._shift(recoded)
-            output.mux_one(recoded)
-
-    def _shift(self, packet: Any) -> None:
-        if packet.stream.disposition & Disposition.attached_pic:
-            packet.pts = packet.dts = 0
-            return
-        ticks = round(self._cut.shift_s / packet.time_base)
-        packet.pts = packet.pts - ticks if packet.pts is not None else None
-        packet.dts = packet.dts - ticks if packet.dts is not None else packet.pts
-
-
-def chapters_in(container: InputContainer, cut: Cut) -> list[Any]:
-    """The chapters of a source as they lie in the cut, on the output's clock."""
-    chapters = []
-    for chapter in container.chapters():
-        base = chapter["time_base"] or Fraction(1, av.time_base)
-        begin = max(chapter["start"] * base, cut.begin_s) if cut.begin_s is not None else chapter["start"] * base
-        end = min(chapter["end"] * base, cut.end_s) if cut.end_s is not None else chapter["end"] * base
-        if begin < end:
-            shifted = (round((begin - cut.shift_s) / base), round((end - cut.shift_s) / base))
-            chapters.append({**chapter, "start": shifted[0], "end": shifted[1]})
-    return chapters

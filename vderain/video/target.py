@@ -88,7 +88,8 @@ def _expected_bytes(target: Path, reader: VideoReader, options: EncodeOptions) -
 
 def muxer_options(muxer: str, reader: VideoReader) -> dict[str, str]:
     """Options that make the container keep time exactly."""
-    options = {"avoid_negative_ts": "disabled"}  # else one early audio packet would shift every frame
+    # else one early audio packet would shift every frame; NUT has no time before zero, not even one of decoding
+    options = {"avoid_negative_ts": "make_non_negative" if muxer == "nut" else "disabled"}
     if muxer in _MP4_LIKE:
         scale = reader.info.time_base.denominator
         flags = "+faststart"

@@ -16,8 +16,10 @@ import av
 from av.container import InputContainer, OutputContainer
 
 from vderain.errors import OutputError
+from vderain.video.copier import StreamCopier, chapters_in
 from vderain.video.encoders import EncodeOptions, add_encoder
 from vderain.video.entries import rename_entries
+from vderain.video.evenness import number_of
 from vderain.video.frame import Frame
 from vderain.video.hidden_name import hidden_beside
 from vderain.video.info import StreamInfo, probe
@@ -35,7 +37,7 @@ from vderain.video.rate import SourceRate, source_rate
 from vderain.video.readback import lost_chapters, lost_colour, lost_of_file, lost_of_streams
 from vderain.video.reader import VideoReader
 from vderain.video.source import codec_name, open_input
-from vderain.video.streams import TIMECODE, StreamCopier, chapters_in, output_format
+from vderain.video.streams import TIMECODE, output_format
 from vderain.video.tags import dress, lasting
 from vderain.video.target import check_target, muxer_options, output_error
 from vderain.video.telemetry import HOLDERS, Hidden, carry_over, hidden_parts, within
@@ -99,6 +101,7 @@ class VideoWriter:
         self._durations: dict[int, int] = {}  # of the frames inside the encoder, by pts
         self._shift_s = Fraction(0)
         self._first_s: Fraction | None = None
+        self._phase_s = Fraction(0)  # by which all frames are earlier in AVI
         self._last_s = Fraction(0)
         self._count = 0
 
@@ -245,7 +248,7 @@ class VideoWriter:
         self._chapters = chapters_in(self._copier.source, cut)
         self._output.set_chapters(self._chapters)
         self._output.start_encoding()
-        self._copier.begin(cut)
+        self._copier.begin(self._output, cut)
         self._started = True
 
     def _advance_timecodes(self, begin_s: Fraction) -> None:
@@ -259,20 +262,26 @@ class VideoWriter:
             if "timecode" in metadata:
                 metadata["timecode"] = advance(metadata["timecode"], frames, rate) or metadata["timecode"]
 
+    def _note_first(self, first_s: Fraction) -> None:
+        """A clock that counts frames has no place for a part of one before the first."""
+        self._phase_s = first_s % self._encoder.codec_context.time_base
+        self._first_s = first_s - self._phase_s
+
     def _note_time(self, frame: Frame) -> int:
         """Remembers when a frame is shown, and says it in the encoder's units."""
+        base = self._encoder.codec_context.time_base
         time_s = frame.pts * frame.time_base - self._shift_s
-        ticks = time_s / self._encoder.codec_context.time_base
-        if ticks.denominator != 1:
+        if self._first_s is None:
+            self._note_first(time_s)
+        ticks = number_of(time_s - self._phase_s, base, frame.time_base)
+        if ticks is None or (self._count and ticks * base <= self._last_s):
             raise OutputError(
                 "AVI holds only one constant frame rate, and these frames come at uneven times.", "Write .mp4 or .mkv."
             )
-        if self._first_s is None:
-            self._first_s = time_s
-        self._last_s = time_s
+        self._last_s = ticks * base
         self._count += 1
-        self._durations[int(ticks)] = int(frame.duration * frame.time_base / self._encoder.codec_context.time_base)
-        return int(ticks)
+        self._durations[ticks] = int(frame.duration * frame.time_base / base)
+        return ticks
 
     def _picture(self, frame: Frame, pts: int) -> av.VideoFrame:
         """The frame as the encoder wants it; the very same bytes where it takes the frame's own layout."""
@@ -356,6 +365,8 @@ class VideoWriter:
             self._note_losses(container, stream, copier)
         self._note_pictures()
         expected = [self._first_s or Fraction(0), self._last_s]
+        if self._muxer == "nut" and stamps:  # it counts from the first packet of all, which is moved to zero
+            expected = [time_s + stamps[0] - expected[0] for time_s in expected]
         exact = all(abs(a - b) <= tick_s / 2 for a, b in zip(stamps, expected, strict=False))
         if count != self._count or not exact:
             raise OutputError(
