@@ -215,6 +215,19 @@ def test_an_even_rate_in_milliseconds_fits_avi(tmp_path: Path, clip: Make, rate:
     assert after == list(range(40))
 
 
+def test_raw_dv_has_a_rate_and_a_timecode(tmp_path: Path, clip: Make) -> None:
+    """FFmpeg takes the ticks of its clock for the average rate."""
+    source = clip(
+        "in.dv", codec="dvvideo", pixel_format="yuv411p", size=(720, 480), frames=3, rate=Fraction(30000, 1001),
+        time_base=Fraction(1001, 30000),
+    )  # fmt: skip
+    copy(source, tmp_path / "out.mp4", EncodeOptions(preset="ultrafast"))
+    assert "29.97 fps" in describe(source).streams[0].detail
+    assert len(decoded_pts(tmp_path / "out.mp4")) == 3
+    with av.open(str(tmp_path / "out.mp4")) as container:
+        assert container.streams.video[0].metadata["timecode"].startswith("00:00:00")
+
+
 def test_nothing_is_left_after_a_failure(tmp_path: Path, clip: Make) -> None:
     source = clip("in.mp4", frames=20, audio="aac")
     target = tmp_path / "out.mp4"

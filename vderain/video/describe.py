@@ -8,7 +8,7 @@ from typing import Any
 import av
 
 from vderain.video.gps import read_fixes
-from vderain.video.info import probe
+from vderain.video.info import frame_rate, probe
 from vderain.video.readback import joined_programs
 from vderain.video.sidedata import is_kept
 from vderain.video.source import codec_name, main_video, open_input, stream_kind
@@ -133,8 +133,9 @@ def _describe_stream(stream: Any, main_index: int, muxer: str) -> StreamDescript
 def _detail(stream: Any) -> str:
     context = stream.codec_context
     if stream.type == "video" and context is not None:
-        rate = f", {float(stream.average_rate):.6g} fps" if stream.average_rate else ""
-        return f"{context.width}x{context.height}, {context.pix_fmt}{rate}"
+        rate = frame_rate(stream)
+        said = f", {float(rate):.6g} fps" if rate else ""
+        return f"{context.width}x{context.height}, {context.pix_fmt}{said}"
     if stream.type == "audio" and context is not None:
         return f"{context.sample_rate} Hz, {context.layout.name}"
     return str(stream.metadata.get("handler_name") or stream.metadata.get("filename") or "")

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 _CHROMA_LOCATION = re.compile(r"[(,] ?(left|center|topleft|top|bottomleft|bottom)[),]")
 FALLBACK_RATE = Fraction(25)  # frames a second of a raw stream that does not say; FFmpeg assumes the same
+_RATE_MAX = 1000  # frames a second; a timecode can count no more
 _CROPPING = re.compile(r"Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)")  # left, right, top, bottom
 _STAMP_PACKETS = 64  # how far the first time stamp is looked for
 _PROBE_PACKETS = 600  # how far the first picture is looked for: 10 s at 60 fps
@@ -136,7 +137,7 @@ def probe(
         crop = Crop()  # nothing would be left: the container is wrong
     if picture.width <= 0 or picture.height <= 0:
         raise InputError(f"The pictures in '{path}' have no size.", "Copy or record the file again.")
-    rate = stream.average_rate or stream.guessed_rate or FALLBACK_RATE
+    rate = frame_rate(stream) or FALLBACK_RATE
     clock: Literal["pts", "dts", "rate"] = "rate" if stamp is None else "pts"
     if container.format.name == "avi" and stamp is not None:
         clock = "dts"
@@ -147,7 +148,7 @@ def probe(
         width_px=picture.width - crop.left_px - crop.right_px,
         height_px=picture.height - crop.top_px - crop.bottom_px,
         time_base=time_base,
-        average_rate=stream.average_rate or stream.guessed_rate,
+        average_rate=frame_rate(stream),
         start_pts=start_pts if start_s is None else 0,
         duration_s=read_s,
         codec=codec_name(stream),
@@ -169,6 +170,12 @@ def probe(
         crop=crop,
         unkept=tuple(sorted(unkept(picture))),
     )
+
+
+def frame_rate(stream: Any) -> Fraction | None:
+    """Frames a second, as far as the file says; raw DV says how often its clock ticks instead."""
+    rates = (stream.average_rate, stream.guessed_rate)
+    return next((rate for rate in rates if rate and rate <= _RATE_MAX), None)
 
 
 def _first_picture(container: Any, stream: Any, path: Path) -> tuple[Any, int, int | None]:

@@ -98,7 +98,7 @@ def can_hold(muxer: str, stream: Any) -> bool:
                 packet.stream = copy
                 trial.mux_one(packet)
         memory.seek(0)
-        with av.open(memory) as written:
+        with av.open(memory, "r") as written:
             if stream.type == "data":  # what reads back as unknown is of no use to anybody
                 return [codec_name(each) for each in written.streams] == [codec_name(stream)] != ["unknown"]
             if [each.type for each in written.streams] != [stream.type]:
@@ -110,7 +110,7 @@ def can_hold(muxer: str, stream: Any) -> bool:
 
 def span_s(packets: Iterable[Any]) -> Fraction:
     """From when the first of some packets is heard or seen until the last one is."""
-    begins = [(p.pts if p.pts is not None else p.dts) * p.time_base for p in packets]
+    begins: list[Fraction] = [(p.pts if p.pts is not None else p.dts) * p.time_base for p in packets]
     return max(begins) - min(begins)
 
 
