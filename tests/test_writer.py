@@ -221,7 +221,8 @@ def test_raw_dv_has_a_rate_and_a_timecode(tmp_path: Path, clip: Make) -> None:
         "in.dv", codec="dvvideo", pixel_format="yuv411p", size=(720, 480), frames=3, rate=Fraction(30000, 1001),
         time_base=Fraction(1001, 30000),
     )  # fmt: skip
-    copy(source, tmp_path / "out.mp4", EncodeOptions(preset="ultrafast"))
+    writer = copy(source, tmp_path / "out.mp4", EncodeOptions(preset="ultrafast"))
+    assert "tag timecode" not in writer.dropped
     assert "29.97 fps" in describe(source).streams[0].detail
     assert len(decoded_pts(tmp_path / "out.mp4")) == 3
     with av.open(str(tmp_path / "out.mp4")) as container:

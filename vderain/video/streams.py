@@ -110,7 +110,7 @@ def can_hold(muxer: str, stream: Any) -> bool:
 
 def span_s(packets: Iterable[Any]) -> Fraction:
     """From when the first of some packets is heard or seen until the last one is."""
-    begins: list[Fraction] = [(p.pts if p.pts is not None else p.dts) * p.time_base for p in packets]
+    begins: list[Fraction] = [packet.pts * packet.time_base for packet in packets]
     return max(begins) - min(begins)
 
 
@@ -121,10 +121,10 @@ def _first_packets(muxer: str, stream: Any) -> list[Any]:
     count = _DRIFT_PACKETS if muxer == "avi" and stream.type == "audio" else 1
     with open_input(Path(stream.container.name)) as container:
         packets = list(islice(read_packets(container, [container.streams[stream.index]]), count))
-    begin = next((stamp for packet in packets for stamp in (packet.dts, packet.pts) if stamp is not None), 0)
-    for packet in packets:
-        packet.pts = packet.pts - begin if packet.pts is not None else None
-        packet.dts = packet.dts - begin if packet.dts is not None else packet.pts
+    stamps = [next((t for t in (packet.dts, packet.pts) if t is not None), 0) for packet in packets]
+    for packet, stamp in zip(packets, stamps, strict=True):
+        packet.pts = (packet.pts if packet.pts is not None else stamp) - stamps[0]
+        packet.dts = stamp - stamps[0]
     return packets
 
 

@@ -393,7 +393,10 @@ class VideoWriter:
     def _note_losses(self, written: Any, stream: Any, copier: StreamCopier) -> None:
         """Names what the muxer left out without a word."""
         source = copier.source.streams[self._reader.info.stream_index]
-        self.dropped += lost_of_file(copier.source, written)
+        lost = lost_of_file(copier.source, written)
+        if "timecode" in stream.metadata:  # MP4 makes a track of a file's
+            lost = [words for words in lost if words != "tag timecode"]
+        self.dropped += lost
         self.dropped += lost_of_streams(
             [(source, stream), *copier.pairs(written, self._stream.index)], written.metadata
         )
