@@ -154,7 +154,7 @@ def test_rain_left_over_grows_with_rain() -> None:
     found = [leftover(noisy(density)) for density in (0, 4, 8, 16, 32)]
     assert abs(leftover(dry)) < 0.01
     assert abs(found[0]) < 0.01, "noise is no rain"
-    assert found[1] > 0.1
+    assert found[1] > 0.05
     assert all(more > 1.5 * less for less, more in pairwise(found[1:])), found
 
 
@@ -303,7 +303,7 @@ def test_pictures_that_differ_in_size_are_no_clip(vderain: Run, tmp_path: Path) 
     rain = saved(tmp_path / "rain", [textured(1, (40, 60)), textured(2, (60, 40))])
     result = vderain("evaluate", "--rain", rain, "--clear", rain)
     assert result.exit_code != 0
-    assert "000.png differs in size" in result.stderr.replace("001", "000")
+    assert "1.png differs in size from 0.png" in result.stderr
     assert "--single" in result.stderr
 
 

@@ -118,9 +118,9 @@ class Restorer:
             derained = self.derain(seen, timed)
             if options.guard:
                 derained = guard(derained, radius, timed=timed)
-            again = partial(looked_at_again, derainer=self.derain, guarded=options.guard)
-            derained = map(timed("network", again), derained)
             if not alone:
+                again = partial(looked_at_again, derainer=self.derain, guarded=options.guard)
+                derained = map(timed("network", again), derained)
                 derained = steady(derained, options.temporal == "strong", workers, timed)
         return ordered_map(timed("add", partial(self._add, turns=turns)), derained, workers)
 
