@@ -95,11 +95,11 @@ def test_what_moves_is_no_drop(unbounded: None) -> None:
 def test_another_shot_says_nothing_about_the_drops_in_this_one(unbounded: None) -> None:
     generator = adding(0)
     pictures = [np.full((48, 64, 3), level, np.uint8) for level in (200, 200, 60, 60)]
-    taken = {200: -0.1, 60: 0.0}
+    taken = {200: -20 / 255, 60: 0.0}
     generator.picture = lambda window: np.full((48, 64, 3), taken[int(window.sight.rgb[0, 0, 0])], np.float16)  # type: ignore[method-assign]
     out = list(Wiper(generator)(sights((as_frame(p, i) for i, p in enumerate(pictures)), 1), 2, 2))
     assert [sight.wet for sight in out] == [1, 1, 0, 0]
-    assert [int(sight.rgb[0, 0, 0]) for sight in out] == [174, 174, 60, 60]
+    assert [int(sight.rgb[0, 0, 0]) for sight in out] == [180, 180, 60, 60]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 53), (LINES + 40, 2 * LINES)])
