@@ -24,9 +24,9 @@ from vderain.restore.temporal import WINDOW, Residual, Sight, still
 LINES = 360  # of the shorter side, at most
 IGNORED_LEVELS = 2.0  # a smaller change is no drop
 AROUND_PX, SOFT_PX = 81, 5  # what is seen there bounds what is guessed: larger than a drop, and without its rim
-# Mean change of the median tile. Dry clips stay below .2, single dry frames below .34; behind drops that are worth it,
-# it is above .5, on a glass full of them above 1.
-DRY_LEVELS, WET_LEVELS = 0.35, 0.5
+# Mean change of the median tile. Dry clips and pictures stay below .01; a few soft drops make .3, a glass full of small
+# ones more than 1.
+DRY_LEVELS, WET_LEVELS = 0.1, 0.25
 
 
 def wetness(residual: NDArray[np.floating]) -> float:
