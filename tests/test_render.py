@@ -14,8 +14,9 @@ from click.testing import Result
 from clips import VFR_PTS, as_frame, decoded_pts, identical, names_in, packets, planes_of_file
 from torch import Tensor
 
+from vderain.rain.refraction import seen_through, thickness_px
 from vderain.rain.weather import FAR_M, STYLES, Weather, falling, veiled_by_depth
-from vderain.rain.windshield import Drops, Glass, Windshield, seen_through, thickness_px
+from vderain.rain.windshield import Drops, Glass, Windshield
 from vderain.render import Options, grey, render
 from vderain.video.encoders import EncodeOptions
 from vderain.video.frame import Colour, Frame

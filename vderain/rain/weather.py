@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vderain.rain.composite import Light, rain_onto
+from vderain.rain.refraction import seen_through
 from vderain.rain.streaks import StreakLayer, streak_opacity, uniform
-from vderain.rain.windshield import Glass, Windshield, seen_through
+from vderain.rain.windshield import Glass, Windshield
 
 DEPTHS_M = (0.35, 0.9, 2.2, 5.0)  # borders of the layers
 FOCAL = 0.9  # focal length by the longer side of the picture: about that of a dashcam

@@ -1,21 +1,17 @@
-"""Drops on the windshield: times enter in order, the drops on the glass leave; a frame enters, it leaves seen through.
+"""Drops on the windshield: times enter in order, the drops on the glass leave; `refraction` shows what is behind them.
 
-A resting drop is taken for a paraboloid that meets the glass at the same angle whatever its size. Light bends with the
-slope of its surface (Garg & Nayar, "Vision and rain", IJCV 2007, section 3, for the wide view that a drop gathers), so
-the view through it is shifted in proportion to the slope: upside down, and smaller the smaller the drop. Near the rim
-the surface is steep and passes less light. Drops stay for seconds, which is what tells them from streaks.
+They land at random, grow, run, and dry up or are wiped. They stay for seconds, which is what tells them from streaks.
 
 Lengths are in picture heights (``_h``), so that a clip's size does not change its rain.
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from vderain.rain.streaks import fft_side_px, log_uniform, uniform
+from vderain.rain.streaks import log_uniform, uniform
 
 BLOCK_S = 0.25  # of time whose drops are drawn together, so that the glass does not depend on when frames are asked for
 WARM_S = 12.0  # of rain before the first frame
@@ -25,14 +21,6 @@ STICK_S = 0.7  # a running drop hesitates that often
 SWAY_H, SWAY_EVERY_H = 0.006, 0.23  # of a path from side to side
 BEAD_CHANCE = 0.12  # of a piece of the trail to stay as a bead of its own
 FILM_S = 0.7  # in which the rest of the trail thins to 1/e
-
-VIEW_H = 0.42  # how far from its place the rim of a drop looks
-SEEN_ROWS = 48  # of the picture as drops see it: they shrink it so much that more would only flicker
-RIM_SHADE = 0.62  # of the light that the steepest rim loses
-HORIZON_SLOPE = 0.12  # over which a drop's view goes from sky to ground
-GROUND = 0.15  # of the sky's light
-SMALLEST_PX = 0.4
-FAINTEST = 1e-3  # cover that is still seen
 NEVER_S = 1e9
 DRAWN_REST_S = 12.0  # of the drops of a drawn glass
 SOFT_CHANCE = 0.4  # that its drops are out of focus altogether
@@ -251,12 +239,9 @@ def draw_glass(generator: torch.Generator) -> Glass:
     if uniform(0, 1, generator) < SOFT_CHANCE:
         return _out_of_focus(generator)
     radius_h = log_uniform(0.006, 0.11, generator)
-    return Glass(
-        landing=_landing(log_uniform(0.04, 0.4, generator), radius_h),
-        radius_h=radius_h,
+    return replace(
+        _resting(radius_h, log_uniform(0.04, 0.4, generator)),
         spread=uniform(0.1, 0.5, generator),
-        rest_s=DRAWN_REST_S,
-        wipe_every_s=NEVER_S,
         defocus_h=radius_h * log_uniform(0.03, 1.2, generator),
         glow=max(0.0, uniform(-0.3, 0.9, generator)),
         tall=uniform(0.4, 1.1, generator),
@@ -269,12 +254,9 @@ def draw_glass(generator: torch.Generator) -> Glass:
 def _out_of_focus(generator: torch.Generator) -> Glass:
     """Drops so close to the lens that nothing is left of their shape: soft patches of the street, paler and blurred."""
     radius_h = log_uniform(0.012, 0.1, generator)
-    return Glass(
-        landing=_landing(log_uniform(0.06, 0.7, generator), radius_h),
-        radius_h=radius_h,
+    return replace(
+        _resting(radius_h, log_uniform(0.06, 0.7, generator)),
         spread=uniform(0.1, 0.5, generator),
-        rest_s=DRAWN_REST_S,
-        wipe_every_s=NEVER_S,
         defocus_h=radius_h * uniform(0.25, 1.0, generator),
         glow=max(0.0, uniform(-0.2, 0.4, generator)),
         tall=uniform(0.6, 1.1, generator),
@@ -284,90 +266,7 @@ def _out_of_focus(generator: torch.Generator) -> Glass:
     )
 
 
-def _landing(cover: float, radius_h: float) -> float:
-    """Drops a second that cover such a share of the glass, if all stayed for their time and none ever met."""
-    return cover / (DRAWN_REST_S * math.pi * radius_h**2)
-
-
-def seen_through(clear: Tensor, drops: Drops, time_s: float, glass: Glass, sky: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Frames as they are seen through the same wet glass.
-
-    Args:
-        clear: (T, 3, H, W) in 0..1.
-        drops: on the glass, from `Windshield.drops`.
-        time_s: the same instant.
-        glass: that they are on.
-        sky: its brightness, 0..1, for the glow of the drops.
-
-    Returns:
-        (T, 3, H, W) in 0..1, and how much of each pixel is drop, (H, W) in 0..1; where that is 0 frames are untouched.
-    """
-    height_px, width_px = clear.shape[2:]
-    surface_px = thickness_px(drops, time_s, height_px, width_px, clear.device)
-    slope_y, slope_x = _slopes(surface_px)
-    cover = surface_px.clamp(max=1)  # the first pixel inside the rim is half glass, half water
-    steep = torch.hypot(slope_x, slope_y).clamp(max=1)
-    inside = _refracted(clear, slope_x, slope_y, VIEW_H * height_px)
-    inside = torch.lerp(inside, _street(slope_y, sky), glass.street) * (1 - RIM_SHADE * steep**3)
-    if glass.flat > 0:
-        behind = _blurred(clear.flatten(0, 1), glass.uneven_h * height_px).view_as(clear)
-        inside = torch.lerp(inside, (glass.gain * behind).clamp(max=1), glass.flat)
-    inside = torch.lerp(inside, torch.full_like(inside, sky), glass.glow) * cover
-    soft = _blurred(torch.cat([inside.flatten(0, 1), cover.unsqueeze(0)]), glass.defocus_h * height_px)
-    soft = soft * (soft[-1] > FAINTEST)
-    return clear * (1 - soft[-1]) + soft[:-1].view_as(clear), soft[-1]
-
-
-def thickness_px(drops: Drops, time_s: float, height_px: int, width_px: int, device: torch.device) -> Tensor:
-    """(H, W) how thick the water is; drops that touch are one, as high as the higher of them."""
-    x_px, y_px, radius_px = (length_h * height_px for length_h in drops.at(time_s))
-    parts = torch.stack([x_px, y_px, radius_px, drops.tall, drops.lobe, drops.turn])[:, radius_px > SMALLEST_PX]
-    half_px = torch.exp2(torch.ceil(torch.log2((1.4 * parts[2] * parts[3].clamp(min=1)).clamp(min=2))))
-    surface = torch.zeros(height_px * width_px, device=device)
-    for size in torch.unique(half_px).tolist():  # drops of about a size are drawn together
-        x, y, radius, tall, lobe, turn = parts[:, half_px == size].float().to(device)[..., None, None]  # (N, 1, 1) each
-        steps = torch.arange(-int(size), int(size) + 1, device=device)
-        column, row = x.floor().long() + steps.view(1, 1, -1), y.floor().long() + steps.view(1, -1, 1)
-        right, down = column + 0.5 - x, (row + 0.5 - y) / tall
-        angle = torch.atan2(down, right)
-        edge = radius * (1 + lobe * (torch.cos(2 * angle + turn) + 0.6 * torch.cos(3 * angle + 2 * turn)))
-        thick = radius / 2 * (1 - (right**2 + down**2) / edge**2)
-        kept = (thick > 0) & (column >= 0) & (column < width_px) & (row >= 0) & (row < height_px)
-        surface.scatter_reduce_(0, (row * width_px + column)[kept], thick[kept], "amax")
-    return surface.view(height_px, width_px)
-
-
-def _slopes(surface_px: Tensor) -> tuple[Tensor, Tensor]:
-    """(H, W) down and to the right, by central differences."""
-    padded = F.pad(surface_px[None, None], (1, 1, 1, 1), mode="replicate")[0, 0]
-    return (padded[2:, 1:-1] - padded[:-2, 1:-1]) / 2, (padded[1:-1, 2:] - padded[1:-1, :-2]) / 2
-
-
-def _refracted(clear: Tensor, slope_x: Tensor, slope_y: Tensor, view_px: float) -> Tensor:
-    """(T, 3, H, W): each pixel shows the place to which the slope bends its ray."""
-    frames, _, height_px, width_px = clear.shape
-    rows = min(SEEN_ROWS, height_px)
-    seen = F.adaptive_avg_pool2d(clear, (rows, max(1, round(rows * width_px / height_px))))
-    x_px = torch.arange(width_px, device=clear.device) + 0.5 + view_px * slope_x
-    y_px = torch.arange(height_px, device=clear.device).view(-1, 1) + 0.5 + view_px * slope_y
-    grid = torch.stack([2 * x_px / width_px - 1, 2 * y_px / height_px - 1], -1)
-    return F.grid_sample(seen, grid.expand(frames, -1, -1, -1), padding_mode="border", align_corners=False)
-
-
-def _street(slope_y: Tensor, sky: float) -> Tensor:
-    """(H, W): sky where the surface bends a ray upwards, ground where it bends it down, between them the horizon."""
-    return sky * torch.sigmoid(-slope_y / HORIZON_SLOPE) * (1 - GROUND) + sky * GROUND
-
-
-def _blurred(planes: Tensor, sigma_px: float) -> Tensor:
-    """(C, H, W) through a Gaussian, by its transfer function: drops far out of focus cost no more than sharp ones."""
-    height_px, width_px = planes.shape[1:]
-    reach = max(1, math.ceil(2.5 * sigma_px))
-    rows, columns = fft_side_px(height_px + 2 * reach), fft_side_px(width_px + 2 * reach)
-    around = (reach, columns - width_px - reach, reach, rows - height_px - reach)
-    padded = F.pad(planes[None], around, mode="replicate")[0]
-    down = torch.fft.fftfreq(rows, device=planes.device).view(-1, 1)
-    right = torch.fft.rfftfreq(columns, device=planes.device)
-    passed = torch.exp(-2 * (math.pi * sigma_px) ** 2 * (down**2 + right**2))
-    blurred: Tensor = torch.fft.irfft2(torch.fft.rfft2(padded) * passed, s=(rows, columns))
-    return blurred[:, reach : reach + height_px, reach : reach + width_px]
+def _resting(radius_h: float, cover: float) -> Glass:
+    """One that no wiper clears, and of which drops cover a share, if all stay for their time and none ever meet."""
+    landing = cover / (DRAWN_REST_S * math.pi * radius_h**2)
+    return Glass(landing, radius_h, rest_s=DRAWN_REST_S, wipe_every_s=NEVER_S)

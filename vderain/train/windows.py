@@ -16,8 +16,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vderain.rain.composite import draw_light, rain_onto, veiled
+from vderain.rain.refraction import seen_through
 from vderain.rain.streaks import draw_style, streak_opacity
-from vderain.rain.windshield import Windshield, draw_glass, seen_through
+from vderain.rain.windshield import Windshield, draw_glass
 from vderain.restore.motion import MotionEstimator, align, flow_luma, motion
 from vderain.train.config import Data
 from vderain.train.scenes import CENTRE, WINDOW, Scenes, clip_window, drive_window, photo_window

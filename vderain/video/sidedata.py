@@ -24,6 +24,10 @@ _OF_ENCODERS = (  # in which x264 and x265 say how they were set: of the old str
     bytes.fromhex("dc45e9bde6d948b7962cd820d923eeef"), bytes.fromhex("2ca2de09b51747dbbb55a4fe7fc2fc4e"),
 )  # fmt: skip
 
+FIRST, EVERY = 8, 16  # pictures that are looked at: so many, then one of so many
+LATER = 12  # pictures, behind which those are no longer in use
+THOROUGH = 64  # collections of young objects, to one of all
+
 
 def unkept(picture: Any) -> frozenset[str]:
     """What a picture carries that its encoded copy will not have, in words."""
@@ -44,11 +48,6 @@ def is_kept(part: str, stream: Any, muxer: str) -> bool:
         muxer: FFmpeg's name of the copy's container.
     """
     return part.startswith(_NAMES["STEREO3D"]) and "stereo_mode" in stream.metadata and muxer in ("matroska", "webm")
-
-
-FIRST, EVERY = 8, 16  # pictures that are looked at: so many, then one of so many
-LATER = 12  # pictures, behind which those are no longer in use
-THOROUGH = 64  # collections of young objects, to one of all
 
 
 class Unkept:
