@@ -20,6 +20,7 @@ from vderain.train.dashcam import PARTS, Dashcam
 from vderain.train.logbook import Event, Progress
 from vderain.train.loop import train
 from vderain.train.losses import colourfulness, grey_layer, inconsistency, rain_mask
+from vderain.train.pool import packed, unpacked
 from vderain.train.ranks import Ranks
 from vderain.train.real_rain import RealRain, RealWindow
 from vderain.train.scenes import CENTRE, Scenes
@@ -121,20 +122,11 @@ def test_a_mirrored_crop_moves_the_other_way() -> None:
     assert torch.equal(flipped[4][1], plain[4][1].flip(-1))
 
 
-def test_a_window_goes_round_in_one_piece() -> None:
-    """As two processes would hand it on: what one packs the other finds again."""
-    window, blank = RealRain(Scenes([], [panned(6, 1, streaks=True)]), DATA, 0)[0], RealWindow.empty(64)
-
-    class Wire(Ranks):
-        sent: torch.Tensor
-
-        def handed_round(self, value: torch.Tensor, owner: int) -> torch.Tensor:
-            if owner == self.rank:
-                Wire.sent = value
-            return Wire.sent
-
-    Wire(0, 2).whole_handed_round(window, 0)
-    got = Wire(1, 2).whole_handed_round(blank, 0)
+def test_a_window_travels_in_one_piece() -> None:
+    window = RealRain(Scenes([], [panned(6, 1, streaks=True)]), DATA, 0)[0]
+    piece = packed(window)
+    got = unpacked(piece, RealWindow.empty(64))
+    piece.zero_()  # what arrived has memory of its own
     assert all(torch.equal(getattr(got, name), getattr(window, name)) for name in RealWindow.__slots__)
 
 

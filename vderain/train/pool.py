@@ -1,10 +1,12 @@
 """Recent training windows, of which crops are cut: a window is dear to make and good for several crops."""
 
 from collections import deque
-from typing import Generic, Protocol, Self, TypeVar
+from dataclasses import fields
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from vderain.train.ranks import ALONE, Ranks
 
@@ -23,6 +25,36 @@ class Croppable(Protocol):
 W = TypeVar("W", bound=Croppable)
 
 
+class Packed(Dataset[Tensor]):
+    """Examples in one piece each: between processes every tensor is a journey of its own.
+
+    Args:
+        examples: dataclasses of tensors.
+    """
+
+    def __init__(self, examples: Dataset[Any]) -> None:
+        self.examples = examples
+
+    def __getitem__(self, index: int) -> Tensor:
+        return packed(self.examples[index])
+
+
+def packed(example: Croppable) -> Tensor:
+    """(bytes,) uint8, the tensors of a dataclass one after the other."""
+    return torch.cat([part.contiguous().view(-1).view(torch.uint8) for part in _parts(example)])
+
+
+def unpacked(piece: Tensor, like: W) -> W:
+    """What was packed, in memory of its own; `like` has its shapes and types."""
+    parts = _parts(like)
+    pieces = torch.split(piece, [part.numel() * part.element_size() for part in parts])
+    return type(like)(*(cut.clone().view(part.dtype).view(part.shape) for cut, part in zip(pieces, parts, strict=True)))
+
+
+def _parts(example: Croppable) -> list[Tensor]:
+    return [getattr(example, field.name) for field in fields(example)]  # type: ignore[arg-type]
+
+
 class WindowPool(Generic[W]):
     """The last `size` windows, and batches of random crops of them.
 
@@ -34,6 +66,7 @@ class WindowPool(Generic[W]):
     def __init__(self, size: int, side_px: int) -> None:
         self.size, self.side_px = size, side_px
         self._windows: deque[W] = deque(maxlen=size)  # by age: the same after a resume, wherever it began
+        self._batch: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._windows)
@@ -46,12 +79,20 @@ class WindowPool(Generic[W]):
         """Cut random crops, half of them mirrored left to right (rain falls: never upside down).
 
         Returns:
-            The parts of `Croppable.crop` of our share, (B, ...) each, bytes as 0..1.
+            The parts of `Croppable.crop` of our share, (B, ...) each, bytes as 0..1; the next batch is written over it.
         """
         places = [self._place(crop_px, generator) for _ in range(count)]
         crops = [window.crop(rows, columns, flip) for window, rows, columns, flip in ranks.share(places)]
         columns = (torch.stack(column) for column in zip(*crops, strict=True))
-        return tuple(column.float() / 255 if column.dtype == torch.uint8 else column for column in columns)
+        return tuple(self._light(place, column) for place, column in enumerate(columns))
+
+    def _light(self, place: int, column: Tensor) -> Tensor:
+        """Bytes as 0..1, where those of the last batch were: to be given memory takes longer than to divide."""
+        if column.dtype != torch.uint8:
+            return column
+        if place not in self._batch or self._batch[place].shape != column.shape:
+            self._batch[place] = torch.empty(column.shape)
+        return torch.div(column, 255, out=self._batch[place])
 
     def _place(self, side_px: int, generator: torch.Generator) -> tuple[W, slice, slice, bool]:
         """A window, rows and columns of a crop of it, and whether to mirror it."""

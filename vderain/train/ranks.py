@@ -7,7 +7,7 @@ number; example number k of a batch belongs to process k modulo their number.
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -62,16 +62,6 @@ class Ranks:
         if self.count > 1:
             dist.broadcast(value, owner)
         return value
-
-    def whole_handed_round(self, example: T, owner: int) -> T:
-        """The same of a dataclass of tensors, in one piece."""
-        if self.count == 1:
-            return example
-        parts = [getattr(example, field.name) for field in fields(example)]  # type: ignore[arg-type]
-        sizes = [part.numel() * part.element_size() for part in parts]
-        packed = self.handed_round(torch.cat([part.contiguous().view(-1).view(torch.uint8) for part in parts]), owner)
-        unpacked = zip(torch.split(packed, sizes), parts, strict=True)
-        return type(example)(*(piece.clone().view(part.dtype).view(part.shape) for piece, part in unpacked))
 
     def average_gradients(self, networks: Iterable[nn.Module]) -> None:
         """The mean of all processes' gradients: that of a batch is the mean of those of its equal shares.

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from vderain.train.config import Recipe
 from vderain.train.feed import Feed
 from vderain.train.losses import supervised_loss
-from vderain.train.pool import W, WindowPool
+from vderain.train.pool import Packed, W, WindowPool, packed, unpacked
 from vderain.train.ranks import ALONE, Ranks
 from vderain.train.scenes import CENTRE, Scenes, held_out, load_pairs, load_scenes
 from vderain.train.trainer import Batch, Losses, Trainer
@@ -47,13 +47,15 @@ class Supervised(Trainer):
         data, ranks = self.recipe.data, self.ranks
         pool: WindowPool[W] = WindowPool(data.pool, data.side_px)
         taken = max(0, (self.iteration + 1) * fresh - data.pool)
-        feed = Feed(maker, taken, data.workers, ranks)
+        feed = Feed(Packed(maker), taken, data.workers, ranks)
         self.feeds.append(feed)
+        like = kind.empty(data.side_px)
+        blank = packed(like)
         while True:
             for number in range(taken, (self.iteration + 1) * fresh):
                 owner = number % ranks.count
-                window = next(feed) if owner == ranks.rank else kind.empty(data.side_px)
-                pool.add(ranks.whole_handed_round(window, owner))
+                piece = ranks.handed_round(next(feed) if owner == ranks.rank else blank, owner)
+                pool.add(unpacked(piece, like))
                 taken = number + 1
             yield pool
 
