@@ -20,7 +20,7 @@ from vderain.train.dashcam import PARTS, Dashcam
 from vderain.train.logbook import Event, Progress
 from vderain.train.loop import train
 from vderain.train.losses import colourfulness, grey_layer, inconsistency, rain_mask
-from vderain.train.pool import packed, unpacked
+from vderain.train.pool import Packed, unpacked
 from vderain.train.ranks import Ranks
 from vderain.train.real_rain import RealRain, RealWindow
 from vderain.train.scenes import CENTRE, Scenes
@@ -122,12 +122,13 @@ def test_a_mirrored_crop_moves_the_other_way() -> None:
     assert torch.equal(flipped[4][1], plain[4][1].flip(-1))
 
 
-def test_a_window_travels_in_one_piece() -> None:
-    window = RealRain(Scenes([], [panned(6, 1, streaks=True)]), DATA, 0)[0]
-    piece = packed(window)
-    got = unpacked(piece, RealWindow.empty(64))
+def test_windows_travel_in_one_piece() -> None:
+    windows = RealRain(Scenes([], [panned(6, 1, streaks=True)]), DATA, 0)
+    piece = Packed(windows, 2)[1]
+    arrived = unpacked(piece, RealWindow.empty(64))
     piece.zero_()  # what arrived has memory of its own
-    assert all(torch.equal(getattr(got, name), getattr(window, name)) for name in RealWindow.__slots__)
+    for window, got in zip((windows[2], windows[3]), arrived, strict=True):
+        assert all(torch.equal(getattr(got, name), getattr(window, name)) for name in RealWindow.__slots__)
 
 
 def test_a_grey_layer_is_grey_and_bounded() -> None:

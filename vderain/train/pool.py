@@ -1,6 +1,7 @@
 """Recent training windows, of which crops are cut: a window is dear to make and good for several crops."""
 
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import fields
 from typing import Any, Generic, Protocol, Self, TypeVar
 
@@ -26,29 +27,37 @@ W = TypeVar("W", bound=Croppable)
 
 
 class Packed(Dataset[Tensor]):
-    """Examples in one piece each: between processes every tensor is a journey of its own.
+    """Several examples in one piece: between processes every tensor is a journey of its own.
 
     Args:
         examples: dataclasses of tensors.
+        together: so many are an item.
     """
 
-    def __init__(self, examples: Dataset[Any]) -> None:
-        self.examples = examples
+    def __init__(self, examples: Dataset[Any], together: int) -> None:
+        self.examples, self.together = examples, together
 
     def __getitem__(self, index: int) -> Tensor:
-        return packed(self.examples[index])
+        first = index * self.together
+        return packed([self.examples[number] for number in range(first, first + self.together)])
 
 
-def packed(example: Croppable) -> Tensor:
-    """(bytes,) uint8, the tensors of a dataclass one after the other."""
-    return torch.cat([part.contiguous().view(-1).view(torch.uint8) for part in _parts(example)])
+def packed(examples: Sequence[Croppable]) -> Tensor:
+    """(examples, bytes) uint8, the tensors of each one after the other."""
+    parts = (part.contiguous().view(-1).view(torch.uint8) for example in examples for part in _parts(example))
+    return torch.cat(list(parts)).view(len(examples), -1)
 
 
-def unpacked(piece: Tensor, like: W) -> W:
+def unpacked(piece: Tensor, like: W) -> list[W]:
     """What was packed, in memory of its own; `like` has its shapes and types."""
     parts = _parts(like)
-    pieces = torch.split(piece, [part.numel() * part.element_size() for part in parts])
-    return type(like)(*(cut.clone().view(part.dtype).view(part.shape) for cut, part in zip(pieces, parts, strict=True)))
+    sizes = [part.numel() * part.element_size() for part in parts]
+
+    def example(own: Tensor) -> W:
+        cuts = zip(torch.split(own, sizes), parts, strict=True)
+        return type(like)(*(cut.clone().view(part.dtype).view(part.shape) for cut, part in cuts))
+
+    return [example(own) for own in piece]
 
 
 def _parts(example: Croppable) -> list[Tensor]:
@@ -92,7 +101,7 @@ class WindowPool(Generic[W]):
             return column
         if place not in self._batch or self._batch[place].shape != column.shape:
             self._batch[place] = torch.empty(column.shape)
-        return torch.div(column, 255, out=self._batch[place])
+        return self._batch[place].copy_(column).div_(255)
 
     def _place(self, side_px: int, generator: torch.Generator) -> tuple[W, slice, slice, bool]:
         """A window, rows and columns of a crop of it, and whether to mirror it."""

@@ -43,20 +43,21 @@ class Supervised(Trainer):
             yield pool.batch(settings.batch, settings.crop_px, chance, self.ranks)
 
     def pools(self, maker: Dataset[W], kind: type[W], fresh: int) -> Iterator[WindowPool[W]]:
-        """A pool as it is at each iteration. Every process makes its share of the windows and gets all of them."""
+        """A pool as it is at each iteration. Each process makes the windows of some iterations and gets all of them."""
         data, ranks = self.recipe.data, self.ranks
         pool: WindowPool[W] = WindowPool(data.pool, data.side_px)
-        taken = max(0, (self.iteration + 1) * fresh - data.pool)
-        feed = Feed(Packed(maker), taken, data.workers, ranks)
+        step = max(0, self.iteration + 1 + -data.pool // fresh)  # earlier windows have left the pool again
+        feed = Feed(Packed(maker, fresh), step, data.workers, ranks)
         self.feeds.append(feed)
         like = kind.empty(data.side_px)
-        blank = packed(like)
+        blank = packed([like] * fresh)
         while True:
-            for number in range(taken, (self.iteration + 1) * fresh):
+            for number in range(step, self.iteration + 1):
                 owner = number % ranks.count
                 piece = ranks.handed_round(next(feed) if owner == ranks.rank else blank, owner)
-                pool.add(unpacked(piece, like))
-                taken = number + 1
+                for window in unpacked(piece, like):
+                    pool.add(window)
+            step = self.iteration + 1
             yield pool
 
     def restored(self, rainy: Tensor, trust: Tensor) -> Tensor:
