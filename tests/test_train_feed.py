@@ -1,5 +1,6 @@
 """Examples by number, whoever makes them and however many do."""
 
+import multiprocessing
 import os
 from collections.abc import Iterator
 
@@ -55,6 +56,15 @@ def test_processes_of_a_run_share_the_examples(start: int) -> None:
     shares = [taken(stream, 4) for stream in streams]
     assert sorted(number for share in shares for number in share) == list(range(start, start + 12))
     assert all(number % 3 == rank for rank, share in enumerate(shares) for number in share)
+
+
+def test_its_processes_end_with_it() -> None:
+    others = set(multiprocessing.active_children())
+    stream = Feed(Numbers(), 0, 2, ALONE)
+    assert taken(stream, 3) == [0, 1, 2]
+    assert len(set(multiprocessing.active_children()) - others) == 2
+    stream.close()
+    assert not set(multiprocessing.active_children()) - others
 
 
 class Broken(Dataset[torch.Tensor]):

@@ -59,6 +59,10 @@ class Feed:
         self._made = self._loader()
         return True
 
+    def close(self) -> None:
+        """End the processes; torch takes those that Python ends when it leaves for accidents."""
+        self._made = iter(())
+
     def _loader(self) -> Iterator[Any]:
         numbers = _Count(self._next, self._ranks.count)
         loader = DataLoader(

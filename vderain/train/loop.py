@@ -53,8 +53,12 @@ def train(recipe: Recipe, out: Path, resume: bool, report: Callable[[Event], Non
         trainer = _trainer(recipe, out, ranks)
         before_s = trainer.load() if resume else 0.0
         run = (_Recorded if ranks.first else _Run)(trainer, before_s, report)
-        with _postponed() as stop:
-            run(stop)
+        try:
+            with _postponed() as stop:
+                run(stop)
+        finally:
+            for feed in trainer.feeds:
+                feed.close()
     return out / GENERATOR
 
 

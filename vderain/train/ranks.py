@@ -58,9 +58,11 @@ class Ranks:
         return torch.stack(shares, 1).flatten(0, 1)
 
     def handed_round(self, value: Tensor, owner: int) -> Tensor:
-        """What the owner has; the others give a tensor of the same shape, to be written into."""
-        if self.count > 1:
-            dist.broadcast(value, owner)
+        """What the owner has; the others give a tensor of the same shape."""
+        if self.count == 1:
+            return value
+        value = value.clone()  # gloo's threads may outlive the process that a loader's shared memory came from
+        dist.broadcast(value, owner)
         return value
 
     def average_gradients(self, networks: Iterable[nn.Module]) -> None:
