@@ -61,7 +61,7 @@ class Ranks:
         """What the owner has; the others give a tensor of the same shape."""
         if self.count == 1:
             return value
-        value = value.clone()  # gloo's threads may outlive the process that a loader's shared memory came from
+        value = value.clone()  # gloo may hold it for longer than its owner does
         dist.broadcast(value, owner)
         return value
 

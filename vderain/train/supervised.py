@@ -46,7 +46,8 @@ class Supervised(Trainer):
         """A pool as it is at each iteration. Each process makes the windows of some iterations and gets all of them."""
         data, ranks = self.recipe.data, self.ranks
         pool: WindowPool[W] = WindowPool(data.pool, data.side_px)
-        step = max(0, self.iteration + 1 + -data.pool // fresh)  # earlier windows have left the pool again
+        kept = -(-data.pool // fresh)  # iterations whose windows are in a full pool
+        step = max(0, self.iteration + 1 - kept)
         feed = Feed(Packed(maker, fresh), step, data.workers, ranks)
         self.feeds.append(feed)
         like = kind.empty(data.side_px)
