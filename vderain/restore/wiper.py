@@ -27,6 +27,8 @@ AROUND_PX, SOFT_PX = 81, 5  # what is seen there bounds what is guessed: larger 
 # Mean change of the median tile. Dry clips and pictures stay below .01; a few soft drops make .3, a glass full of small
 # ones more than 1.
 DRY_LEVELS, WET_LEVELS = 0.1, 0.25
+# In a picture by itself nothing can be seen to last, and dots of a pattern may pass for drops: more is asked for.
+LONE_DRY_LEVELS, LONE_WET_LEVELS = 0.35, 0.6
 
 
 def wetness(residual: NDArray[np.floating]) -> float:
@@ -81,7 +83,8 @@ class Wiper:
         assert middle is not None
         sight, _ = middle
         lasting = _lasting([change for other, change in filter(None, around) if other.shot == sight.shot])
-        wet = (wetness(lasting) - DRY_LEVELS) / (WET_LEVELS - DRY_LEVELS) if self._guarded else 1.0
+        dry, drenched = (LONE_DRY_LEVELS, LONE_WET_LEVELS) if sight.lone else (DRY_LEVELS, WET_LEVELS)
+        wet = (wetness(lasting) - dry) / (drenched - dry) if self._guarded else 1.0
         if wet <= 0:
             return sight
         wiped = (lasting * np.float32(min(1.0, wet))).astype(np.float16)
