@@ -22,13 +22,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from vderain.media.clip import open_clip
+from vderain.media.encode.encoder import EncodeOptions
 from vderain.model.checkpoint import DEFAULT_MODEL
-from vderain.process import Options, Progress, Result, load, process
+from vderain.process import Options, Progress, Result, load_models, process
 from vderain.rain.composite import Light, rain_onto
 from vderain.rain.streaks import StreakLayer, streak_opacity
-from vderain.restore.spells import is_rainy, spells, survey
-from vderain.video.clip import open_clip
-from vderain.video.encoders import EncodeOptions
+from vderain.restore.rain_intervals import is_rainy, rain_intervals, scan
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -159,15 +159,15 @@ class Bench:
             clips += [("street.mp4, rain by us, every 4th frame", self._rained_on(street, 4)[0], True)]
             clips += [(f"real: {path.name}", path, True) for path in sorted((self.data.parent / "real").iterdir())
                       if path.is_dir() or path.suffix == ".mp4"]  # fmt: skip
-        loaded = load(Options(model=self.model))
+        loaded = load_models(Options(model=self.model))
         assert loaded is not None
         for name, source, rains in clips:
             with open_clip(source) as reader:
                 seen = list(islice(reader.frames(), self.limit))
-            looks = survey(seen, loaded.derainer, loaded.wiper)
-            found = spells(looks)
+            looks = scan(seen, loaded.network, loaded.raindrop_remover)
+            found = rain_intervals(looks)
             wrong = sum(is_rainy(found, number) != rains for number in range(len(seen)))
-            lowest, highest = min(look.presence for look in looks), max(look.presence for look in looks)
+            lowest, highest = min(look.rain_score for look in looks), max(look.rain_score for look in looks)
             kind = "rain" if rains else "dry"
             share = f"{wrong / len(seen):.1%}"
             print(f"| {name} | {kind} | {len(seen)} | {share} | {lowest:.2f} to {highest:.2f} |", flush=True)
@@ -255,14 +255,14 @@ class Bench:
 
     def _rained_on(self, source: Path, step: int) -> tuple[Path, Path]:
         """Forty frames of a clear clip, one in `step`, with a shower of ours and without, as folders of PNG."""
-        chance = torch.Generator().manual_seed(RAIN_SEED)
+        rng = torch.Generator().manual_seed(RAIN_SEED)
         light = Light(ambient=0.4, sky=0.9, occlusion=0.8, veil=0)
         folders = self.work / f"rainy-{step}", self.work / f"clear-{step}"
         for folder in folders:
             folder.mkdir()
         for number, clear in enumerate(islice(frames(source), 300, 300 + 40 * step, step)):
             height_px, width_px = clear.shape[:2]
-            opacity = streak_opacity(SHOWER, height_px, width_px, chance)
+            opacity = streak_opacity(SHOWER, height_px, width_px, rng)
             picture = torch.from_numpy(clear.astype(np.float32) / 255).permute(2, 0, 1)[None]
             rainy = rain_onto(picture, opacity, light)[0].permute(1, 2, 0).numpy()
             for folder, shown in zip(folders, ((rainy * 255).round().astype(np.uint8), clear), strict=True):

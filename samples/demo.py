@@ -10,8 +10,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.measure.evaluate import compare
-from vderain.measure.footage import Footage, Picture
+from vderain.evaluation.evaluate import evaluate_against_truth
+from vderain.evaluation.footage import Footage, Picture
 from vderain.model.checkpoint import DEFAULT_MODEL
 from vderain.process import Options, Progress, process
 
@@ -32,7 +32,7 @@ def main() -> None:
     print("Taking the rain out of samples/driving_rain.mp4: 150 frames, half a minute on two cores.", flush=True)
     result = process(RAIN, derained, Options(model=arguments.model, overwrite=True), Teller())
     print(f"{result.frames} frames in {result.seconds:.0f} s ({result.model} on {result.device}). Measuring ...")
-    found = compare(Footage(RAIN), Footage(derained), Footage(DRY))
+    found = evaluate_against_truth(Footage(RAIN), Footage(derained), Footage(DRY))
     before, after = found.quality_in, found.quality_out
     print(f"PSNR on Y against driving_dry.mp4   {before.psnr_y_db:6.2f} dB before   {after.psnr_y_db:6.2f} dB after")
     print(f"SSIM on Y against driving_dry.mp4   {before.ssim_y:6.4f}    before   {after.ssim_y:6.4f}    after")

@@ -437,7 +437,7 @@ def rainy(clear: list[Picture], seed: int) -> list[Picture]:
     from vderain.rain.composite import Light, rain_onto
     from vderain.rain.streaks import StreakLayer, streak_opacity
 
-    chance = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     style = (
         StreakLayer(angle_deg=7, length_px=52, width_px=2.3, density=1.8, opacity=0.42),
         StreakLayer(angle_deg=9, length_px=26, width_px=1.3, density=8.0, opacity=0.45),
@@ -446,10 +446,10 @@ def rainy(clear: list[Picture], seed: int) -> list[Picture]:
     light = Light(ambient=0.45, sky=0.86, occlusion=0.75, veil=0)
     out: list[Picture] = []
     for picture in clear:
-        opacity = streak_opacity(style, HEIGHT_PX, WIDTH_PX, chance)
+        opacity = streak_opacity(style, HEIGHT_PX, WIDTH_PX, rng)
         image = torch.from_numpy(picture.astype(np.float32) / 255).permute(2, 0, 1)[None]
-        wet = rain_onto(image, opacity, light)[0].permute(1, 2, 0).numpy()
-        out.append(textures.as_picture(np.round(wet * 255)))
+        raindrop_score = rain_onto(image, opacity, light)[0].permute(1, 2, 0).numpy()
+        out.append(textures.as_picture(np.round(raindrop_score * 255)))
     return out
 
 

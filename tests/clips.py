@@ -11,8 +11,8 @@ import av
 import cv2
 import numpy as np
 
-from vderain.video.frame import Colour, Frame
-from vderain.video.reader import VideoReader
+from vderain.media.decode.reader import VideoReader
+from vderain.media.frame import Colour, Frame
 
 WIDTH, HEIGHT = 64, 48
 RGB8 = Colour("rgb", full_range=True)

@@ -12,7 +12,7 @@ from click.testing import Result
 from clips import Clip, make, textured
 from typer.testing import CliRunner
 
-from vderain.cli import app
+from vderain.cli.main import app
 from vderain.model.checkpoint import save_checkpoint
 from vderain.model.unet import UNet, UNetConfig
 

@@ -18,7 +18,7 @@ from clips import Clip, decoded_pts, make, sound_only, truncated
 from dashcam import Dashcam, dashcam
 from dashcam import record as gps_record
 
-from vderain.batch.ledger import HIDDEN, NAME, Ledger, peek
+from vderain.batch.ledger import HIDDEN, NAME, Ledger, read_only
 from vderain.batch.record import Record
 
 Make = Callable[..., Path]
@@ -297,7 +297,7 @@ def test_killed_anywhere_and_run_again(card: Path, tmp_path: Path) -> None:
             running.kill()
             running.wait()
         assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in done.items()), "done twice"
-        done |= {name: (out / name).stat().st_mtime_ns for name, r in peek(out).items() if r.state == "done"}
+        done |= {name: (out / name).stat().st_mtime_ns for name, r in read_only(out).items() if r.state == "done"}
     with started(card, out, *flags) as running:
         assert rest_of(running)[-1]["failed"] == 0
     assert all((out / name).stat().st_mtime_ns == stamp for name, stamp in done.items()), "done twice"

@@ -7,12 +7,12 @@ from clips import as_frame, textured
 from conftest import tiny_generator
 
 from vderain.model.unet import UNet
-from vderain.restore.derain import Derainer
-from vderain.restore.device import Place
-from vderain.restore.picture import PASSES, by_passes
-from vderain.restore.temporal import alone
+from vderain.restore.inference import NetworkRunner
+from vderain.restore.still_image import PASSES, iterative_refinement
+from vderain.restore.window import single_frame
+from vderain.runtime.device import DevicePlacement
 
-CPU = Place(torch.device("cpu"), bf16=False)
+CPU = DevicePlacement(torch.device("cpu"), bf16=False)
 PICTURE = textured(4, (60, 81))
 
 
@@ -23,16 +23,16 @@ class Darkening(UNet):
         super().__init__(tiny_generator(1).config)
         self.levels = levels
 
-    def forward(self, window: torch.Tensor, trust: torch.Tensor | None = None) -> torch.Tensor:
+    def forward(self, window: torch.Tensor, confidence: torch.Tensor | None = None) -> torch.Tensor:
         across = torch.linspace(1, 0.5, window.shape[-1])
         return (-self.levels / 255 * across).expand(1, 3, *window.shape[-2:])
 
 
 @pytest.mark.parametrize("window", [1, 5])
 def test_the_mirror_image_of_a_picture_becomes_the_mirror_image_of_the_result(window: int) -> None:
-    derainer = Derainer(tiny_generator(window), CPU)
+    network = NetworkRunner(tiny_generator(window), CPU)
     found, mirrored = (
-        by_passes(alone(as_frame(np.ascontiguousarray(picture))), derainer, guarded=False).residual
+        iterative_refinement(single_frame(as_frame(np.ascontiguousarray(picture))), network, guarded=False).residual
         for picture in (PICTURE, PICTURE[:, ::-1])
     )
     assert np.abs(found).max() > 0.01
@@ -40,13 +40,13 @@ def test_the_mirror_image_of_a_picture_becomes_the_mirror_image_of_the_result(wi
 
 
 def test_each_pass_takes_what_the_one_before_left() -> None:
-    found = by_passes(alone(as_frame(PICTURE)), Derainer(Darkening(4), CPU), guarded=True)
-    assert found.presence == 1
+    found = iterative_refinement(single_frame(as_frame(PICTURE)), NetworkRunner(Darkening(4), CPU), guarded=True)
+    assert found.rain_score == 1
     assert np.abs(found.residual * 255 + PASSES * 4 * 0.75).max() < 0.05
 
 
 def test_a_dry_picture_is_left_to_the_bit_unless_unguarded() -> None:
-    faint = Derainer(Darkening(1), CPU)
-    assert by_passes(alone(as_frame(PICTURE)), faint, guarded=True).presence == 0
-    assert not by_passes(alone(as_frame(PICTURE)), faint, guarded=True).residual.any()
-    assert by_passes(alone(as_frame(PICTURE)), faint, guarded=False).residual.any()
+    faint = NetworkRunner(Darkening(1), CPU)
+    assert iterative_refinement(single_frame(as_frame(PICTURE)), faint, guarded=True).rain_score == 0
+    assert not iterative_refinement(single_frame(as_frame(PICTURE)), faint, guarded=True).residual.any()
+    assert iterative_refinement(single_frame(as_frame(PICTURE)), faint, guarded=False).residual.any()

@@ -19,7 +19,7 @@ from click.testing import Result
 from clips import decoded_pts, identical, names_in, packets, planes_of_file, with_side_stream
 
 from vderain import __version__
-from vderain.commands import screen
+from vderain.cli import console as screen
 from vderain.model.checkpoint import DEFAULT_MODEL
 from vderain.process import Options
 

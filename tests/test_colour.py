@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from vderain.video.colour import KR_KB, add_residual, code_scale, to_rgb8, ycbcr_from_rgb
-from vderain.video.frame import Colour, Frame, Matrix, Plane
+from vderain.media.colour import KR_KB, add_residual, code_scale, to_rgb8, ycbcr_from_rgb
+from vderain.media.frame import Colour, Frame, Matrix, Plane
 
 MATRICES: list[Matrix] = ["bt601", "bt709", "bt2020"]
 SUBSAMPLINGS = [(2, 2), (2, 1), (1, 1)]

@@ -9,8 +9,8 @@ import pytest
 from clips import Clip, decoded_pts, make, packets
 from fidelity.sources import assemble, film, mov_text, sound
 
+from vderain.media.encode.encoder import EncodeOptions
 from vderain.process import Options, Result, process
-from vderain.video.encoders import EncodeOptions
 
 QUICK = EncodeOptions(codec="h264", preset="ultrafast")
 EVEN: dict[str, Any] = {"time_base": Fraction(1, 25), "rate": Fraction(25)}

@@ -19,12 +19,12 @@ from vderain.model.patchgan import PatchGAN
 from vderain.model.unet import UNet, UNetConfig
 from vderain.train.config import Recipe, load_recipe
 from vderain.train.cyclegan import CycleGAN
-from vderain.train.logbook import Event, Progress
+from vderain.train.data.images import ScanReport
+from vderain.train.data.unpaired import ImageIndex, Unpaired, index_images
+from vderain.train.logger import Event, Progress
 from vderain.train.loop import train
 from vderain.train.losses import least_squares
-from vderain.train.material import Survey
 from vderain.train.trainer import BEST, GENERATOR, RESUME, Losses
-from vderain.train.unpaired import Gallery, Unpaired, hang
 
 Run = Callable[..., Result]
 SMOKE = Path(__file__).parents[1] / "configs" / "smoke.toml"
@@ -151,8 +151,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 
 def test_the_pool_hands_out_pictures_of_earlier(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     trainer = CycleGAN(smoke(), tmp_path)
-    chance = torch.Generator().manual_seed(0)
-    shown = [trainer.critics.pooled("clear", torch.full((1, 3, 32, 32), float(i)), chance) for i in range(40)]
+    rng = torch.Generator().manual_seed(0)
+    shown = [trainer.critics.pooled("clear", torch.full((1, 3, 32, 32), float(i)), rng) for i in range(40)]
     numbers = [int(picture[0, 0, 0, 0]) for picture in shown]
     assert numbers[:3] == [0, 1, 2]
     assert all(number <= i for i, number in enumerate(numbers))
@@ -188,8 +188,8 @@ def test_example_number_n_is_the_same_whoever_makes_it(folders: Path) -> None:
     assert [part.shape for part in one[7]] == [(3, 32, 32)] * 3
 
 
-def hung(*folders: Path) -> list[Gallery]:
-    return [hang("such", "data.such", [folder], 32, Survey()) for folder in folders]
+def hung(*folders: Path) -> list[ImageIndex]:
+    return [index_images("such", "data.such", [folder], 32, ScanReport()) for folder in folders]
 
 
 def test_what_cannot_be_decoded_is_passed_over(folders: Path, tmp_path: Path) -> None:

@@ -16,14 +16,14 @@ from safetensors.torch import load_file
 from vderain.errors import InputError, UsageError
 from vderain.model.checkpoint import load_checkpoint
 from vderain.train.config import Data, Recipe, load_recipe
-from vderain.train.dashcam import PARTS, Dashcam
-from vderain.train.logbook import Event, Progress
+from vderain.train.data.crop_pool import Packed, unpacked
+from vderain.train.data.real_rain import RealRain, RealWindow
+from vderain.train.data.scenes import CENTRE, Scenes
+from vderain.train.distributed import ProcessGroup
+from vderain.train.logger import Event, Progress
 from vderain.train.loop import train
 from vderain.train.losses import colourfulness, grey_layer, inconsistency, rain_mask
-from vderain.train.pool import Packed, unpacked
-from vderain.train.ranks import Ranks
-from vderain.train.real_rain import RealRain, RealWindow
-from vderain.train.scenes import CENTRE, Scenes
+from vderain.train.semi_supervised import PARTS, SemiSupervised
 from vderain.train.trainer import BEST, GENERATOR, RESUME, Losses
 
 Run = Callable[..., Result]
@@ -76,13 +76,13 @@ def test_a_real_window_knows_the_way_to_the_next_one() -> None:
     window = RealRain(Scenes([], [panned(6, 2, streaks=False)]), DATA, 0)[3]
     assert window.rainy.shape == (2, 5, 3, 64, 64)
     assert window.rain.shape == (5, 64, 64)
-    believed = window.flow_trust[0] > 200
+    believed = window.flow_confidence[0] > 200
     assert believed.float().mean() > 0.5
     assert float(window.flow[0][believed].median()) == pytest.approx(-2, abs=0.3), "the scene moves left"
     assert float(window.flow[1][believed].abs().median()) < 0.3
     now, after = (window.rainy[i, CENTRE][None].float() / 255 for i in (0, 1))
-    flow, trust = window.flow[None], window.flow_trust[None].float() / 255
-    assert float(inconsistency(now, after, flow, trust)) < 0.3 * float((now - after).abs().mean())
+    flow, confidence = window.flow[None], window.flow_confidence[None].float() / 255
+    assert float(inconsistency(now, after, flow, confidence)) < 0.3 * float((now - after).abs().mean())
 
 
 def test_the_pseudo_label_is_without_the_streaks_that_neighbours_do_not_have() -> None:
@@ -95,14 +95,14 @@ def test_the_pseudo_label_is_without_the_streaks_that_neighbours_do_not_have() -
 
 def test_a_lone_picture_teaches_nothing_of_motion() -> None:
     window = RealRain(Scenes([textured(1, (90, 110))], []), DATA, 0)[1]
-    assert not window.flow_trust.any()
+    assert not window.flow_confidence.any()
     assert not window.belief.any()
     assert torch.equal(window.rainy[0, 0], window.rainy[1, CENTRE])
 
 
 def test_across_a_cut_nothing_is_believed() -> None:
     clip = np.concatenate([np.full((3, 100, 120, 3), 30, np.uint8), np.full((3, 100, 120, 3), 200, np.uint8)])
-    assert not RealRain(Scenes([], [clip]), DATA, 0)[0].flow_trust.any()
+    assert not RealRain(Scenes([], [clip]), DATA, 0)[0].flow_confidence.any()
 
 
 def test_window_number_n_is_the_same_whoever_makes_it() -> None:
@@ -160,13 +160,15 @@ def test_frames_that_agree_along_their_motion_are_consistent() -> None:
     now[..., :-3] = after[..., 3:]
     flow = torch.zeros(1, 2, 20, 30)
     flow[:, 0] = 3
-    trust = torch.ones(1, 1, 20, 30)
-    assert float(inconsistency(now, after, flow, trust)) == pytest.approx(0, abs=1e-5), "beyond the edge nothing counts"
-    assert float(inconsistency(now, after, torch.zeros_like(flow), trust)) > 0.2
-    assert float(inconsistency(now, after, flow, 0 * trust)) == 0
+    confidence = torch.ones(1, 1, 20, 30)
+    assert float(inconsistency(now, after, flow, confidence)) == pytest.approx(0, abs=1e-5), (
+        "beyond the edge nothing counts"
+    )
+    assert float(inconsistency(now, after, torch.zeros_like(flow), confidence)) > 0.2
+    assert float(inconsistency(now, after, flow, 0 * confidence)) == 0
 
 
-def batch_of(trainer: Dashcam) -> tuple[torch.Tensor, ...]:
+def batch_of(trainer: SemiSupervised) -> tuple[torch.Tensor, ...]:
     trainer.material()
     trainer.rainy = RealRain(Scenes([], [panned(8, 1, streaks=True)]), trainer.recipe.data, 0)  # of which flow is found
     return next(trainer.batches())
@@ -176,7 +178,7 @@ def batch_of(trainer: Dashcam) -> tuple[torch.Tensor, ...]:
 def test_each_part_can_be_left_out_and_moves_something(smoke: Callable[..., Recipe], tmp_path: Path, part: str) -> None:
     alone = [f"dashcam.{name}={float(name == part)}" for name in PARTS]
     moved = set()
-    trainer = Dashcam(smoke(*alone), tmp_path)
+    trainer = SemiSupervised(smoke(*alone), tmp_path)
     for network in (trainer.generator, trainer.rain_maker):  # heads at zero stop what should reach the body
         torch.nn.init.normal_(network.head.weight, std=0.05)
     before = {name: [p.clone() for p in net.parameters()] for name, net in trainer.networks.items()}
@@ -220,15 +222,15 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 ) -> None:
     recipe = smoke("optimiser.iterations=6", "dashcam.warmup=1")
     train(recipe, tmp_path / "straight", False, lambda event: None)
-    step = Dashcam.step
+    step = SemiSupervised.step
 
-    def stopping(self: Dashcam, *batch: torch.Tensor) -> Losses:
+    def stopping(self: SemiSupervised, *batch: torch.Tensor) -> Losses:
         if self.iteration == 3:
             raise KeyboardInterrupt
         return step(self, *batch)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Dashcam, "step", stopping)
+        patch.setattr(SemiSupervised, "step", stopping)
         with pytest.raises(KeyboardInterrupt):
             train(recipe, tmp_path / "halves", False, lambda event: None)
     train(recipe, tmp_path / "halves", True, lambda event: None)
@@ -248,6 +250,6 @@ def test_what_does_not_go_together_is_refused(smoke: Callable[..., Recipe], over
 
 def test_rain_is_asked_for(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.rain"):
-        Dashcam(smoke("data.rain='/nowhere'"), tmp_path).material()
+        SemiSupervised(smoke("data.rain='/nowhere'"), tmp_path).material()
     with pytest.raises(UsageError, match="shared evenly"):
-        Dashcam(smoke("optimiser.batch=4", "dashcam.real=3"), tmp_path, Ranks(0, 2))
+        SemiSupervised(smoke("optimiser.batch=4", "dashcam.real=3"), tmp_path, ProcessGroup(0, 2))

@@ -14,31 +14,31 @@ from torch import Tensor
 
 from vderain.errors import DeviceError
 from vderain.model.unet import UNet, UNetConfig
-from vderain.restore import device
-from vderain.restore.derain import TILE_MIN_PX, Derainer, _batches
-from vderain.restore.device import Place, choose_place
-from vderain.restore.temporal import Window, alone, windows
+from vderain.restore.inference import TILE_MIN_PX, NetworkRunner, _batches
+from vderain.restore.window import AlignedWindow, single_frame, windows
+from vderain.runtime import device
+from vderain.runtime.device import DevicePlacement, choose_device
 
-CPU = Place(torch.device("cpu"), bf16=False)
+CPU = DevicePlacement(torch.device("cpu"), bf16=False)
 
 
-def seen(count: int = 3, size: tuple[int, int] = (37, 53)) -> list[Window]:
+def seen(count: int = 3, size: tuple[int, int] = (37, 53)) -> list[AlignedWindow]:
     return list(windows((as_frame(picture, i) for i, picture in enumerate(drive(count, size))), 2))
 
 
-def residuals(derainer: Derainer, around: list[Window]) -> list[np.ndarray]:
-    return [item.residual for item in derainer(around)]
+def residuals(network: NetworkRunner, around: list[AlignedWindow]) -> list[np.ndarray]:
+    return [item.residual for item in network(around)]
 
 
 @pytest.mark.parametrize("window", [1, 5])
 @pytest.mark.parametrize("size", [(200, 150), (161, 37), (97, 203)])
 @pytest.mark.parametrize("tile_px", [16, 50, 128])
 def test_tiles_give_the_same_as_the_whole(window: int, size: tuple[int, int], tile_px: int) -> None:
-    derainer = Derainer(tiny_generator(window), CPU, 1)
+    network = NetworkRunner(tiny_generator(window), CPU, 1)
     around = seen(1, size)
-    whole = residuals(derainer, around)[0]
-    derainer.tile_px = tile_px
-    tiled = residuals(derainer, around)[0]
+    whole = residuals(network, around)[0]
+    network.tile_px = tile_px
+    tiled = residuals(network, around)[0]
     assert np.abs(whole).max() > 0.01
     assert np.abs(tiled - whole).max() < 1e-4
 
@@ -46,77 +46,77 @@ def test_tiles_give_the_same_as_the_whole(window: int, size: tuple[int, int], ti
 @settings(max_examples=12, deadline=None)
 @given(st.integers(1, 90), st.integers(1, 90), st.integers(4, 40))
 def test_tiles_give_the_same_at_any_size(height: int, width: int, tile_px: int) -> None:
-    derainer = Derainer(tiny_generator(1), CPU, 1)
-    around = [alone(as_frame(textured(1, (height, width))))]
-    whole = residuals(derainer, around)[0]
-    derainer.tile_px = tile_px
-    assert np.abs(residuals(derainer, around)[0] - whole).max() < 1e-4
+    network = NetworkRunner(tiny_generator(1), CPU, 1)
+    around = [single_frame(as_frame(textured(1, (height, width))))]
+    whole = residuals(network, around)[0]
+    network.tile_px = tile_px
+    assert np.abs(residuals(network, around)[0] - whole).max() < 1e-4
 
 
 @pytest.mark.parametrize("tile_px", [None, 64])
 def test_a_picture_of_many_lines_is_seen_at_a_smaller_scale(
     tile_px: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("vderain.restore.derain.LINES", 60)
+    monkeypatch.setattr("vderain.restore.inference.MAX_LINES", 60)
     around = seen(1, (130, 200))
-    derainer = Derainer(tiny_generator(5), CPU, 1)
-    derainer.tile_px = tile_px
-    frames, trust = derainer._tensors(around)
+    network = NetworkRunner(tiny_generator(5), CPU, 1)
+    network.tile_px = tile_px
+    frames, confidence = network._tensors(around)
     with torch.inference_mode():
-        smaller = tiny_generator(5).seeing(2)(frames, trust)[0].permute(1, 2, 0).numpy()
-        as_it_is = tiny_generator(5)(frames, trust)[0].permute(1, 2, 0).numpy()
-    found = residuals(derainer, around)[0]
+        smaller = tiny_generator(5).at_scale(2)(frames, confidence)[0].permute(1, 2, 0).numpy()
+        as_it_is = tiny_generator(5)(frames, confidence)[0].permute(1, 2, 0).numpy()
+    found = residuals(network, around)[0]
     assert np.abs(found - smaller).max() < 1e-3 < np.abs(found - as_it_is).max()
 
 
 @pytest.mark.parametrize("window", [1, 5])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2), (3, 8), (15, 16), (37, 53)])
 def test_any_size_enters_and_leaves(window: int, size: tuple[int, int]) -> None:
-    found = residuals(Derainer(tiny_generator(window), CPU), seen(2, size))
+    found = residuals(NetworkRunner(tiny_generator(window), CPU), seen(2, size))
     assert [residual.shape for residual in found] == [(*size, 3)] * 2
     assert all(np.isfinite(residual).all() for residual in found)
 
 
 def test_an_untrained_generator_adds_exactly_nothing() -> None:
-    for residual in residuals(Derainer(UNet(UNetConfig(5, (8, 16))), CPU), seen()):
+    for residual in residuals(NetworkRunner(UNet(UNetConfig(5, (8, 16))), CPU), seen()):
         assert np.count_nonzero(residual) == 0
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, None])
 def test_how_many_frames_at_once_does_not_matter(batch_size: int | None) -> None:
     around = seen(7)
-    alone_ = residuals(Derainer(tiny_generator(5), CPU, 1), around)
-    together = residuals(Derainer(tiny_generator(5), CPU, batch_size), around)
+    alone_ = residuals(NetworkRunner(tiny_generator(5), CPU, 1), around)
+    together = residuals(NetworkRunner(tiny_generator(5), CPU, batch_size), around)
     assert all(np.array_equal(a, b) for a, b in zip(alone_, together, strict=True))
 
 
 def test_only_pictures_of_one_size_go_together() -> None:
-    windows = [alone(as_frame(textured(1, size))) for size in [(16, 24)] * 3 + [(24, 16)] * 2 + [(16, 24)]]
+    windows = [single_frame(as_frame(textured(1, size))) for size in [(16, 24)] * 3 + [(24, 16)] * 2 + [(16, 24)]]
     assert [len(batch) for batch in _batches(iter(windows), 2)] == [2, 1, 2, 1]
 
 
 def test_results_belong_to_their_windows_in_order() -> None:
     around = seen(9)
-    found = list(Derainer(tiny_generator(5), CPU, 4)(around))
+    found = list(NetworkRunner(tiny_generator(5), CPU, 4)(around))
     assert [item.window.number for item in found] == list(range(9))
-    assert all(item.window.sight is window.sight for item, window in zip(found, around, strict=True))
+    assert all(item.window.prepared is window.prepared for item, window in zip(found, around, strict=True))
 
 
 def test_no_windows_no_results() -> None:
-    assert list(Derainer(tiny_generator(5), CPU)([])) == []
+    assert list(NetworkRunner(tiny_generator(5), CPU)([])) == []
 
 
 def test_windows_are_taken_as_they_are_needed() -> None:
     taken = 0
     around = seen(1)[0]
 
-    def endless() -> Iterator[Window]:
+    def endless() -> Iterator[AlignedWindow]:
         nonlocal taken
         while True:
             taken += 1
             yield around
 
-    stream = Derainer(tiny_generator(1), CPU, 2)(endless())
+    stream = NetworkRunner(tiny_generator(1), CPU, 2)(endless())
     next(stream)
     assert taken <= 4
     stream.close()
@@ -131,22 +131,22 @@ class Forgetful(UNet):
         self.limit_px, self.error = limit_px, error
         self.passed: list[tuple[int, ...]] = []
 
-    def forward(self, window: Tensor, trust: Tensor | None = None) -> Tensor:
+    def forward(self, window: Tensor, confidence: Tensor | None = None) -> Tensor:
         if window.shape[0] * window.shape[-1] * window.shape[-2] > self.limit_px:
             raise self.error("CUDA out of memory. Tried to allocate 2.00 GiB")
         self.passed.append(tuple(window.shape))
-        return super().forward(window, trust)
+        return super().forward(window, confidence)
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
 def test_a_batch_that_does_not_fit_is_halved(error: type[Exception]) -> None:
     around = seen(4, (40, 60))
     tight = Forgetful(tiny_generator(5), 2 * 40 * 60, error)
-    derainer = Derainer(tight, CPU)
-    halved = derainer._residuals(around)
+    network = NetworkRunner(tight, CPU)
+    halved = network._residuals(around)
     assert [shape[0] for shape in tight.passed] == [2, 2]
-    assert derainer.tile_px is None
-    for one, other in zip(halved, residuals(Derainer(tiny_generator(5), CPU, 1), around), strict=True):
+    assert network.tile_px is None
+    for one, other in zip(halved, residuals(NetworkRunner(tiny_generator(5), CPU, 1), around), strict=True):
         assert np.abs(one - other).max() < 1e-5
 
 
@@ -155,27 +155,27 @@ def test_a_frame_that_does_not_fit_goes_in_tiles(batch: int) -> None:
     around = seen(batch, (700, 500))
     reach = 2 * tiny_generator(1).config.reach_px
     tight = Forgetful(tiny_generator(1), (256 + reach + 8) ** 2)
-    derainer = Derainer(tight, CPU)
-    tiled = derainer._residuals(around)
-    assert derainer.tile_px == 256
+    network = NetworkRunner(tight, CPU)
+    tiled = network._residuals(around)
+    assert network.tile_px == 256
     assert len(tight.passed) > 2 * batch
-    for one, other in zip(tiled, residuals(Derainer(tiny_generator(1), CPU, 1), around), strict=True):
+    for one, other in zip(tiled, residuals(NetworkRunner(tiny_generator(1), CPU, 1), around), strict=True):
         assert np.abs(one - other).max() < 1e-4
 
 
 def test_tiles_that_fitted_once_are_kept_for_the_next_frame() -> None:
-    derainer = Derainer(Forgetful(tiny_generator(1), 300 * 300), CPU, 1)
+    network = NetworkRunner(Forgetful(tiny_generator(1), 300 * 300), CPU, 1)
     frames = seen(3, (400, 400))
-    whole = residuals(Derainer(tiny_generator(1), CPU, 1), frames)
-    for one, other in zip(residuals(derainer, frames), whole, strict=True):
+    whole = residuals(NetworkRunner(tiny_generator(1), CPU, 1), frames)
+    for one, other in zip(residuals(network, frames), whole, strict=True):
         assert np.abs(one - other).max() < 1e-4
-    assert derainer.tile_px is not None
-    assert derainer.tile_px >= TILE_MIN_PX
+    assert network.tile_px is not None
+    assert network.tile_px >= TILE_MIN_PX
 
 
 def test_a_device_that_holds_nothing_is_a_clear_error() -> None:
     with pytest.raises(DeviceError, match="does not fit") as caught:
-        residuals(Derainer(Forgetful(tiny_generator(1), 10), CPU, 1), seen(1, (300, 300)))
+        residuals(NetworkRunner(Forgetful(tiny_generator(1), 10), CPU, 1), seen(1, (300, 300)))
     assert caught.value.cure == "Close other programs."
 
 
@@ -183,30 +183,31 @@ def test_many_threads_that_lack_memory_at_once_make_tiles_smaller_once() -> None
     meeting = threading.Barrier(6, timeout=10)
 
     class Crowded(Forgetful):
-        def forward(self, window: Tensor, trust: Tensor | None = None) -> Tensor:
+        def forward(self, window: Tensor, confidence: Tensor | None = None) -> Tensor:
             if window.shape[-1] == 1500:
                 meeting.wait()
-            return super().forward(window, trust)
+            return super().forward(window, confidence)
 
-    around = [alone(as_frame(np.zeros((16, 1500, 3), np.uint8)))] * 6
-    derainer = Derainer(Crowded(tiny_generator(1), 16 * 1400), CPU, 6)
-    assert len(residuals(derainer, around)) == 6
-    assert derainer.tile_px == 1024
+    around = [single_frame(as_frame(np.zeros((16, 1500, 3), np.uint8)))] * 6
+    network = NetworkRunner(Crowded(tiny_generator(1), 16 * 1400), CPU, 6)
+    assert len(residuals(network, around)) == 6
+    assert network.tile_px == 1024
 
 
 def test_another_error_of_the_network_is_not_taken_for_a_lack_of_memory() -> None:
     class Broken(Forgetful):
-        def forward(self, window: Tensor, trust: Tensor | None = None) -> Tensor:
+        def forward(self, window: Tensor, confidence: Tensor | None = None) -> Tensor:
             raise RuntimeError("expected 15 channels, got 12")
 
     with pytest.raises(RuntimeError, match="15 channels"):
-        residuals(Derainer(Broken(tiny_generator(1), 1), CPU, 1), seen(1))
+        residuals(NetworkRunner(Broken(tiny_generator(1), 1), CPU, 1), seen(1))
 
 
 def test_bf16_is_near_fp32() -> None:
     around = seen(1, (64, 64))
     exact, rough = (
-        residuals(Derainer(tiny_generator(5), Place(torch.device("cpu"), bf16), 1), around)[0] for bf16 in (False, True)
+        residuals(NetworkRunner(tiny_generator(5), DevicePlacement(torch.device("cpu"), bf16), 1), around)[0]
+        for bf16 in (False, True)
     )
     assert 0 < np.abs(exact - rough).max() < 0.05
 
@@ -216,13 +217,13 @@ def test_bf16_is_near_fp32() -> None:
 )
 def test_a_place_that_is_not_there_is_a_clear_error(device: str, precision: str) -> None:
     with pytest.raises(DeviceError):
-        choose_place(device, precision)
+        choose_device(device, precision)
 
 
 def test_the_place_asked_for_is_the_one_chosen() -> None:
-    assert str(choose_place("cpu", "fp32")) == "cpu, fp32"
-    assert str(choose_place("cpu", "bf16")) == "cpu, bf16"
-    assert choose_place() == choose_place()
+    assert str(choose_device("cpu", "fp32")) == "cpu, fp32"
+    assert str(choose_device("cpu", "bf16")) == "cpu, bf16"
+    assert choose_device() == choose_device()
 
 
 def test_frames_side_by_side_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,12 +17,13 @@ import pytest
 from clips import Clip, decoded_pts, drive, identical, make, names_in, planes_of_file, psnr
 
 from vderain.errors import OutputError, UsageError
+from vderain.media.decode.bit_rate import source_rate
+from vderain.media.decode.reader import VideoReader
+from vderain.media.encode import codecs
+from vderain.media.encode import encoder as encoders
+from vderain.media.encode.encoder import EncodeOptions
+from vderain.media.frame import Frame
 from vderain.process import Options, process
-from vderain.video import codecs, encoders
-from vderain.video.encoders import EncodeOptions
-from vderain.video.frame import Frame
-from vderain.video.rate import source_rate
-from vderain.video.reader import VideoReader
 
 Make = Callable[..., Path]
 MILLISECONDS = {"time_base": Fraction(1, 1000)}
@@ -346,7 +347,7 @@ def test_a_disk_that_is_too_small_is_seen_at_once(small_disk: Path, tmp_path: Pa
 
 def alone(*arguments: object, **limits: Any) -> "subprocess.CompletedProcess[str]":
     """The command line in a process of its own."""
-    program = [sys.executable, "-c", "from vderain.cli import main; main()"]
+    program = [sys.executable, "-c", "from vderain.cli.main import main; main()"]
     return subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True, **limits)
 
 

@@ -15,18 +15,18 @@ import torch
 from click.testing import Result
 from clips import VFR_PTS, as_frame, drive, names_in, textured
 
-from vderain.measure import evaluate
-from vderain.measure.evaluate import Compared, Looked, compare, look
-from vderain.measure.flicker import path, warp_error
-from vderain.measure.footage import Footage
-from vderain.measure.leftover import leftover_levels
-from vderain.measure.quality import over_frames, quality
-from vderain.measure.sheet import BAND_PX, CELL_W_PX, MIDDLE, ROWS
+from vderain.evaluation import evaluate
+from vderain.evaluation.contact_sheet import BAND_PX, CELL_W_PX, MIDDLE, ROWS
+from vderain.evaluation.evaluate import PairedScores, UnpairedScores, evaluate_against_truth, evaluate_without_truth
+from vderain.evaluation.footage import Footage
+from vderain.evaluation.quality import over_frames, quality
+from vderain.evaluation.residual_rain import residual_rain_levels
+from vderain.evaluation.warping_error import optical_flow, warp_error
+from vderain.media.decode.reader import VideoReader
+from vderain.media.image.sequence import PictureReader
 from vderain.rain.composite import Light, rain_onto
 from vderain.rain.streaks import StreakLayer, streak_opacity
-from vderain.restore.temporal import windows
-from vderain.video.pictures import PictureReader
-from vderain.video.reader import VideoReader
+from vderain.restore.window import windows
 
 Make = Callable[..., Path]
 Run = Callable[..., Result]
@@ -118,13 +118,13 @@ def test_a_clip_has_the_means_of_its_frames_and_its_worst_block() -> None:
 
 def test_flicker_without_motion_is_the_squared_difference() -> None:
     picture = textured(5, SIZE)
-    error = warp_error(picture, picture + np.uint8(5), path(picture, picture))
+    error = warp_error(picture, picture + np.uint8(5), optical_flow(picture, picture))
     assert error == pytest.approx((5 / 255) ** 2 * 1e3)
 
 
 def test_motion_is_not_flicker() -> None:
     now, after = drive(2, (96, 128), (3, 1))
-    along = path(now, after)
+    along = optical_flow(now, after)
     unmoved = ((after.astype(float) - now) ** 2).mean() / 255**2 * 1e3
     error = warp_error(now, after, along)
     assert error is not None
@@ -134,14 +134,14 @@ def test_motion_is_not_flicker() -> None:
 
 def test_where_nothing_is_seen_twice_there_is_no_flicker_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = textured(5, SIZE)
-    along = path(picture, picture)
+    along = optical_flow(picture, picture)
     along.seen[:] = False
     assert warp_error(picture, picture, along) is None
 
 
 def leftover(pictures: list[Any]) -> float:
     seen = windows((as_frame(picture, i) for i, picture in enumerate(pictures)), 2)
-    return float(np.mean([leftover_levels(window.aligned) for window in seen]))
+    return float(np.mean([residual_rain_levels(window.aligned) for window in seen]))
 
 
 def test_rain_left_over_grows_with_rain() -> None:
@@ -189,7 +189,7 @@ def test_a_limit_is_that_many_pictures(tmp_path: Path, limit: int) -> None:
 
 def test_the_truth_compares_as_the_truth(pair: tuple[Path, Path], dry: list[Any]) -> None:
     rain, clear = map(Footage, pair)
-    found = compare(rain, clear, clear)
+    found = evaluate_against_truth(rain, clear, clear)
     rainy = rained(dry, 8)
     assert found.frames == 6
     by_hand = over_frames([quality(r, d) for r, d in zip(rainy, dry, strict=True)])
@@ -197,13 +197,13 @@ def test_the_truth_compares_as_the_truth(pair: tuple[Path, Path], dry: list[Any]
     assert found.quality_out.psnr_y_db == 99
     assert found.flicker_in and found.flicker_out
     assert found.flicker_out.ratio == 1
-    errors = [warp_error(rainy[i], rainy[i + 1], path(dry[i], dry[i + 1])) for i in range(5)]
+    errors = [warp_error(rainy[i], rainy[i + 1], optical_flow(dry[i], dry[i + 1])) for i in range(5)]
     assert found.flicker_in.warp == pytest.approx(np.mean(errors))
     assert found.flicker_in.ratio == pytest.approx(found.flicker_in.warp / found.flicker_out.warp)
 
 
 def test_without_the_truth_the_dry_clip_looks_drier(pair: tuple[Path, Path]) -> None:
-    found = look(*map(Footage, pair))
+    found = evaluate_without_truth(*map(Footage, pair))
     assert found.traces_in.warp and found.traces_out.warp
     assert found.traces_in.warp > 2 * found.traces_out.warp
     assert found.traces_in.leftover_levels > 0.2
@@ -230,7 +230,9 @@ def test_no_clip_is_held_in_memory(truth: bool, monkeypatch: pytest.MonkeyPatch)
 
     monkeypatch.setattr(Footage, "pictures", counted)
     clip = Footage(Path("clip"))
-    report: Compared | Looked = compare(clip, clip, clip) if truth else look(clip, clip)
+    report: PairedScores | UnpairedScores = (
+        evaluate_against_truth(clip, clip, clip) if truth else evaluate_without_truth(clip, clip)
+    )
     assert report.frames == frames
     assert 2 < most < frames
 

@@ -12,8 +12,8 @@ from fidelity.matrix import document
 from fidelity.rows import NAMED, NAMED_WITHOUT_LOSS, ROWS, SUFFIXES, Row
 from fidelity.snapshot import Snapshot, snapshot
 
+from vderain.media.encode.encoder import EncodeOptions
 from vderain.process import Options, Result, process
-from vderain.video.encoders import EncodeOptions
 
 PAGE = Path(__file__).parents[1] / "docs" / "fidelity.md"
 MATROSKA_TICK = Fraction(1, 1000)

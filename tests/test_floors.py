@@ -27,10 +27,10 @@ def test_the_contract_would_notice(tmp_path: Path) -> None:
     shutil.copytree(PACKAGE, tmp_path / "vderain", ignore=shutil.ignore_patterns("__pycache__", "weights"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     with (tmp_path / "vderain" / "video" / "frame.py").open("a") as file:
-        file.write("\nimport vderain.restore.derain\n")
+        file.write("\nimport vderain.restore.inference\n")
     done = checked(tmp_path)
     assert done.returncode != 0
-    assert "vderain.video.frame -> vderain.restore.derain" in done.stdout
+    assert "vderain.media.frame -> vderain.restore.inference" in done.stdout
 
 
 def users_of(library: str) -> set[str]:

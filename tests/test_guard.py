@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from clips import as_frame, drive
 
+from vderain.media.decode.reader import VideoReader
+from vderain.media.encode.encoder import EncodeOptions
 from vderain.process import Options, process
-from vderain.restore.guard import darkening, guard, rain_presence
-from vderain.restore.steady import steady
-from vderain.restore.temporal import Derained, windows
-from vderain.video.encoders import EncodeOptions
-from vderain.video.reader import VideoReader
+from vderain.restore.rain_detection import removed_light, score_rain, zero_dry_scenes
+from vderain.restore.temporal_filter import filter_over_time
+from vderain.restore.window import Restoration, windows
 
 
 def streaked(share_of_picture: float, levels: float = 40, size: tuple[int, int] = (96, 128)) -> np.ndarray:
@@ -22,33 +22,33 @@ def streaked(share_of_picture: float, levels: float = 40, size: tuple[int, int] 
     return residual
 
 
-def guarded(residuals: list[np.ndarray], cut_at: int | None = None) -> list[Derained]:
+def guarded(residuals: list[np.ndarray], cut_at: int | None = None) -> list[Restoration]:
     pictures = drive(len(residuals), size=residuals[0].shape[:2])
     if cut_at is not None:
         pictures[cut_at:] = [255 - picture for picture in pictures[cut_at:]]
     seen = windows((as_frame(picture, i) for i, picture in enumerate(pictures)), 2)
-    return list(guard(map(Derained, seen, residuals)))
+    return list(zero_dry_scenes(map(Restoration, seen, residuals)))
 
 
 def test_what_is_taken_in_a_corner_only_is_not_rain() -> None:
-    assert rain_presence([darkening(streaked(0.25))] * 5) > 0  # dense enough to be a shower in the light of a lamp
-    assert rain_presence([darkening(streaked(0.25, levels=3))] * 5) == 0
+    assert score_rain([removed_light(streaked(0.25))] * 5) > 0  # dense enough to be a shower in the light of a lamp
+    assert score_rain([removed_light(streaked(0.25, levels=3))] * 5) == 0
 
 
 def test_faint_rain_everywhere_is_rain() -> None:
-    assert rain_presence([darkening(streaked(1.0, levels=3))] * 5) == 1
+    assert score_rain([removed_light(streaked(1.0, levels=3))] * 5) == 1
 
 
 def test_nothing_taken_is_dry_and_brightening_is_no_rain() -> None:
     nothing = np.zeros((48, 64, 3), np.float32)
-    assert rain_presence([darkening(nothing)]) == 0
-    assert rain_presence([darkening(nothing + 0.2)]) == 0
+    assert score_rain([removed_light(nothing)]) == 0
+    assert score_rain([removed_light(nothing + 0.2)]) == 0
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 53)])
 def test_any_size_is_judged(size: tuple[int, int]) -> None:
-    assert darkening(np.full((*size, 3), -0.1, np.float32)).shape == (6, 8)
-    assert rain_presence([darkening(np.full((*size, 3), -0.1, np.float32))]) == 1
+    assert removed_light(np.full((*size, 3), -0.1, np.float32)).shape == (6, 8)
+    assert score_rain([removed_light(np.full((*size, 3), -0.1, np.float32))]) == 1
 
 
 def test_dry_frames_are_left_to_the_bit_and_rainy_ones_whole() -> None:
@@ -62,7 +62,9 @@ def test_nothing_is_steadied_where_the_guard_found_no_rain(again: bool) -> None:
     pictures = drive(7, size=(96, 128))
     seen = list(windows((as_frame(picture, i) for i, picture in enumerate(pictures)), 2))
     removed = [streaked(0.1, levels=3)] * 7
-    assert not any(item.residual.any() for item in steady(guard(map(Derained, seen, removed)), again, 2))
+    assert not any(
+        item.residual.any() for item in filter_over_time(zero_dry_scenes(map(Restoration, seen, removed)), again, 2)
+    )
 
 
 def test_a_rainy_scene_does_not_make_the_next_one_wet() -> None:

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from vderain.batch import store
-from vderain.batch.ledger import HIDDEN, NAME, Ledger, peek
-from vderain.batch.moments import Moment
+from vderain.batch.ledger import HIDDEN, NAME, Ledger, read_only
 from vderain.batch.plan import Item
 from vderain.batch.record import Record
+from vderain.batch.report.thumbnails import Thumbnail
 from vderain.errors import VderainError
-from vderain.video.fingerprint import Fingerprint, fingerprint
+from vderain.media.fingerprint import Fingerprint, fingerprint
 
 SEEN = Fingerprint(10, 20, "ends")
 ITEM = Item(Path("/card/a.mp4"), "a.mp4", "a.mp4", "front")
@@ -36,7 +36,7 @@ def written(ledger: Ledger, item: Item = ITEM) -> Record:
     assert record is not None
     return replace(
         record, draft=f"{HIDDEN}/draft.mp4", bytes_out=facts.st_size, mtime_out_ns=facts.st_mtime_ns, frames=5,
-        damage=("a", "b"), moments=(Moment(0.5, 2.0, "x.jpg", "y.jpg"),),
+        damage=("a", "b"), thumbnails=(Thumbnail(0.5, 2.0, "x.jpg", "y.jpg"),),
     )  # fmt: skip
 
 
@@ -70,7 +70,7 @@ def test_two_runs_do_not_take_one_file(tmp_path: Path) -> None:
     with Ledger(tmp_path) as first, Ledger(tmp_path) as second:
         assert claim(first) == "mine"
         assert claim(second) == "busy"
-        second.take_over()
+        second.recover()
         assert claim(second) == "busy", "the first lives"
         first.free("a.mp4")
         assert claim(second) == "mine"
@@ -90,7 +90,7 @@ def killed_with(tmp_path: Path, code: str) -> None:
 
 def test_work_of_the_dead_is_free(tmp_path: Path) -> None:
     killed_with(tmp_path, "")
-    assert peek(tmp_path)["a.mp4"].state == "running"
+    assert read_only(tmp_path)["a.mp4"].state == "running"
     with Ledger(tmp_path) as ledger:
         record = ledger.record("a.mp4")
         assert record is not None
@@ -197,7 +197,7 @@ def test_names_that_are_no_unicode(tmp_path: Path) -> None:
     name = os.fsdecode(b"regen-\xfc.mp4")
     item = Item(Path("/card") / name, name, name, "")
     with Ledger(tmp_path) as ledger:
-        ledger.enrol([(item, SEEN)], "s", "w")
+        ledger.register([(item, SEEN)], "s", "w")
         assert claim(ledger, item) == "mine"
         ledger.publish(written(ledger, item))
         assert claim(ledger, item) == "done"

@@ -7,16 +7,16 @@ from clips import textured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from vderain.restore.motion import (
+from vderain.restore.flow import (
     FLOW_SIDE_MAX_PX,
     PHOTOMETRIC_FULL,
     PHOTOMETRIC_NONE,
-    Motion,
-    MotionEstimator,
+    ConsistentFlow,
+    FlowEstimator,
     Picture,
     align,
+    consistent_flow,
     flow_luma,
-    motion,
 )
 
 SIZE = (96, 128)
@@ -28,9 +28,9 @@ def moved(dx: int, dy: int) -> tuple[Picture, Picture]:
     return wide[20:-20, 20:-20].copy(), wide[20 + dy : SIZE[0] + 20 + dy, 20 + dx : SIZE[1] + 20 + dx].copy()
 
 
-def between(centre: Picture, neighbour: Picture) -> Motion:
-    estimator, a, b = MotionEstimator(), flow_luma(centre), flow_luma(neighbour)
-    return motion(a, b, estimator.flow(a, b), estimator.flow(b, a))
+def between(centre: Picture, neighbour: Picture) -> ConsistentFlow:
+    estimator, a, b = FlowEstimator(), flow_luma(centre), flow_luma(neighbour)
+    return consistent_flow(a, b, estimator.flow(a, b), estimator.flow(b, a))
 
 
 def inner(picture: np.ndarray, border: int = 16) -> np.ndarray:
@@ -43,7 +43,7 @@ def test_a_moved_picture_is_found_again(shift: tuple[int, int]) -> None:
     field = between(centre, neighbour)
     flow = inner(field.flow * 8, 8) / 8
     assert np.abs(flow - np.array(shift) / -2).mean() < 0.25
-    assert inner(field.trust, 8).mean() > 240
+    assert inner(field.confidence, 8).mean() > 240
     aligned = align(centre, neighbour, field)
     assert np.abs(inner(aligned) - inner(centre)).mean() < 2.5
     if shift != (0, 0):
@@ -55,7 +55,7 @@ def test_fine_texture_survives_a_move_by_half_a_pixel() -> None:
     wave = [np.repeat(128 + 60 * np.sin(2 * np.pi * (x + by) / 4), 3).reshape(1, -1, 3) for by in (0, 0.5)]
     centre, neighbour = (np.repeat(row.round().astype(np.uint8), SIZE[0], axis=0) for row in wave)
     small = (SIZE[0] // 2, SIZE[1] // 2)
-    field = Motion(np.full((*small, 2), (-0.25, 0), np.float32), np.full(small, 255, np.uint8))
+    field = ConsistentFlow(np.full((*small, 2), (-0.25, 0), np.float32), np.full(small, 255, np.uint8))
     aligned = inner(align(centre, neighbour, field))
     assert np.abs(aligned - 128).max() > 0.9 * np.abs(inner(centre) - 128).max(), "bilinear leaves .7"
 
@@ -69,28 +69,30 @@ def test_what_a_passing_thing_hides_is_not_believed() -> None:
     centre, neighbour = moved(2, 0)
     neighbour[30:70, 50:90] = (250, 245, 235)
     field = between(centre, neighbour)
-    trust = cv2.resize(field.trust, SIZE[::-1])
-    assert trust[38:62, 58:82].mean() < 30
-    assert trust[10:86, 8:36].mean() > 220
+    confidence = cv2.resize(field.confidence, SIZE[::-1])
+    assert confidence[38:62, 58:82].mean() < 30
+    assert confidence[10:86, 8:36].mean() > 220
     aligned = align(centre, neighbour, field)
     assert np.abs(aligned[38:62, 58:82].astype(int) - centre[38:62, 58:82]).mean() < 12, "the centre stands in"
 
 
 def test_another_picture_altogether_is_not_believed() -> None:
-    assert between(textured(1, SIZE), 255 - textured(2, SIZE)).trust.mean() < 110
+    assert between(textured(1, SIZE), 255 - textured(2, SIZE)).confidence.mean() < 110
 
 
 def test_what_looks_different_where_flow_leads_is_believed_less_and_less() -> None:
     still = np.zeros((40, 50, 2), np.float32)
     dark = np.full((40, 50), 20, np.uint8)
     middle = (PHOTOMETRIC_FULL + PHOTOMETRIC_NONE) / 2
-    trust = [
-        float(motion(dark, np.full_like(dark, 20 + round(levels)), still, still).trust[10:30, 10:40].mean())
+    confidence = [
+        float(
+            consistent_flow(dark, np.full_like(dark, 20 + round(levels)), still, still).confidence[10:30, 10:40].mean()
+        )
         for levels in (0, PHOTOMETRIC_FULL - 5, middle, PHOTOMETRIC_NONE + 5)
     ]
-    assert trust[0] == trust[1] == 255
-    assert 90 < trust[2] < 165
-    assert trust[3] == 0
+    assert confidence[0] == confidence[1] == 255
+    assert 90 < confidence[2] < 165
+    assert confidence[3] == 0
 
 
 def test_a_thin_bright_streak_is_taken_out_before_flow_can_follow_it() -> None:
@@ -106,7 +108,7 @@ def test_a_thin_bright_streak_is_taken_out_before_flow_can_follow_it() -> None:
 def test_pictures_of_any_size_have_motion(height: int, width: int) -> None:
     centre, neighbour = textured(3, (height, width)), textured(4, (height, width))
     field = between(centre, neighbour)
-    assert field.flow.shape == (*field.trust.shape, 2)
+    assert field.flow.shape == (*field.confidence.shape, 2)
     assert np.isfinite(field.flow).all()
     assert align(centre, neighbour, field).shape == (height, width, 3)
 

@@ -1,19 +1,19 @@
 """A batch on a Ray cluster of two nodes on this machine, one of which is lost on the way."""
 
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
 from clips import Clip, decoded_pts, make
 
+from vderain.batch.events import Ended, Event
 from vderain.batch.ledger import Ledger
 from vderain.batch.plan import Selection, make_plan
-from vderain.batch.run import Manner, Run
-from vderain.batch.task import Moved
-from vderain.batch.told import Ended, Told
+from vderain.batch.run import RetryPolicy, Run
+from vderain.batch.workers.task import Progressed
 from vderain.errors import UsageError
 from vderain.options import Options
 
@@ -34,7 +34,7 @@ def cluster() -> Iterator[Any]:
 
 
 def test_a_node_is_lost_and_no_file_is(cluster: Any, tmp_path: Path, tiny: Path) -> None:
-    from vderain.batch.on_ray import RayWorkers
+    from vderain.batch.workers.ray import RayWorkers
 
     whole, nodes = cluster
     card, out = tmp_path / "card", tmp_path / "out"
@@ -48,8 +48,8 @@ def test_a_node_is_lost_and_no_file_is(cluster: Any, tmp_path: Path, tiny: Path)
     ended: list[str] = []
     lost: list[float] = []
 
-    def tell(told: Told) -> None:
-        if isinstance(told, Moved):
+    def tell(told: Event) -> None:
+        if isinstance(told, Progressed):
             moved[told.target] = told.progress.frames
         if isinstance(told, Ended):
             ended.append(told.record.target)
@@ -59,7 +59,7 @@ def test_a_node_is_lost_and_no_file_is(cluster: Any, tmp_path: Path, tiny: Path)
             lost.append(time.monotonic())
 
     with Ledger(out) as ledger:
-        run = Run(ledger, options, Manner(segment_frames=20), tell, Event())
+        run = Run(ledger, options, RetryPolicy(segment_frames=20), tell, threading.Event())
         run.add(make_plan(Selection((str(card),)), out).items)
         workers = RayWorkers(f"ray://{whole.address}", device="cpu")
         run.work(workers)
@@ -77,7 +77,7 @@ def test_a_node_is_lost_and_no_file_is(cluster: Any, tmp_path: Path, tiny: Path)
 
 
 def test_no_cluster_is_a_clear_line() -> None:
-    from vderain.batch.on_ray import RayWorkers
+    from vderain.batch.workers.ray import RayWorkers
 
     with pytest.raises(UsageError, match="no Ray cluster"):
         RayWorkers("ray://127.0.0.1:1")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vderain.restore.parallel import StageClock, neighbourhoods, ordered_map, prefetch, unless
+from vderain.runtime.threads import StageClock, ordered_map, prefetch, sliding_window, until_stopped
 
 
 class Source:
@@ -118,7 +118,9 @@ def test_closing_early_does_not_wait_for_a_long_way_to_the_next_result() -> None
         time.sleep(0.02)
         return item
 
-    around = neighbourhoods(ordered_map(slow, unless(stop, prefetch(begun, 2)), 2), 40)  # 40 results before its first
+    around = sliding_window(
+        ordered_map(slow, until_stopped(stop, prefetch(begun, 2)), 2), 40
+    )  # 40 results before its first
     chain = prefetch(ordered_map(slow, around, 2), 4, stop)
     main = threading.get_ident()
     threading.Timer(0.1, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
@@ -129,7 +131,7 @@ def test_closing_early_does_not_wait_for_a_long_way_to_the_next_result() -> None
 
 @given(st.integers(0, 12), st.integers(0, 3))
 def test_every_item_stands_once_in_the_middle_of_its_neighbours(count: int, radius: int) -> None:
-    around = list(neighbourhoods(range(count), radius))
+    around = list(sliding_window(range(count), radius))
     whole = [*[None] * radius, *range(count), *[None] * radius]
     assert around == [tuple(whole[i : i + 2 * radius + 1]) for i in range(count)]
 

@@ -11,11 +11,11 @@ import pytest
 from numpy.typing import NDArray
 
 from vderain.errors import InputError, OutputError, UsageError
-from vderain.video import picture_file
-from vderain.video.frame import Frame
-from vderain.video.picture_file import exif_orientation
-from vderain.video.picture_parts import Density, parts_of
-from vderain.video.pictures import PictureReader, PictureWriter, is_pictures, natural_key
+from vderain.media.frame import Frame
+from vderain.media.image import codec as picture_file
+from vderain.media.image.codec import exif_orientation
+from vderain.media.image.metadata import Density, parts_of
+from vderain.media.image.sequence import PictureReader, PictureWriter, is_pictures, natural_key
 
 
 def noise(

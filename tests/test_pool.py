@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from vderain.batch import pool
-from vderain.batch.pool import STOPPING, LocalWorkers, _Place
-from vderain.batch.task import Moved, Outcome, Task
+from vderain.batch.workers import local as pool
+from vderain.batch.workers.local import STOPPING, LocalWorkers, _Place
+from vderain.batch.workers.task import Outcome, Progressed, Task
+from vderain.media.clip import Progress
 from vderain.options import Options
-from vderain.video.clip import Progress
 
 TASK = Task("a.mp4", Path("a.mp4"), Path("out"), "work", "moments", Options(), 300)
 
@@ -26,7 +26,7 @@ def hang(connection: Connection, number: int, count: int | None) -> None:
     """Stands in for a worker: starts slowly, begins with a task, and never ends it."""
     time.sleep(1)
     connection.send(1)
-    connection.send(Moved(connection.recv().target, Progress(0, 0.0, None)))
+    connection.send(Progressed(connection.recv().target, Progress(0, 0.0, None)))
     time.sleep(600)
 
 
@@ -48,8 +48,8 @@ def test_a_timeout_begins_when_the_worker_does(monkeypatch: pytest.MonkeyPatch) 
     workers = LocalWorkers(1, timeout_s=0.3)
     workers.begin(TASK)
     told = []
-    while not any(isinstance(happened, Outcome) for happened in told):
-        told += list(workers.happened(0.1))
-    assert [type(happened) for happened in told] == [Moved, Outcome]
+    while not any(isinstance(poll, Outcome) for poll in told):
+        told += list(workers.poll(0.1))
+    assert [type(poll) for poll in told] == [Progressed, Outcome]
     assert told[1].error == "it took longer than 0.3 s."
     workers.close()

@@ -13,9 +13,9 @@ import pytest
 from clips import VFR_PTS, Clip, decoded_pts, identical, make, names_in, packets, planes_of_file
 
 from vderain.errors import InputError, OutputError, UsageError, VderainError
+from vderain.media.decode.reader import VideoReader
+from vderain.media.encode.encoder import EncodeOptions
 from vderain.process import Options, Progress, Result, default_target, process
-from vderain.video.encoders import EncodeOptions
-from vderain.video.reader import VideoReader
 
 Make = Callable[..., Path]
 LOSSLESS = EncodeOptions(codec="ffv1")
@@ -388,7 +388,7 @@ def test_what_the_container_refuses_is_said_before_the_look_at_the_weather(
     tmp_path: Path, clip: Make, tiny: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     looked: list[object] = []
-    monkeypatch.setattr("vderain.restorer.survey", lambda *args: looked.append(args))
+    monkeypatch.setattr("vderain.pipeline.scan", lambda *args: looked.append(args))
     options = Options(model=str(tiny), auto=True, encode=EncodeOptions(codec="vp9"))
     with pytest.raises(UsageError, match="cannot hold vp9"):
         process(clip(frames=8), tmp_path / "out.mov", options)

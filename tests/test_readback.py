@@ -9,10 +9,10 @@ import av
 import pytest
 from clips import Clip, make, packets, truncated
 
-from vderain.video.describe import describe
-from vderain.video.readback import lost_chapters, lost_tags
-from vderain.video.reader import VideoReader
-from vderain.video.writer import VideoWriter
+from vderain.media.decode.reader import VideoReader
+from vderain.media.describe import describe
+from vderain.media.encode.verify import lost_chapters, lost_tags
+from vderain.media.encode.writer import VideoWriter
 
 Make = Callable[..., Path]
 MILLISECONDS = Fraction(1, 1000)

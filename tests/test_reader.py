@@ -14,10 +14,10 @@ import pytest
 from clips import VFR_PTS, Clip, damaged, decoded_pts, make, picture, samples, truncated
 
 from vderain.errors import DamageError, InputError, UsageError
-from vderain.video.decoding import _shows_picture
-from vderain.video.frame import Frame
-from vderain.video.reader import Damage, VideoReader
-from vderain.video.sidedata import LATER
+from vderain.media.decode.decoder import _shows_picture
+from vderain.media.decode.reader import Damage, VideoReader
+from vderain.media.decode.side_data import LATER
+from vderain.media.frame import Frame
 
 Make = Callable[..., Path]
 ROTATED = (0, 65536, 0, -65536, 0, 0, 0, 0, 1073741824)  # -90 degrees

@@ -14,12 +14,12 @@ from click.testing import Result
 from clips import VFR_PTS, as_frame, decoded_pts, identical, names_in, packets, planes_of_file
 from torch import Tensor
 
+from vderain.media.encode.encoder import EncodeOptions
+from vderain.media.frame import Colour, Frame
 from vderain.rain.refraction import seen_through, thickness_px
+from vderain.rain.render import Options, grey, render
 from vderain.rain.weather import FAR_M, STYLES, Weather, falling, veiled_by_depth
 from vderain.rain.windshield import Drops, Glass, Windshield
-from vderain.render import Options, grey, render
-from vderain.video.encoders import EncodeOptions
-from vderain.video.frame import Colour, Frame
 
 Make = Callable[..., Path]
 Run = Callable[..., Result]
@@ -52,7 +52,7 @@ def who(drops: Drops) -> set[tuple[float, float]]:
     return set(zip(drops.born_s.tolist(), drops.x_h.tolist(), strict=True))
 
 
-def wet(seed: int = 0, **glass: Any) -> Windshield:
+def raindrop_score(seed: int = 0, **glass: Any) -> Windshield:
     return Windshield(Glass(**glass), 16 / 9, seeded(seed))
 
 
@@ -66,13 +66,13 @@ def test_streaks_are_elsewhere_in_each_frame_and_drops_are_not() -> None:
     streaks = rained("shower", 2)[1]
     assert float(streaks.std()) > 0
     assert alike(streaks[0], streaks[1]) < 0.2
-    glass = wet()
+    glass = raindrop_score()
     first, second = (thickness_px(glass.drops(t), t, 96, 170, CPU) for t in (0.1, 0.1 + 1 / 30))
     assert alike(first, second) > 0.9
 
 
 def test_drops_stay_for_seconds_and_grow() -> None:
-    glass = wet(wipe_every_s=1000.0, running=0.0)
+    glass = raindrop_score(wipe_every_s=1000.0, running=0.0)
     before = glass.drops(0.0)
     resting = before[(before.dry_s > 4) & (before.gone_s > 3) & (before.run_s > 3)]
     after = glass.drops(2.0)
@@ -82,7 +82,7 @@ def test_drops_stay_for_seconds_and_grow() -> None:
 
 
 def test_a_pass_of_the_wiper_clears_its_arc_and_nothing_else() -> None:
-    glass = wet()
+    glass = raindrop_score()
     begins_s = glass._wiped_s
     before = glass.drops(begins_s)
     after = who(glass.drops(begins_s + glass.glass.wipe_s))
@@ -95,7 +95,7 @@ def test_a_pass_of_the_wiper_clears_its_arc_and_nothing_else() -> None:
 
 
 def test_a_drop_that_runs_goes_down_and_leaves_a_trail() -> None:
-    glass = wet(running=1.0, landing=4.0, wipe_every_s=1000.0)
+    glass = raindrop_score(running=1.0, landing=4.0, wipe_every_s=1000.0)
     drops = glass.drops(3.0)
     running = drops[drops.run_s < 2.5]
     assert len(running) > 0
@@ -107,7 +107,7 @@ def test_a_drop_that_runs_goes_down_and_leaves_a_trail() -> None:
 
 
 def test_the_glass_does_not_depend_on_the_frame_rate() -> None:
-    often, once = wet(3), wet(3)
+    often, once = raindrop_score(3), raindrop_score(3)
     for number in range(90):
         often.drops(number / 30)
     first, second = often.drops(3.0), once.drops(3.0)
@@ -116,7 +116,7 @@ def test_the_glass_does_not_depend_on_the_frame_rate() -> None:
 
 
 def test_a_drop_shows_the_street_upside_down_and_leaves_the_rest_alone() -> None:
-    drops = wet().drops(0.0)[:1]
+    drops = raindrop_score().drops(0.0)[:1]
     for name, value in {"x_h": 0.8, "y_h": 0.5, "radius_h": 0.15, "lobe": 0, "tall": 1, "born_s": 0}.items():
         getattr(drops, name)[0] = value
     drops.run_s[0] = math.inf

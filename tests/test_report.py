@@ -11,11 +11,18 @@ import cv2
 import numpy as np
 import pytest
 
-from vderain.batch import report
-from vderain.batch.moments import KEPT, LONGEST_PX, Moment, MomentKeeper, rainiest, removed_levels
-from vderain.batch.report import ReportRow, write_report
+from vderain.batch.report.page import ReportRow, write_report
+from vderain.batch.report import page as report
+from vderain.batch.report.thumbnails import (
+    KEPT,
+    LONGEST_PX,
+    Thumbnail,
+    ThumbnailPicker,
+    pick_thumbnails,
+    removed_levels,
+)
 from vderain.errors import OutputError
-from vderain.video.frame import Colour, Frame
+from vderain.media.frame import Colour, Frame
 
 YCBCR = Colour("bt709", full_range=False, chroma_w=2, chroma_h=2)
 
@@ -55,7 +62,7 @@ def test_whatever_a_name_holds_it_stays_text(tmp_path: Path) -> None:
     nasty = replace(
         row(), source=f"d<u>/{NASTY}", target=f"d<u>/{NASTY}", group="<i>", damage=(NASTY,), dropped=(NASTY,),
         kept=(NASTY,), device=NASTY, error=NASTY, cure=NASTY, finished_at=NASTY,
-        moments=(Moment(1.0, 2.0, f"{NASTY}-before.jpg", f'" onerror="x" {NASTY}-after.jpg'),),
+        thumbnails=(Thumbnail(1.0, 2.0, f"{NASTY}-before.jpg", f'" onerror="x" {NASTY}-after.jpg'),),
     )  # fmt: skip
     page = Page(write_report(tmp_path, [nasty], NASTY, {NASTY: NASTY}))
     assert len(page.named("script")) == len(plain.named("script")) == 1
@@ -83,10 +90,10 @@ def test_a_name_that_is_no_unicode_does_not_stop_the_page(tmp_path: Path) -> Non
 
 def test_a_thousand_files_are_less_than_5_mb(tmp_path: Path) -> None:
     folder = "front/2026-01-02 a folder with a long name/and one more"
-    moments = tuple(Moment(t, 3.0, f".work/{folder}/{t:08}-before.jpg", f".work/{folder}/{t:08}-after.jpg")
+    thumbnails = tuple(Thumbnail(t, 3.0, f".work/{folder}/{t:08}-before.jpg", f".work/{folder}/{t:08}-after.jpg")
                     for t in (1, 2, 3))  # fmt: skip
     damage = tuple(f"{i} frames from 0:{i:02} could not be decoded" for i in range(5000))
-    rows = [row(f"{folder}/2026-01-02_{i:06}_F.mp4", moments=moments) for i in range(999)]
+    rows = [row(f"{folder}/2026-01-02_{i:06}_F.mp4", thumbnails=thumbnails) for i in range(999)]
     path = write_report(tmp_path, [*rows, row(damage=damage)], "Title", {})
     assert path.stat().st_size < 5_000_000
     page = Page(path)
@@ -177,14 +184,14 @@ def frames(number: int, rain: float, size: tuple[int, int] = (96, 64), repeated:
 
 
 def test_the_rainiest_moments_are_kept_and_lie_apart(tmp_path: Path) -> None:
-    keeper = MomentKeeper()
+    keeper = ThumbnailPicker()
     showers = {100: 40, 103: 39, 106: 38, 500: 30, 880: 20}  # frame: code values; three of them are one shower
     for number in range(900):
         keeper.see(*frames(number + 7000, showers.get(number, number % 5)))  # a clip that begins late
-    moments = keeper.save(tmp_path / "moments", tmp_path)
-    assert [round(moment.time_s * 30) for moment in moments] == [100, 500, 880]
-    assert [round(moment.removed * 219 / 255) for moment in moments] == [40, 30, 20]
-    for moment in moments:
+    thumbnails = keeper.save(tmp_path / "moments", tmp_path)
+    assert [round(moment.time_s * 30) for moment in thumbnails] == [100, 500, 880]
+    assert [round(moment.removed * 219 / 255) for moment in thumbnails] == [40, 30, 20]
+    for moment in thumbnails:
         for name, value in ((moment.before, 60 + moment.removed * 219 / 255), (moment.after, 60)):
             luma = (value - 16) * 255 / 219  # full range, as JPEG is
             assert abs(cv2.imread(str(tmp_path / name)).mean() - luma) < 2
@@ -192,7 +199,7 @@ def test_the_rainiest_moments_are_kept_and_lie_apart(tmp_path: Path) -> None:
 
 
 def test_hours_are_no_more_to_hold_than_seconds() -> None:
-    keeper = MomentKeeper()
+    keeper = ThumbnailPicker()
     for number in range(20_000):
         keeper.see(*frames(number, 1 + number % 37, (16, 12)))
     assert len(keeper._best) <= 12
@@ -200,8 +207,8 @@ def test_hours_are_no_more_to_hold_than_seconds() -> None:
 
 def test_rain_that_grows_slowly_does_not_make_every_frame_small(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
-    monkeypatch.setattr("vderain.batch.moments._small", lambda frame: made.append(1) or frame)
-    keeper = MomentKeeper()
+    monkeypatch.setattr("vderain.batch.report.thumbnails._small", lambda frame: made.append(1) or frame)
+    keeper = ThumbnailPicker()
     for number in range(15):
         before, after = frames(number, 0)
         lighter = before.planes[0].copy()
@@ -211,7 +218,7 @@ def test_rain_that_grows_slowly_does_not_make_every_frame_small(monkeypatch: pyt
 
 
 def test_pictures_are_small_and_upright(tmp_path: Path) -> None:
-    keeper = MomentKeeper(turns=1)
+    keeper = ThumbnailPicker(turns=1)
     keeper.see(*frames(0, 9, (1922, 1080)))
     assert all(plane.nbytes < 700_000 for held in keeper._best.values() for plane in held.before.planes)
     (moment,) = keeper.save(tmp_path, tmp_path)
@@ -233,14 +240,14 @@ def test_any_kind_of_frame_can_be_a_moment(colour: Colour, grey: bool, tmp_path:
     before = after.with_planes(tuple(p + kind(level // 8) if p is luma else p for p in planes))
     span = (2**colour.depth_bits - 1) if colour.full_range else 219 * 2 ** (colour.depth_bits - 8)
     assert removed_levels(before, after) == pytest.approx(level // 8 * 255 / span, rel=0.01)
-    keeper = MomentKeeper()
+    keeper = ThumbnailPicker()
     keeper.see(before, after)
     (moment,) = keeper.save(tmp_path, tmp_path)
     assert cv2.imread(str(tmp_path / moment.before)).mean() > cv2.imread(str(tmp_path / moment.after)).mean() + 3
 
 
 def test_dry_footage_has_one_picture_and_damaged_frames_have_none(tmp_path: Path) -> None:
-    keeper = MomentKeeper()
+    keeper = ThumbnailPicker()
     assert keeper.save(tmp_path, tmp_path) == ()
     keeper.see(*frames(0, 50, repeated=True))
     for number in range(1, 90):
@@ -250,12 +257,12 @@ def test_dry_footage_has_one_picture_and_damaged_frames_have_none(tmp_path: Path
 
 
 def test_moments_of_the_parts_of_a_file_make_those_of_the_whole() -> None:
-    parts = [Moment(t, removed, "", "") for t, removed in ((1, 2.0), (50, 9.0), (52, 8.9), (99, 0.01), (98, 1.0))]
-    assert [moment.time_s for moment in rainiest(parts)] == [1, 50, 98]
+    parts = [Thumbnail(t, removed, "", "") for t, removed in ((1, 2.0), (50, 9.0), (52, 8.9), (99, 0.01), (98, 1.0))]
+    assert [moment.time_s for moment in pick_thumbnails(parts)] == [1, 50, 98]
 
 
 def test_a_disk_that_refuses_a_picture_is_said(tmp_path: Path) -> None:
-    keeper = MomentKeeper()
+    keeper = ThumbnailPicker()
     keeper.see(*frames(0, 9))
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot be written"):
@@ -264,4 +271,4 @@ def test_a_disk_that_refuses_a_picture_is_said(tmp_path: Path) -> None:
 
 def test_frames_of_two_sizes_are_no_pair() -> None:
     with pytest.raises(ValueError, match="before is"):
-        MomentKeeper().see(frames(0, 1)[0], frames(0, 1, (32, 32))[1])
+        ThumbnailPicker().see(frames(0, 1)[0], frames(0, 1, (32, 32))[1])

@@ -13,8 +13,8 @@ import cv2
 import numpy as np
 import pytest
 
-from vderain.batch.moments import Moment
-from vderain.batch.report import ReportRow, write_report
+from vderain.batch.report.page import ReportRow, write_report
+from vderain.batch.report.thumbnails import Thumbnail
 
 pytest.importorskip("selenium", reason="needs selenium, of the dev group")
 from selenium import webdriver
@@ -118,10 +118,10 @@ def picture(path: Path, level: int) -> str:
     return path.relative_to(path.parents[1]).as_posix()
 
 
-def moment(folder: Path, name: str, time_s: float, removed: float) -> Moment:
+def moment(folder: Path, name: str, time_s: float, removed: float) -> Thumbnail:
     """White before, black after."""
     before, after = (picture(folder / f"{name}-{time_s}-{kind}.jpg", level) for kind, level in (("b", 255), ("a", 0)))
-    return Moment(time_s, removed, before, after)
+    return Thumbnail(time_s, removed, before, after)
 
 
 def file(source: str, **fields: Any) -> ReportRow:
@@ -139,9 +139,9 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("few out #1")  # an address that must be escaped
     shots = tuple(moment(out / "moments", "clip10", time_s, removed) for time_s, removed in ((1.0, 2.0), (8.0, 5.0)))
     rows = [
-        file("front/clip10.mp4", seconds=300.0, moments=shots),
+        file("front/clip10.mp4", seconds=300.0, thumbnails=shots),
         file("front/clip9.mp4", seconds=100.0, damage=("2 frames from 0:31 could not be decoded",), repeated=2,
-             moments=(moment(out / "moments", "clip9", 3.0, 1.0),)),
+             thumbnails=(moment(out / "moments", "clip9", 3.0, 1.0),)),
         file("rear/Clip1.mp4", seconds=200.0, dropped=("data stream 2 (camm)",)),
         file("rear/broken.mp4", state="failed", frames=0, media_s=0.0, seconds=1.0, bytes_out=0, exit_code=3,
              error="rear/broken.mp4 has no usable index (moov).", cure="Copy it again."),
@@ -156,7 +156,7 @@ def thousand(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A page of a thousand files, each with pictures of its own."""
     out = tmp_path_factory.mktemp("thousand")
     shots = [moment(out / "moments", f"clip{i}", 1.0, 10 - i / 100) for i in range(1000)]
-    return write_report(out, [file(f"front/clip{i}.mp4", moments=(shots[i],)) for i in range(1000)], "Thousand", {})
+    return write_report(out, [file(f"front/clip{i}.mp4", thumbnails=(shots[i],)) for i in range(1000)], "Thousand", {})
 
 
 def test_it_opens_and_asks_for_nothing_but_its_pictures(browser: Browser, few: Path) -> None:
@@ -445,7 +445,7 @@ def test_more_files_than_a_browser_likes_come_page_by_page(browser: Browser, tmp
 def test_pictures_that_were_deleted_leave_the_rest_alone(driver: webdriver.Chrome, tmp_path: Path) -> None:
     browser = Browser(driver)
     shots = (moment(tmp_path / "moments", "clip", 1.0, 2.0),)
-    page = write_report(tmp_path, [file("clip.mp4", moments=shots)], "Title", {})
+    page = write_report(tmp_path, [file("clip.mp4", thumbnails=shots)], "Title", {})
     shutil.rmtree(tmp_path / "moments")
     browser.open(page)
     browser.find(".name").click()

@@ -11,17 +11,17 @@ from typing import Any
 import pytest
 from clips import Clip, decoded_pts, make
 
-from vderain.batch.ledger import HIDDEN, Ledger, peek
+from vderain.batch.events import Ended, Planned, Started, Summary
+from vderain.batch.ledger import HIDDEN, Ledger, read_only
 from vderain.batch.plan import Item, Selection, make_plan
-from vderain.batch.run import UNSEEN, Manner, Run, _key
-from vderain.batch.task import Happened, Moved, Outcome, Task
-from vderain.batch.told import Began, Ended, Planned, Summary
-from vderain.batch.work import Worker
+from vderain.batch.run import UNSEEN, RetryPolicy, Run, _key
+from vderain.batch.workers.task import Outcome, Progressed, Task, TaskEvent
+from vderain.batch.workers.worker import Worker
 from vderain.errors import OutputError, VderainError
+from vderain.media.clip import Progress
+from vderain.media.encode.encoder import EncodeOptions
+from vderain.media.fingerprint import fingerprint
 from vderain.options import Options
-from vderain.video.clip import Progress
-from vderain.video.encoders import EncodeOptions
-from vderain.video.fingerprint import fingerprint
 
 PLAIN = Options(strength=0, device="cpu")
 OTHER = Options(strength=0, device="cpu", encode=EncodeOptions(crf=30))
@@ -41,7 +41,7 @@ class Here:
     def begin(self, task: Task) -> None:
         self._task = task
 
-    def happened(self, timeout_s: float) -> Iterable[Happened]:
+    def poll(self, timeout_s: float) -> Iterable[TaskEvent]:
         if self._task is not None:
             task, self._task = self._task, None
             yield self._worker(task, lambda target, progress: self._meanwhile() if progress.frames else None)
@@ -70,7 +70,7 @@ class Card:
         if stopped:
             stop.set()
         with Ledger(self.out) as ledger:
-            run = Run(ledger, options, Manner(), self.told.append, stop)
+            run = Run(ledger, options, RetryPolicy(), self.told.append, stop)
             try:
                 run.add(make_plan(Selection((str(self.folder),)), self.out).items)
                 between(run)
@@ -111,7 +111,7 @@ def test_a_source_that_cannot_be_read_does_not_cost_its_result(card: Card) -> No
     assert counts(card.run()) == (0, 1, 1, 0)
     (ended,) = card.all_told(Ended)
     assert "cannot be read" in ended.record.error
-    assert peek(card.out)["a.mp4"].state == "done"
+    assert read_only(card.out)["a.mp4"].state == "done"
     aside.replace(source)
     assert counts(card.run()) == (0, 0, 2, 0)
 
@@ -131,7 +131,7 @@ def test_a_file_that_changes_while_it_waits_is_done_once(card: Card) -> None:
         run.add(make_plan(Selection((str(card.folder / "b.mp4"),)), card.out).items)  # as a watcher does
 
     assert counts(card.run(between=change)) == (2, 0, 0, 0)
-    assert [began.item.target for began in card.all_told(Began)] == ["a.mp4", "b.mp4"]
+    assert [began.item.target for began in card.all_told(Started)] == ["a.mp4", "b.mp4"]
     assert sum(len(planned.items) for planned in card.all_told(Planned)) == 2
     assert counts(card.run()) == (0, 0, 2, 0)
 
@@ -140,7 +140,7 @@ def test_a_file_is_known_by_what_it_was_when_it_was_begun(card: Card) -> None:
     """A copy that was not complete when the list was made is not done twice."""
     assert counts(card.run(between=lambda run: make(card.folder / "b.mp4", Clip(frames=7)) and None)) == (2, 0, 0, 0)
     assert len(decoded_pts(card.out / "b.mp4")) == 7
-    assert peek(card.out)["b.mp4"].print == fingerprint(card.folder / "b.mp4")
+    assert read_only(card.out)["b.mp4"].print == fingerprint(card.folder / "b.mp4")
     assert counts(card.run()) == (0, 0, 2, 0)
 
 
@@ -153,7 +153,7 @@ def test_what_appears_under_a_name_while_it_is_worked_on_is_not_replaced(card: C
 
 def test_pictures_of_an_older_result_go_with_it(card: Card) -> None:
     card.run()
-    (shown,) = [card.out / moment.after for moment in peek(card.out)["a.mp4"].moments]
+    (shown,) = [card.out / moment.after for moment in read_only(card.out)["a.mp4"].thumbnails]
     stale = shown.with_name("00000099-after.jpg")
     stale.touch()
     card.run(OTHER)
@@ -164,11 +164,11 @@ def test_pictures_of_an_older_result_go_with_it(card: Card) -> None:
 class SlowToStart(Here):
     """It takes a second before it is ready."""
 
-    def happened(self, timeout_s: float) -> Iterable[Happened]:
+    def poll(self, timeout_s: float) -> Iterable[TaskEvent]:
         if self._task is not None:
             time.sleep(1)
-            yield Moved(self._task.target, Progress(0, 0.0, None))
-        yield from super().happened(timeout_s)
+            yield Progressed(self._task.target, Progress(0, 0.0, None))
+        yield from super().poll(timeout_s)
 
 
 def test_the_start_of_a_worker_is_not_counted_to_a_file(card: Card) -> None:
@@ -194,7 +194,7 @@ def test_what_is_no_input_any_more_is_forgotten(card: Card, tmp_path: Path) -> N
     assert counts(card.run()) == (2, 1, 0, 0)
     work = card.out / HIDDEN / "work"
     with Ledger(card.out) as ledger:
-        ledger.enrol([(Item(elsewhere, "elsewhere.mp4", "elsewhere.mp4", ""), UNSEEN)], "", "")
+        ledger.register([(Item(elsewhere, "elsewhere.mp4", "elsewhere.mp4", ""), UNSEEN)], "", "")
     for target in ("gone.mp4", "elsewhere.mp4"):
         (work / _key(target)).mkdir(parents=True)
         (work / _key(target) / "segments.sqlite").touch()
@@ -226,17 +226,17 @@ def worked(source: Path, out: Path, model: Path, killed_at: int | None = None) -
 
 
 def test_moments_from_before_a_crash_are_shown(tmp_path: Path, tiny1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("vderain.batch.work.REPORT_EVERY_S", -1.0)
+    monkeypatch.setattr("vderain.batch.workers.worker.REPORT_EVERY_S", -1.0)
     source = make(tmp_path / "a.mp4", Clip(frames=45, rate=Clip().rate / 10))
     calm, out = tmp_path / "calm", tmp_path / "out"
     straight = worked(source, calm, tiny1)
     assert not straight.error
-    assert len(straight.moments) == 3
+    assert len(straight.thumbnails) == 3
     for killed_at in (13, 20, 34):
         with pytest.raises(Killed):
             worked(source, out, tiny1, killed_at)
-    assert worked(source, out, tiny1).moments == straight.moments
-    for name in (name for moment in straight.moments for name in (moment.before, moment.after)):
+    assert worked(source, out, tiny1).thumbnails == straight.thumbnails
+    for name in (name for moment in straight.thumbnails for name in (moment.before, moment.after)):
         assert (out / name).read_bytes() == (calm / name).read_bytes()
 
 
@@ -269,7 +269,7 @@ def test_too_little_space_is_found_before_any_work(card: Card, small_disk: Path)
     (card.folder / "c.mp4").write_bytes(bytes(1_000_000))
     with pytest.raises(VderainError, match="free, and about"):
         card.run(between=Run.check_space)
-    assert not card.all_told(Began)
+    assert not card.all_told(Started)
 
 
 @pytest.mark.parametrize("leave_bytes", [0, 100_000])

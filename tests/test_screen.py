@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from vderain.commands.screen import complain, one_line
+from vderain.cli.console import one_line, print_error
 
 
 @pytest.mark.parametrize(("name", "shown"), [
@@ -19,15 +19,15 @@ from vderain.commands.screen import complain, one_line
 ])  # fmt: skip
 def test_names_give_a_terminal_no_commands(name: str, shown: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert one_line(name) == shown
-    complain(f"'{name}' is empty.", "Copy it again.")
+    print_error(f"'{name}' is empty.", "Copy it again.")
     assert capsys.readouterr().err == f"vderain: '{shown}' is empty. Copy it again.\n"
 
 
 RUN = """
 import os, sys
 os.open(os.ttyname(0), os.O_RDWR)  # makes it the terminal of this session
-from vderain.commands.batch import _stopping
-from vderain.commands.screen import complain, reporting
+from vderain.cli.batch import _stopping
+from vderain.cli.console import complain, reporting
 with reporting(False, False), _stopping() as stop:
     complain("ready", "")
     stop.wait()

@@ -18,11 +18,11 @@ from click.testing import Result as Ran
 from clips import VFR_PTS, Clip, damaged, decoded_pts, identical, make, names_in, packets, planes_of_file
 
 from vderain.errors import OutputError, VderainError
+from vderain.media.encode.encoder import EncodeOptions
+from vderain.media.encode.segments import SegmentStore, decode_stamps
+from vderain.media.frame import Frame
 from vderain.options import Options
 from vderain.process import CONTEXT, process
-from vderain.video.encoders import EncodeOptions
-from vderain.video.frame import Frame
-from vderain.video.segments import SegmentStore, decode_stamps
 
 Make = Callable[..., Path]
 Run = Callable[..., Ran]
@@ -210,7 +210,7 @@ def test_an_unfinished_piece_is_not_there(tmp_path: Path) -> None:
 
 def test_two_at_one_store_do_not_mix_their_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that was given up for dead may still write."""
-    monkeypatch.setattr("vderain.video.segments.WAIT_S", 0.1)
+    monkeypatch.setattr("vderain.media.encode.segments.WAIT_S", 0.1)
     with SegmentStore(tmp_path / "store", "key") as one, SegmentStore(tmp_path / "store", "key") as other:
         one.begin(Fraction(0))
         with pytest.raises(VderainError, match="another process is at work"):

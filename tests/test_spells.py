@@ -12,19 +12,29 @@ from click.testing import Result
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vderain.restore.parallel import neighbourhoods
-from vderain.restore.spells import AROUND_LOOKS, BEGINS, ENDS, Look, _judged, _Seen, by_spell, is_rainy, spells
+from vderain.restore.rain_intervals import (
+    BEGINS,
+    ENDS,
+    NEIGHBOUR_SAMPLES,
+    Sample,
+    _judged,
+    _RawSample,
+    by_interval,
+    is_rainy,
+    rain_intervals,
+)
+from vderain.runtime.threads import sliding_window
 
 SAMPLES = Path(__file__).parents[1] / "samples"
 
 
-def looks(*presences: float) -> list[Look]:
-    return [Look(30 * second + 2, second + 2 / 30, presence) for second, presence in enumerate(presences)]
+def looks(*presences: float) -> list[Sample]:
+    return [Sample(30 * second + 2, second + 2 / 30, rain_score) for second, rain_score in enumerate(presences)]
 
 
 def weather(*presences: float) -> str:
     """One letter a second: what frame 30 n + 15 is in."""
-    found = spells(looks(*presences))
+    found = rain_intervals(looks(*presences))
     return "".join("r" if is_rainy(found, 30 * n + 15) else "d" for n in range(len(presences)))
 
 
@@ -43,12 +53,12 @@ def test_between_the_thresholds_weather_stays_as_it_was() -> None:
     assert weather(1, middle, middle, middle, middle) == "rrrrr"
 
 
-def seen(presence: float, median_levels: float) -> _Seen:
-    return _Seen(0, 0.0, presence, np.full((6, 8), median_levels, np.float32))
+def seen(rain_score: float, median_levels: float) -> _RawSample:
+    return _RawSample(0, 0.0, rain_score, np.full((6, 8), median_levels, np.float32))
 
 
-def judged(*looks_: _Seen) -> list[float]:
-    return [_judged(around).presence for around in neighbourhoods(looks_, AROUND_LOOKS)]
+def judged(*looks_: _RawSample) -> list[float]:
+    return [_judged(around).rain_score for around in sliding_window(looks_, NEIGHBOUR_SAMPLES)]
 
 
 def test_thin_rain_shows_over_some_seconds() -> None:
@@ -62,17 +72,17 @@ def test_a_shower_is_no_evidence_of_rain_before_and_after_it() -> None:
 
 
 def test_without_a_look_nothing_is_rain() -> None:
-    assert spells([]) == []
+    assert rain_intervals([]) == []
     assert not is_rainy([], 0)
 
 
 @given(st.lists(st.sampled_from([0.0, 0.05, 0.3, 0.7, 1.0]), min_size=1, max_size=40), st.integers(0, 50))
 def test_every_frame_is_in_one_spell_and_spells_take_turns(presences: list[float], first: int) -> None:
-    found = spells(looks(*presences))
+    found = rain_intervals(looks(*presences))
     assert found[0].first == 0
     assert all(a.first < b.first and a.rainy != b.rainy for a, b in pairwise(found))
     numbers = list(range(first, 30 * len(presences)))
-    taken = [(rainy, list(frames)) for rainy, frames in by_spell(numbers, found, first)]  # type: ignore[arg-type]
+    taken = [(rainy, list(frames)) for rainy, frames in by_interval(numbers, found, first)]  # type: ignore[arg-type]
     assert [frame for _, frames in taken for frame in frames] == numbers
     assert all(is_rainy(found, int(frame)) == rainy for rainy, frames in taken for frame in frames)  # type: ignore[call-overload]
 
@@ -100,7 +110,7 @@ def test_dry_spells_are_left_to_the_bit_and_rainy_ones_are_not(
     done = vderain("process", changeable, "-o", target, "--auto", "--rate", "12", "--json")
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout.splitlines()[-1])
-    assert [spell["rainy"] for spell in result["spells"]] == [False, True]
+    assert [interval["rainy"] for interval in result["spells"]] == [False, True]
     begins = result["spells"][1]["first"]
     assert 48 - 15 <= begins <= 48  # at most a look before the rain
     assert result["spells"][0]["presence"] < ENDS < BEGINS < result["spells"][1]["presence"]

@@ -14,15 +14,15 @@ from fidelity.snapshot import snapshot
 from fidelity.sources import assemble, interlaced, mov_text, sound, telemetry, text, with_clean_aperture
 
 from vderain.errors import DamageError
+from vderain.media.decode.deinterlace import shows_fields
+from vderain.media.decode.reader import VideoReader
+from vderain.media.describe import describe
+from vderain.media.encode.encoder import EncodeOptions
+from vderain.media.encode.orientation import Orientation
+from vderain.media.mp4.sample_entry import rename_entries, sample_entries
+from vderain.media.remux.subtitles import _words
+from vderain.media.remux.timecode import advance
 from vderain.process import Options, Result, process
-from vderain.video.captions import _words
-from vderain.video.describe import describe
-from vderain.video.encoders import EncodeOptions
-from vderain.video.entries import rename_entries, sample_entries
-from vderain.video.fields import shows_fields
-from vderain.video.orientation import Orientation
-from vderain.video.reader import VideoReader
-from vderain.video.timecode import advance
 
 LOSSLESS = EncodeOptions(codec="ffv1")
 QUICK = EncodeOptions(codec="h264", preset="ultrafast")

@@ -15,13 +15,13 @@ from clips import decoded_pts, identical, names_in, packets, planes_of_file
 from dashcam import Dashcam, box, content, dashcam, listed_records, record, top
 
 from vderain.errors import OutputError
+from vderain.media.describe import describe
+from vderain.media.encode.encoder import EncodeOptions
+from vderain.media.gps import fix_of_record, fixes_of_packet, read_fixes
+from vderain.media.mp4 import vendor_boxes as telemetry
+from vderain.media.mp4.boxes import OFFSET32_MAX, grow_moov
+from vderain.media.mp4.vendor_boxes import find_vendor_boxes
 from vderain.process import Options, process
-from vderain.video import telemetry
-from vderain.video.boxes import OFFSET32_MAX, grow_moov
-from vderain.video.describe import describe
-from vderain.video.encoders import EncodeOptions
-from vderain.video.gps import fix_of_record, fixes_of_packet, read_fixes
-from vderain.video.telemetry import hidden_parts
 
 Make = Callable[..., Path]
 RECORDS = tuple(record(second) for second in range(10))
@@ -108,8 +108,8 @@ def test_a_file_without_udta_gets_one(tmp_path: Path, plain: Path) -> None:
 
 def test_places_beyond_32_bits_get_64(tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     source = dashcam(plain, tmp_path / "in.mp4", Dashcam(RECORDS))
-    for module in ("boxes", "telemetry"):
-        monkeypatch.setattr(f"vderain.video.{module}.OFFSET32_MAX", 1000)
+    for module in ("boxes", "vendor_boxes"):
+        monkeypatch.setattr(f"vderain.media.mp4.{module}.OFFSET32_MAX", 1000)
     result = process(source, tmp_path / "out.mp4", COPY)
     data = result.target.read_bytes()
     assert b"stco" not in data and data.count(b"co64") == 2
@@ -189,23 +189,23 @@ def test_padding_and_common_boxes_are_nothing(tmp_path: Path, plain: Path, clip:
     fast = clip("fast.mov", chapters=True, audio="aac", muxer_options={"movflags": "+faststart"})
     fragments = clip("fragments.mp4", muxer_options={"movflags": "frag_keyframe+empty_moov"})
     for path in (plain, fast, fragments, clip("a.mkv"), clip("a.avi"), dashcam(plain, tmp_path / "in.mp4", padded)):
-        assert hidden_parts(path) == [], path
+        assert find_vendor_boxes(path) == [], path
         assert describe(path).hidden == () and describe(path).gps_fixes == 0
 
 
 def test_a_cut_off_box_is_not_carried_over(tmp_path: Path, plain: Path, clip: Make) -> None:
     fast = clip("fast.mp4", frames=50, muxer_options={"movflags": "+faststart"})
     fast.write_bytes(fast.read_bytes()[:-3000])
-    assert hidden_parts(fast) == []
+    assert find_vendor_boxes(fast) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\0", box(b"free") + b"\0\0\0\4free", b"\0\0\0\0free", b"\xff" * 40])
 def test_sizes_that_make_no_sense_end_the_search(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
-    assert hidden_parts(path) == []
+    assert find_vendor_boxes(path) == []
     path.write_bytes(content + box(b"moov", box(b"gps ", bytes(16)) + b"\0\0\0\3udta"))
-    assert len(hidden_parts(path)) <= 1
+    assert len(find_vendor_boxes(path)) <= 1
 
 
 def test_a_list_that_lies_does_no_harm(tmp_path: Path, plain: Path) -> None:

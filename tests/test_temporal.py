@@ -12,19 +12,29 @@ from clips import as_frame, drive, psnr, textured
 
 from vderain.rain.composite import Light, rain_onto
 from vderain.rain.streaks import StreakLayer, streak_opacity
-from vderain.restore.gate import Gate, by_gate
-from vderain.restore.motion import MotionEstimator
-from vderain.restore.temporal import CUT_LEVELS, RADIUS, Derained, Window, alone, is_cut, look, sights, windows
+from vderain.restore.flow import FlowEstimator
+from vderain.restore.median_baseline import MedianGate, restore_by_median
+from vderain.restore.window import (
+    CUT_LEVELS,
+    RADIUS,
+    AlignedWindow,
+    Restoration,
+    is_cut,
+    prepare_frame,
+    prepare_frames,
+    single_frame,
+    windows,
+)
 
 WINDOW = 2 * RADIUS + 1
 
 
-def seen(pictures: list[np.ndarray], workers: int = 2) -> list[Window]:
+def seen(pictures: list[np.ndarray], workers: int = 2) -> list[AlignedWindow]:
     return list(windows((as_frame(picture, i) for i, picture in enumerate(pictures)), workers))
 
 
-def gated(pictures: list[np.ndarray]) -> list[Derained]:
-    return [by_gate(window, Gate()) for window in seen(pictures)]
+def gated(pictures: list[np.ndarray]) -> list[Restoration]:
+    return [restore_by_median(window, MedianGate()) for window in seen(pictures)]
 
 
 def rained_on(pictures: list[np.ndarray], seed: int = 0) -> list[np.ndarray]:
@@ -66,13 +76,13 @@ def test_the_gate_only_darkens_the_rain_of_a_still_scene() -> None:
 
 def test_flow_is_computed_four_times_a_frame(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[bytes, bytes]] = []
-    flow = MotionEstimator.flow
+    flow = FlowEstimator.flow
 
-    def counted(self: MotionEstimator, source: np.ndarray, target: np.ndarray) -> np.ndarray:
+    def counted(self: FlowEstimator, source: np.ndarray, target: np.ndarray) -> np.ndarray:
         calls.append((source.tobytes(), target.tobytes()))
         return flow(self, source, target)
 
-    monkeypatch.setattr(MotionEstimator, "flow", counted)
+    monkeypatch.setattr(FlowEstimator, "flow", counted)
     frames = 9
     gated(drive(frames))
     assert len(calls) == 4 * frames - 6, "the first frame has none before it, the second has one"
@@ -109,15 +119,15 @@ def test_nothing_is_taken_from_the_other_side_of_a_cut() -> None:
     apart = seen(first) + seen(second)
     for joined, single in zip(found, apart, strict=True):
         assert np.array_equal(joined.aligned, single.aligned)
-        assert np.array_equal(joined.trust, single.trust)
+        assert np.array_equal(joined.confidence, single.confidence)
 
 
 def test_cuts_are_told_from_motion_and_from_streaks() -> None:
     dry = drive(4, step=(6, 3))
     for pictures in (dry, rained_on(dry)):
-        small = [look(as_frame(picture)).small for picture in pictures]
+        small = [prepare_frame(as_frame(picture)).small for picture in pictures]
         assert not any(is_cut(a, b) for a, b in pairwise(small))
-    assert is_cut(look(as_frame(dry[0])).small, look(as_frame(255 - dry[0] // 3)).small)
+    assert is_cut(prepare_frame(as_frame(dry[0])).small, prepare_frame(as_frame(255 - dry[0] // 3)).small)
 
 
 def test_strangers_of_about_the_same_light_are_no_clip() -> None:
@@ -126,7 +136,7 @@ def test_strangers_of_about_the_same_light_are_no_clip() -> None:
     pictures = [
         cv2.normalize(cv2.GaussianBlur(part, (0, 0), 4), None, 60, 180, cv2.NORM_MINMAX) for part in (street, other)
     ]
-    first, second = (look(as_frame(np.ascontiguousarray(part))).small for part in pictures)
+    first, second = (prepare_frame(as_frame(np.ascontiguousarray(part))).small for part in pictures)
     assert np.abs(first.astype(float) - second).mean() < CUT_LEVELS
     assert is_cut(first, second)
     assert not is_cut(first, cv2.convertScaleAbs(first, alpha=1, beta=20)), "a cloud passes"
@@ -135,9 +145,9 @@ def test_strangers_of_about_the_same_light_are_no_clip() -> None:
 def test_shots_are_numbered_and_a_frame_alone_in_one_is_told() -> None:
     bright, dim = 255 - drive(1, seed=2)[0] // 4, drive(3, seed=1)
     pictures = [*dim, bright, *dim[:2], dim[2][:119]]  # the last one's luma for flow is as large as that of the others
-    found = list(sights((as_frame(picture, i) for i, picture in enumerate(pictures)), 2))
-    assert [sight.shot for sight in found] == [0, 0, 0, 1, 2, 2, 3]
-    assert [sight.lone for sight in found] == [False, False, False, True, False, False, True]
+    found = list(prepare_frames((as_frame(picture, i) for i, picture in enumerate(pictures)), 2))
+    assert [prepared.shot for prepared in found] == [0, 0, 0, 1, 2, 2, 3]
+    assert [prepared.is_still_image for prepared in found] == [False, False, False, True, False, False, True]
 
 
 def test_a_changed_region_is_taken_from_the_centre_and_not_trusted() -> None:
@@ -146,7 +156,7 @@ def test_a_changed_region_is_taken_from_the_centre_and_not_trusted() -> None:
         picture[40:90, 60:110] = (250, 245, 235)
     window = seen(pictures)[2]
     changed = (slice(50, 80), slice(70, 100))
-    assert window.trust[changed].mean() < window.trust[:30].mean() - 80
+    assert window.confidence[changed].mean() < window.confidence[:30].mean() - 80
     for neighbour in (1, 3):
         assert np.abs(window.aligned[(neighbour, *changed)].astype(int) - pictures[2][changed]).mean() < 10
 
@@ -166,21 +176,21 @@ def test_windows_do_not_depend_on_how_many_work(workers: int) -> None:
     pictures = drive(7)
     for one, other in zip(seen(pictures, workers), seen(pictures, 2), strict=True):
         assert np.array_equal(one.aligned, other.aligned)
-        assert np.array_equal(one.trust, other.trust)
+        assert np.array_equal(one.confidence, other.confidence)
 
 
 def test_a_frame_alone_is_its_own_neighbour() -> None:
     picture = textured(1, (20, 30))
-    window = alone(as_frame(picture))
+    window = single_frame(as_frame(picture))
     assert all(np.array_equal(place, picture) for place in window.aligned)
-    assert window.motions == (None,) * 4
+    assert window.flows_to_neighbours == (None,) * 4
 
 
 @pytest.mark.parametrize("turns", [0, 1, 2, 3])
 def test_rain_falls_down_in_what_is_looked_at(turns: int) -> None:
     upright = textured(2, (20, 30))
     stored = np.rot90(upright, -turns)
-    assert np.array_equal(look(as_frame(stored), turns).rgb, upright)
+    assert np.array_equal(prepare_frame(as_frame(stored), turns).rgb, upright)
 
 
 def test_evidence_is_lazy_a_window_needs_no_more_than_the_frames_around_it() -> None:

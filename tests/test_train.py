@@ -22,14 +22,14 @@ from safetensors.torch import load_file
 from vderain.errors import CheckpointError, InputError, UsageError, VderainError
 from vderain.model.checkpoint import load_checkpoint
 from vderain.train.config import Data, Pair, Recipe, load_recipe
-from vderain.train.logbook import Event, Progress
+from vderain.train.data.crop_pool import WindowPool
+from vderain.train.data.scenes import Scenes, load_pairs, load_scenes
+from vderain.train.data.windows import TrainingWindow, WindowMaker
+from vderain.train.logger import Event, Progress
 from vderain.train.loop import train
 from vderain.train.losses import charbonnier, supervised_loss
-from vderain.train.pool import WindowPool
-from vderain.train.scenes import Scenes, load_pairs, load_scenes
 from vderain.train.supervised import Supervised
 from vderain.train.trainer import BEST, GENERATOR, OFFENDING, RESUME, Losses, learning_rate
-from vderain.train.windows import Window, WindowMaker
 
 Run = Callable[..., Result]
 ROOT = Path(__file__).parents[1]
@@ -189,8 +189,13 @@ def test_a_loss_that_is_not_finite_stops_and_spoils_no_state(smoke: Callable[...
     with pytest.raises(VderainError, match="loss became") as caught:
         trained(smoke("optimiser.iterations=20", "optimiser.rate=1e30", "run.save_every=1000"), tmp_path, resume=True)
     assert "optimiser.rate" in caught.value.cure
-    rainy, trust, clear, dry = (load_file(tmp_path / OFFENDING)[str(place)] for place in range(4))
-    assert (rainy.shape, trust.shape, clear.shape, dry.shape) == ((2, 15, 32, 32), (2, 1, 32, 32), (2, 3, 32, 32), (2,))
+    rainy, confidence, clear, dry = (load_file(tmp_path / OFFENDING)[str(place)] for place in range(4))
+    assert (rainy.shape, confidence.shape, clear.shape, dry.shape) == (
+        (2, 15, 32, 32),
+        (2, 1, 32, 32),
+        (2, 3, 32, 32),
+        (2,),
+    )
     assert before == ((tmp_path / RESUME).read_bytes(), (tmp_path / GENERATOR).read_bytes())
 
 
@@ -302,7 +307,7 @@ def test_window_number_n_is_the_same_whoever_makes_it(scenes: Path) -> None:
     for index in (9, 4):
         a, b = one[index], other[index]
         assert torch.equal(a.rainy, b.rainy)
-        assert torch.equal(a.trust, b.trust)
+        assert torch.equal(a.confidence, b.confidence)
         assert torch.equal(a.clear, b.clear)
     assert not torch.equal(one[9].clear, one[4].clear)
 
@@ -314,8 +319,8 @@ def test_dry_windows_are_asked_to_stay_and_rainy_ones_are_rainy(scenes: Path) ->
         windows = [maker[i] for i in range(6)]
         for window in windows:
             assert window.rainy.shape == (5, 3, 48, 48)
-            assert window.trust.shape == (1, 48, 48)
-            assert window.rainy.dtype == window.trust.dtype == window.clear.dtype == torch.uint8
+            assert window.confidence.shape == (1, 48, 48)
+            assert window.rainy.dtype == window.confidence.dtype == window.clear.dtype == torch.uint8
             assert bool(window.dry) == bool(share_dry)
         unchanged = [torch.equal(window.rainy[2], window.clear) for window in windows]
         assert all(unchanged) if share_dry else sum(unchanged) <= 2, "drizzle may miss so small a window"
@@ -324,13 +329,15 @@ def test_dry_windows_are_asked_to_stay_and_rainy_ones_are_rainy(scenes: Path) ->
 def test_a_generator_for_drops_learns_to_leave_streaks(scenes: Path) -> None:
     """Most windows are of drops alone; in the others the same streaks are in the rainy picture and in the truth."""
     material = load_scenes(scenes, None, 64)
-    dry, wet = (
+    dry, raindrop_score = (
         [WindowMaker(material, Data(remove="drops", side_px=48, border_px=8, share_dry=share), 0)[i] for i in range(16)]
         for share in (1.0, 0.0)
     )
     assert all(torch.equal(window.rainy[2], window.clear) for window in dry)
-    assert sum(torch.equal(window.rainy[2], window.clear) for window in wet) <= 8, "few drops may miss a small window"
-    streaks = [(a.clear.int() - b.clear.int()).abs().max() for a, b in zip(dry, wet, strict=True)]
+    assert sum(torch.equal(window.rainy[2], window.clear) for window in raindrop_score) <= 8, (
+        "few drops may miss a small window"
+    )
+    streaks = [(a.clear.int() - b.clear.int()).abs().max() for a, b in zip(dry, raindrop_score, strict=True)]
     assert max(streaks) == 0, "the same seed is the same scene, whether there are drops or not"
 
 
@@ -363,19 +370,19 @@ def test_pairs_that_do_not_go_together_are_said(smoke: Callable[..., Recipe], sc
         trained(smoke(f'data.pairs=[{{rain="{scenes / "clip.mp4"}", clear="/nowhere.mp4"}}]'), tmp_path)
 
 
-def numbered(number: int) -> Window:
+def numbered(number: int) -> TrainingWindow:
     values = torch.full((5, 3, 8, 8), number, dtype=torch.uint8)
-    return Window(values, values[0, :1], values[0], torch.tensor(False))
+    return TrainingWindow(values, values[0, :1], values[0], torch.tensor(False))
 
 
 def test_the_pool_keeps_the_latest_and_crops_are_of_one_window() -> None:
-    pool: WindowPool[Window] = WindowPool(3, 8)
+    pool: WindowPool[TrainingWindow] = WindowPool(3, 8)
     for number in range(10):
         pool.add(numbered(number))
     assert len(pool) == 3
-    rainy, trust, clear, dry = pool.batch(40, 4, torch.Generator().manual_seed(0))
+    rainy, confidence, clear, dry = pool.batch(40, 4, torch.Generator().manual_seed(0))
     assert rainy.shape == (40, 15, 4, 4)
-    assert trust.shape == (40, 1, 4, 4)
+    assert confidence.shape == (40, 1, 4, 4)
     assert clear.shape == (40, 3, 4, 4)
     assert dry.shape == (40,)
     assert {round(float(value) * 255) for value in clear.unique()} == {7, 8, 9}
@@ -387,11 +394,11 @@ def test_the_loss_is_nothing_for_the_truth_and_dearer_where_nothing_may_change()
     weights = {"foot": 0.001, "untouched_weight": 2.0, "block_weight": 0.25, "dry_weight": 3.0}
     truth = supervised_loss(clear, clear + 0.1, clear, torch.tensor([True, False]), **weights)
     assert float(truth) == pytest.approx(0, abs=1e-6)
-    wet, dry = (
+    raindrop_score, dry = (
         float(supervised_loss(clear + 0.05, clear, clear, torch.tensor([both, both]), **weights))
         for both in (False, True)
     )
-    assert dry == pytest.approx(3 * wet, rel=1e-3)
+    assert dry == pytest.approx(3 * raindrop_score, rel=1e-3)
     weights["block_weight"] = 0
     rained_on, untouched = (
         float(supervised_loss(clear + 0.05, before, clear, torch.tensor([False, False]), **weights))

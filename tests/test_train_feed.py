@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import Dataset
 
 from vderain.errors import InputError, VderainError
-from vderain.train import feed
-from vderain.train.feed import Feed
-from vderain.train.ranks import ALONE, Ranks
+from vderain.train.data import loader as feed
+from vderain.train.data.loader import ExampleLoader
+from vderain.train.distributed import ALONE, ProcessGroup
 
 
 class Numbers(Dataset[torch.Tensor]):
@@ -19,7 +19,7 @@ class Numbers(Dataset[torch.Tensor]):
         return torch.tensor(index)
 
 
-def taken(stream: Feed, count: int) -> list[int]:
+def taken(stream: ExampleLoader, count: int) -> list[int]:
     return [int(next(stream)) for _ in range(count)]
 
 
@@ -31,7 +31,7 @@ def four_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_one_more_process_changes_no_example(four_cores: None) -> None:
-    stream = Feed(Numbers(), 7, None, ALONE)
+    stream = ExampleLoader(Numbers(), 7, None, ALONE)
     assert stream.workers == 1
     numbers = taken(stream, 5)
     assert stream.grow()
@@ -45,14 +45,14 @@ def test_one_more_process_changes_no_example(four_cores: None) -> None:
 
 def test_processes_that_were_asked_for_stay_as_many(four_cores: None) -> None:
     for workers in (0, 1):
-        stream = Feed(Numbers(), 0, workers, ALONE)
+        stream = ExampleLoader(Numbers(), 0, workers, ALONE)
         assert not stream.grow()
         assert taken(stream, 3) == [0, 1, 2]
 
 
 @pytest.mark.parametrize("start", [0, 5, 6])
 def test_processes_of_a_run_share_the_examples(start: int) -> None:
-    streams = [Feed(Numbers(), start, 0, Ranks(rank, 3)) for rank in range(3)]
+    streams = [ExampleLoader(Numbers(), start, 0, ProcessGroup(rank, 3)) for rank in range(3)]
     shares = [taken(stream, 4) for stream in streams]
     assert sorted(number for share in shares for number in share) == list(range(start, start + 12))
     assert all(number % 3 == rank for rank, share in enumerate(shares) for number in share)
@@ -60,7 +60,7 @@ def test_processes_of_a_run_share_the_examples(start: int) -> None:
 
 def test_its_processes_end_with_it() -> None:
     others = set(multiprocessing.active_children())
-    stream = Feed(Numbers(), 0, 2, ALONE)
+    stream = ExampleLoader(Numbers(), 0, 2, ALONE)
     assert taken(stream, 3) == [0, 1, 2]
     assert len(set(multiprocessing.active_children()) - others) == 2
     stream.close()
@@ -75,7 +75,7 @@ class Broken(Dataset[torch.Tensor]):
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_failure_arrives_in_one_line(workers: int) -> None:
     with pytest.raises(InputError) as caught:
-        next(Feed(Broken(), 0, workers, ALONE))
+        next(ExampleLoader(Broken(), 0, workers, ALONE))
     assert str(caught.value) == "it is gone. Bring it back."
 
 
@@ -86,4 +86,4 @@ class Deadly(Dataset[torch.Tensor]):
 
 def test_a_process_that_dies_is_said_in_one_line() -> None:
     with pytest.raises(VderainError, match=r"^a process that prepares training pictures was killed\. .*--resume"):
-        next(Feed(Deadly(), 0, 1, ALONE))
+        next(ExampleLoader(Deadly(), 0, 1, ALONE))

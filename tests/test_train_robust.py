@@ -16,12 +16,12 @@ from safetensors.torch import load_file
 
 from vderain.errors import InputError, OutputError
 from vderain.model.checkpoint import load_checkpoint
-from vderain.train import material
 from vderain.train.board import append
 from vderain.train.config import load_recipe
-from vderain.train.logbook import Event, Progress, Validated
+from vderain.train.data import images as material
+from vderain.train.data.scenes import load_scenes
+from vderain.train.logger import Event, Progress, Validated
 from vderain.train.loop import train
-from vderain.train.scenes import load_scenes
 from vderain.train.trainer import BEST, GENERATOR, RESUME
 
 Run = Callable[..., Result]

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from vderain.errors import UsageError
 from vderain.train.config import load_recipe
+from vderain.train.distributed import ALONE, ProcessGroup
 from vderain.train.loop import train
-from vderain.train.ranks import ALONE, Ranks
 from vderain.train.supervised import Supervised
 from vderain.train.trainer import BEST, GENERATOR, OFFENDING, RESUME
 
@@ -85,12 +85,12 @@ def test_a_loss_that_is_not_finite_stops_all_of_them(pictures: Path, tmp_path: P
 
 def test_a_batch_that_cannot_be_shared_is_refused(pictures: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="cannot be shared evenly"):
-        Supervised(load_recipe(SMOKE, ("optimiser.batch=3",)), tmp_path, Ranks(0, 2))
+        Supervised(load_recipe(SMOKE, ("optimiser.batch=3",)), tmp_path, ProcessGroup(0, 2))
 
 
 def test_shares_make_up_the_batch() -> None:
     batch = list(range(6))
-    assert sorted([*Ranks(0, 2).share(batch), *Ranks(1, 2).share(batch)]) == batch
+    assert sorted([*ProcessGroup(0, 2).share(batch), *ProcessGroup(1, 2).share(batch)]) == batch
     assert ALONE.share(batch) == batch
     value = torch.rand(3)
     assert torch.equal(ALONE.mean(value), value)

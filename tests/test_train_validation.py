@@ -14,15 +14,15 @@ from clips import names_in, textured
 from safetensors.torch import load_file
 
 from vderain.errors import UsageError
-from vderain.measure.footage import Footage
-from vderain.measure.quality import quality
+from vderain.evaluation.footage import Footage
+from vderain.evaluation.quality import quality
 from vderain.model.checkpoint import load_checkpoint
 from vderain.model.unet import UNet, UNetConfig
 from vderain.train import trainer
 from vderain.train.config import Recipe, load_recipe
-from vderain.train.logbook import Event, Score, Validated
+from vderain.train.data.scenes import held_out, load_scenes
+from vderain.train.logger import Event, Score, Validated
 from vderain.train.loop import train
-from vderain.train.scenes import held_out, load_scenes
 from vderain.train.supervised import Supervised
 from vderain.train.trainer import BEST, GENERATOR, RESUME
 from vderain.train.validation import Validator, blended

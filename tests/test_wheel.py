@@ -47,7 +47,7 @@ def test_the_program_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path / "site")
     code = (
-        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import vderain.cli; "
+        f"import sys; sys.path.insert(0, {str(tmp_path / 'site')!r}); import vderain.cli.main; "
         "from vderain.model.checkpoint import load_checkpoint; print(vderain.__file__, load_checkpoint('base').name)"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, timeout=60)

@@ -8,33 +8,37 @@ import pytest
 import torch
 from clips import as_frame, drive
 
+from vderain.media.decode.reader import VideoReader
+from vderain.media.encode.encoder import EncodeOptions
 from vderain.model.unet import UNet, UNetConfig
 from vderain.options import Options, weights
-from vderain.process import Loaded, load, process
-from vderain.restore.derain import Derainer
-from vderain.restore.device import choose_place
-from vderain.restore.motion import flow_luma
-from vderain.restore.temporal import Sight, look, sights
-from vderain.restore.wiper import LINES, Wiper, bounded, enlarged, wetness
-from vderain.video.encoders import EncodeOptions
-from vderain.video.reader import VideoReader
+from vderain.process import LoadedModels, load_models, process
+from vderain.restore.flow import flow_luma
+from vderain.restore.inference import NetworkRunner
+from vderain.restore.raindrops import MAX_LINES, RaindropRemover, bounded, enlarged, raindrop_level
+from vderain.restore.window import PreparedFrame, prepare_frame, prepare_frames
+from vderain.runtime.device import choose_device
 
 
-def adding(levels: float) -> Derainer:
+def adding(levels: float) -> NetworkRunner:
     """A generator that adds the same to every pixel."""
     generator = UNet(UNetConfig(window=1, widths=(4, 4), stem=1))
     torch.nn.init.constant_(generator.head.bias, levels / 255)
-    return Derainer(generator, choose_place("cpu", "fp32"))
+    return NetworkRunner(generator, choose_device("cpu", "fp32"))
 
 
-def wiped(wiper: Wiper, pictures: list[np.ndarray], radius: int = 2) -> list[Sight]:
-    return list(wiper((look(as_frame(picture, i)) for i, picture in enumerate(pictures)), 2, radius))
+def raindrop_residual(
+    raindrop_remover: RaindropRemover, pictures: list[np.ndarray], radius: int = 2
+) -> list[PreparedFrame]:
+    return list(
+        raindrop_remover((prepare_frame(as_frame(picture, i)) for i, picture in enumerate(pictures)), 2, radius)
+    )
 
 
 @pytest.fixture
 def unbounded(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is added to all of a picture is bounded by nothing that is seen around."""
-    monkeypatch.setattr("vderain.restore.wiper.bounded", lambda picture, residual: residual)
+    monkeypatch.setattr("vderain.restore.raindrops.bounded", lambda picture, residual: residual)
 
 
 def drops(count: int, size: tuple[int, int] = (96, 128), share: float = 1.0) -> np.ndarray:
@@ -47,24 +51,24 @@ def drops(count: int, size: tuple[int, int] = (96, 128), share: float = 1.0) -> 
 
 
 def test_many_drops_are_wet_glass_and_a_few_changes_are_not() -> None:
-    assert wetness(drops(80)) > 1
-    assert wetness(drops(6)) == 0
-    assert wetness(drops(80, share=0.3)) == 0, "a tree is in one part of the picture"
-    assert wetness(np.full((48, 64, 3), 1 / 255, np.float16)) == 0
+    assert raindrop_level(drops(80)) > 1
+    assert raindrop_level(drops(6)) == 0
+    assert raindrop_level(drops(80, share=0.3)) == 0, "a tree is in one part of the picture"
+    assert raindrop_level(np.full((48, 64, 3), 1 / 255, np.float16)) == 0
 
 
 def test_wet_glass_is_wiped(unbounded: None) -> None:
     pictures = drive(5)
-    for sight, picture in zip(wiped(Wiper(adding(-20)), pictures), pictures, strict=True):
-        assert np.array_equal(sight.rgb, np.maximum(picture, 20) - 20)
-        assert np.array_equal(sight.small, flow_luma(sight.rgb))
-        assert sight.wet == 1
+    for prepared, picture in zip(raindrop_residual(RaindropRemover(adding(-20)), pictures), pictures, strict=True):
+        assert np.array_equal(prepared.rgb, np.maximum(picture, 20) - 20)
+        assert np.array_equal(prepared.small, flow_luma(prepared.rgb))
+        assert prepared.raindrop_score == 1
 
 
 def test_dry_glass_is_left_alone() -> None:
-    seen = [look(as_frame(picture, i)) for i, picture in enumerate(drive(5))]
-    assert all(a is b for a, b in zip(Wiper(adding(0))(seen, 2, 2), seen, strict=True))
-    assert all(a is not b for a, b in zip(Wiper(adding(0), guarded=False)(seen, 2, 2), seen, strict=True))
+    seen = [prepare_frame(as_frame(picture, i)) for i, picture in enumerate(drive(5))]
+    assert all(a is b for a, b in zip(RaindropRemover(adding(0))(seen, 2, 2), seen, strict=True))
+    assert all(a is not b for a, b in zip(RaindropRemover(adding(0), guarded=False)(seen, 2, 2), seen, strict=True))
 
 
 def test_nothing_becomes_more_colourful_or_brighter_than_what_is_around_it() -> None:
@@ -86,30 +90,30 @@ def test_what_moves_is_no_drop(unbounded: None) -> None:
     generator = adding(0)
     pictures = [np.full((48, 64, 3), level, np.uint8) for level in (200, 200, 60, 200, 200)]
     flat = {200: 0.0, 60: -0.1}
-    generator.picture = lambda window: np.full((48, 64, 3), flat[int(window.sight.rgb[0, 0, 0])], np.float16)  # type: ignore[method-assign]
-    out = wiped(Wiper(generator), pictures)
-    assert all(np.array_equal(sight.rgb, picture) for sight, picture in zip(out, pictures, strict=True))
-    assert wiped(Wiper(generator), pictures, radius=0)[2].wet == 1
+    generator.picture = lambda window: np.full((48, 64, 3), flat[int(window.prepared.rgb[0, 0, 0])], np.float16)  # type: ignore[method-assign]
+    out = raindrop_residual(RaindropRemover(generator), pictures)
+    assert all(np.array_equal(prepared.rgb, picture) for prepared, picture in zip(out, pictures, strict=True))
+    assert raindrop_residual(RaindropRemover(generator), pictures, radius=0)[2].raindrop_score == 1
 
 
 def test_another_shot_says_nothing_about_the_drops_in_this_one(unbounded: None) -> None:
     generator = adding(0)
     pictures = [np.full((48, 64, 3), level, np.uint8) for level in (200, 200, 60, 60)]
     taken = {200: -20 / 255, 60: 0.0}
-    generator.picture = lambda window: np.full((48, 64, 3), taken[int(window.sight.rgb[0, 0, 0])], np.float16)  # type: ignore[method-assign]
-    out = list(Wiper(generator)(sights((as_frame(p, i) for i, p in enumerate(pictures)), 1), 2, 2))
-    assert [sight.wet for sight in out] == [1, 1, 0, 0]
-    assert [int(sight.rgb[0, 0, 0]) for sight in out] == [180, 180, 60, 60]
+    generator.picture = lambda window: np.full((48, 64, 3), taken[int(window.prepared.rgb[0, 0, 0])], np.float16)  # type: ignore[method-assign]
+    out = list(RaindropRemover(generator)(prepare_frames((as_frame(p, i) for i, p in enumerate(pictures)), 1), 2, 2))
+    assert [prepared.raindrop_score for prepared in out] == [1, 1, 0, 0]
+    assert [int(prepared.rgb[0, 0, 0]) for prepared in out] == [180, 180, 60, 60]
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 53), (LINES + 40, 2 * LINES)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 53), (MAX_LINES + 40, 2 * MAX_LINES)])
 def test_any_size_is_looked_at_and_large_ones_made_smaller(size: tuple[int, int], unbounded: None) -> None:
     rng = np.random.default_rng(1)
     picture = rng.integers(60, 200, (*size, 3), np.uint8)
-    (sight,) = wiped(Wiper(adding(30)), [picture], radius=0)
-    assert sight.wiped is not None and min(sight.wiped.shape[:2]) == min(*size, LINES)
-    assert enlarged(sight.wiped, *size).shape == picture.shape
-    assert np.abs(sight.rgb.astype(int) - picture - 30).max() <= 1
+    (prepared,) = raindrop_residual(RaindropRemover(adding(30)), [picture], radius=0)
+    assert prepared.raindrop_residual is not None and min(prepared.raindrop_residual.shape[:2]) == min(*size, MAX_LINES)
+    assert enlarged(prepared.raindrop_residual, *size).shape == picture.shape
+    assert np.abs(prepared.rgb.astype(int) - picture - 30).max() <= 1
 
 
 @pytest.mark.parametrize("temporal", ["strong", "off"])
@@ -118,7 +122,7 @@ def test_what_is_wiped_reaches_the_file_and_no_frame_of_it_counts_as_dry(
 ) -> None:
     source = clip(frames=4)
     options = Options(temporal=temporal, encode=EncodeOptions(codec="ffv1"))
-    loaded = Loaded("both", adding(0), Wiper(adding(-20)))
+    loaded = LoadedModels("both", adding(0), RaindropRemover(adding(-20)))
     result = process(source, tmp_path / "out.mkv", options, loaded=loaded)
     assert (result.frames, result.dry) == (4, 0)
     with VideoReader(source) as before, VideoReader(result.target) as after:
@@ -129,7 +133,7 @@ def test_what_is_wiped_reaches_the_file_and_no_frame_of_it_counts_as_dry(
 
 def test_the_wiper_is_left_out_on_demand_and_its_weights_count_where_it_is_not() -> None:
     with_drops, without = Options(), Options(drops=False)
-    assert load(without).wiper is None
-    assert load(with_drops).wiper is not None
+    assert load_models(without).raindrop_remover is None
+    assert load_models(with_drops).raindrop_remover is not None
     assert weights(with_drops).startswith(weights(without) + "+")
     assert weights(Options(temporal="only")) == ""

@@ -15,13 +15,13 @@ import pytest
 from clips import VFR_PTS, Clip, decoded_pts, make, packets, with_side_stream
 
 from vderain.errors import OutputError, UsageError
-from vderain.video import writer as writer_module
-from vderain.video.describe import describe
-from vderain.video.encoders import working_encoders
-from vderain.video.frame import Frame
-from vderain.video.reader import VideoReader
-from vderain.video.streams import add_copy
-from vderain.video.writer import EncodeOptions, VideoWriter
+from vderain.media.decode.reader import VideoReader
+from vderain.media.describe import describe
+from vderain.media.encode import writer as writer_module
+from vderain.media.encode.encoder import working_encoders
+from vderain.media.encode.writer import EncodeOptions, VideoWriter
+from vderain.media.frame import Frame
+from vderain.media.remux.capabilities import add_copy
 
 Make = Callable[..., Path]
 ROTATED = (0, 65536, 0, -65536, 0, 0, 0, 0, 1073741824)  # -90 degrees

@@ -1,6 +1,6 @@
 """Run vderain as a module: `python -m vderain`, `torchrun --nproc-per-node 2 -m vderain train ...`."""
 
-from vderain.cli import main
+from vderain.cli.main import main
 
 if __name__ == "__main__":
     main()

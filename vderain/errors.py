@@ -1,6 +1,6 @@
 """What can go wrong, as a user meets it: each error carries what happened, what to do about it, and an exit code.
 
-Nothing below the command line prints or exits. It raises one of these; ``vderain.cli`` turns it into one line on
+Nothing below the command line prints or exits. It raises one of these; ``vderain.cli.main`` turns it into one line on
 stderr and the exit code. docs/errors.md lists them.
 """
 

@@ -6,11 +6,11 @@ from dataclasses import asdict, dataclass, field
 from fractions import Fraction
 
 from vderain.errors import UsageError
+from vderain.media.encode.encoder import EncodeOptions
+from vderain.media.remux.capabilities import CONTAINERS
 from vderain.model.released import DEFAULT_MODEL, DROPS_MODEL, weights_hash
-from vderain.restore.compare import COMPARISONS, Comparison
-from vderain.restore.temporal import TEMPORAL_MODES, Temporal
-from vderain.video.encoders import EncodeOptions
-from vderain.video.streams import CONTAINERS
+from vderain.restore.comparison import COMPARISONS, Comparison
+from vderain.restore.window import TEMPORAL_MODES, Temporal
 
 NOT_OF_THE_RESULT = ("device", "batch_size", "overwrite")  # these change how it is made, not what it is
 

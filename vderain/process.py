@@ -13,12 +13,7 @@ import cv2
 
 from vderain import __version__
 from vderain.errors import UsageError
-from vderain.options import Options, settings, weights
-from vderain.restore.parallel import StageClock, give_back_memory, prefetch, tame_allocator, unless
-from vderain.restore.spells import Spell
-from vderain.restore.temporal import RADIUS
-from vderain.restorer import Loaded, Restorer, load
-from vderain.video.clip import (
+from vderain.media.clip import (
     Progress,
     Reader,
     Writer,
@@ -29,15 +24,20 @@ from vderain.video.clip import (
     open_clip,
     quarter_turns,
 )
-from vderain.video.fingerprint import fingerprint
-from vderain.video.frame import Frame
-from vderain.video.gps import gpx_file, read_fixes
-from vderain.video.pictures import PictureReader, is_pictures
-from vderain.video.reader import VideoReader
-from vderain.video.segments import SEGMENT_FRAMES, SegmentedWriter, SegmentStore
-from vderain.video.streams import CONTAINERS, DEFAULT_SUFFIX
+from vderain.media.decode.reader import VideoReader
+from vderain.media.encode.segments import SEGMENT_FRAMES, SegmentedWriter, SegmentStore
+from vderain.media.fingerprint import fingerprint
+from vderain.media.frame import Frame
+from vderain.media.gps import gpx_file, read_fixes
+from vderain.media.image.sequence import PictureReader, is_pictures
+from vderain.media.remux.capabilities import CONTAINERS, DEFAULT_SUFFIX
+from vderain.options import Options, settings, weights
+from vderain.pipeline import LoadedModels, Pipeline, load_models
+from vderain.restore.rain_intervals import RainInterval
+from vderain.restore.window import RADIUS
+from vderain.runtime.threads import StageClock, configure_malloc, prefetch, trim_memory, until_stopped
 
-__all__ = ["Loaded", "Options", "Progress", "Result", "See", "default_target", "load", "process"]
+__all__ = ["LoadedModels", "Options", "Progress", "Result", "See", "default_target", "load_models", "process"]
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,7 @@ class Result:
     model: str | None
     device: str
     seconds: float
-    spells: tuple[Spell, ...] = ()
+    spells: tuple[RainInterval, ...] = ()
     stages_s: dict[str, float] = field(default_factory=dict)
 
 
@@ -110,7 +110,7 @@ def default_target(source: Path, container: str | None = None) -> Path:
 def process(
     source: Path, target: Path | None = None, options: Options | None = None,
     report: Callable[[Progress], None] = lambda progress: None,
-    loaded: Loaded | None = None, see: See = lambda before, after, turns: None, resume: Path | None = None,
+    loaded: LoadedModels | None = None, see: See = lambda before, after, turns: None, resume: Path | None = None,
     segment_frames: int = SEGMENT_FRAMES,
 ) -> Result:  # fmt: skip
     """Take the rain out of one video, picture or folder of numbered pictures.
@@ -136,9 +136,9 @@ def process(
     check_name(target, source, options.overwrite)
     started_s, cpu_s = time.monotonic(), time.process_time()
     cv2.setNumThreads(1)  # frames are worked on side by side
-    tame_allocator()
+    configure_malloc()
     clock = StageClock()
-    restorer = Restorer(options, clock, loaded or load(options))
+    restorer = Pipeline(options, clock, loaded or load_models(options))
     stop = Event()
     with ExitStack() as stack:
         reader = open_clip(source, options.strict, options.start_s, options.duration_s, options.rate)
@@ -154,7 +154,7 @@ def process(
         writer = _create(target, reader, options, store)
         stack.enter_context(writer)  # before any work, for what it refuses
         weather = restorer.weather(reader, turns)
-        decoded = unless(stop, prefetch(islice(reader.frames(), skipped, None), AHEAD))
+        decoded = until_stopped(stop, prefetch(islice(reader.frames(), skipped, None), AHEAD))
         restored = prefetch(restorer(decoded, turns, _pixels(reader), weather, skipped), AHEAD, stop)
         work.enter_context(closing(restored))
         total_s, frames, dry = duration_s(reader), kept, store.dry if store else 0
@@ -170,7 +170,7 @@ def process(
                 writer.write(frame)
             frames, dry = frames + 1, dry + done.dry
             if frames % TRIM_EVERY == 0:
-                give_back_memory()
+                trim_memory()
             now_s = float((frame.pts + frame.duration) * frame.time_base)
             first_s = float(frame.pts * frame.time_base) if first_s is None else first_s
             report(Progress(frames, now_s - first_s, total_s))

@@ -8,10 +8,10 @@ from pathlib import Path
 
 from vderain.batch.plan import Item
 from vderain.errors import VderainError
+from vderain.media.clip import open_clip
+from vderain.media.image.sequence import PictureReader
 from vderain.options import Options
-from vderain.process import Loaded, load, process
-from vderain.video.clip import open_clip
-from vderain.video.pictures import PictureReader
+from vderain.process import LoadedModels, load_models, process
 
 TRIALS = 3  # files, from all over the list
 TRIAL_FRAMES = 36
@@ -53,7 +53,7 @@ def estimate(items: Sequence[Item], options: Options) -> list[Estimate]:
     Raises:
         VderainError: the model or the device is not there.
     """
-    loaded = load(options)
+    loaded = load_models(options)
     sizes, failures = _looked_into(items, options)
     trials = _some(sizes)
     for size in trials[:1]:
@@ -99,7 +99,7 @@ def _some(sizes: list[_Size]) -> list[_Size]:
 
 
 def _measured(
-    size: _Size, options: Options, loaded: Loaded | None, frames: int
+    size: _Size, options: Options, loaded: LoadedModels | None, frames: int
 ) -> tuple[float, float, float] | None:  # fmt: skip
     """Pixels, seconds for them, and bytes they became; None where the file cannot be done."""
     with tempfile.TemporaryDirectory(prefix="vderain-") as folder:

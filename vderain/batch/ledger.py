@@ -24,7 +24,7 @@ from vderain.batch.journal import Journal
 from vderain.batch.plan import Item
 from vderain.batch.record import Record, as_bytes
 from vderain.errors import OutputError, VderainError
-from vderain.video.fingerprint import Fingerprint
+from vderain.media.fingerprint import Fingerprint
 
 NAME = "vderain.sqlite"
 TRACK = ".gpx"  # of what lies beside a result
@@ -71,7 +71,7 @@ class Ledger:
             self.sign()
             leaving.callback(self._sign_off)
             self._check_machines()
-            self.take_over()
+            self.recover()
             self._leaving = leaving.pop_all()
         return self
 
@@ -101,7 +101,7 @@ class Ledger:
 
     # Who does what
 
-    def enrol(self, items: list[tuple[Item, Fingerprint]], settings: str, weights: str) -> None:
+    def register(self, items: list[tuple[Item, Fingerprint]], settings: str, weights: str) -> None:
         """Notes files that are to be done; a result of other settings counts until its file is begun again."""
         with self.transaction():
             for item, seen in items:
@@ -145,7 +145,7 @@ class Ledger:
             store.put(self._db, replace(record, state="written", run=self.run))
         return self._finish(record)
 
-    def take_over(self) -> None:
+    def recover(self) -> None:
         """Finishes what dead runs had written, and frees what they had begun."""
         for run in self._dead():
             with self.transaction():
@@ -277,9 +277,9 @@ def is_ours(outdir: Path, record: Record) -> bool:
     return False
 
 
-def peek(outdir: Path) -> dict[str, Record]:
+def read_only(outdir: Path) -> dict[str, Record]:
     """What the ledger of a folder knows, without touching anything; nothing where there is none that can be read."""
-    return store.peek(outdir / NAME)
+    return store.read_only(outdir / NAME)
 
 
 def _is_alive(run: sqlite3.Row) -> bool:

@@ -7,8 +7,8 @@ from pathlib import Path, PurePosixPath
 
 from vderain.batch.search import WILD, Problem, Search, is_there, matches, opened, real, split
 from vderain.errors import UsageError
-from vderain.video.pictures import SUFFIXES as PICTURES
-from vderain.video.streams import CONTAINERS, DEFAULT_SUFFIX
+from vderain.media.image.sequence import SUFFIXES as PICTURES
+from vderain.media.remux.capabilities import CONTAINERS, DEFAULT_SUFFIX
 
 VIDEOS = (
     *CONTAINERS, ".3g2", ".3gp", ".asf", ".divx", ".dv", ".f4v", ".flv", ".h264", ".h265", ".hevc", ".m2v", ".mpe",

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal, get_args
 
-from vderain.batch.moments import Moment
-from vderain.batch.report import ReportRow
-from vderain.video.fingerprint import Fingerprint
+from vderain.batch.report.page import ReportRow
+from vderain.batch.report.thumbnails import Thumbnail
+from vderain.media.fingerprint import Fingerprint
 
 State = Literal["waiting", "running", "written", "done", "failed"]
 STATES: tuple[State, ...] = get_args(State)
@@ -37,7 +37,7 @@ class Record:
         finished_at: ISO 8601, or empty.
         damage, dropped, kept, device, model: as in `process.Result`.
         error, cure, exit_code: of a failure.
-        moments: frames worth showing.
+        thumbnails: frames worth showing.
     """
 
     target: str
@@ -70,7 +70,7 @@ class Record:
     error: str = ""
     cure: str = ""
     exit_code: int = 0
-    moments: tuple[Moment, ...] = ()
+    thumbnails: tuple[Thumbnail, ...] = ()
 
     @property
     def print(self) -> Fingerprint:
@@ -81,7 +81,7 @@ class Record:
         """Values that SQLite and JSON take; names that are no Unicode keep their bytes as surrogates."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}
         row |= {name: json.dumps(row[name]) for name in LISTS}
-        return row | {"moments": json.dumps([asdict(moment) for moment in self.moments])}
+        return row | {"moments": json.dumps([asdict(moment) for moment in self.thumbnails])}
 
     @staticmethod
     def from_row(row: Mapping[str, Any]) -> "Record":
@@ -97,7 +97,7 @@ class Record:
             raise ValueError("no record")
         try:
             values |= {name: tuple(json.loads(values.get(name, "[]"))) for name in LISTS}
-            values["moments"] = tuple(Moment(**moment) for moment in json.loads(values.get("moments", "[]")))
+            values["moments"] = tuple(Thumbnail(**moment) for moment in json.loads(values.get("moments", "[]")))
             return Record(**values)
         except TypeError as error:
             raise ValueError("no record") from error
@@ -109,7 +109,7 @@ class Record:
             self.name, self.target if self.state == "done" else None, self.family, state, self.attempts, self.frames,
             self.repeated, self.dry, self.missing, self.seconds, self.media_s, self.size_bytes, self.bytes_out,
             self.finished_at, self.damage, self.dropped, self.kept, self.device, self.error, self.cure, self.exit_code,
-            self.moments,
+            self.thumbnails,
         )  # fmt: skip
 
 

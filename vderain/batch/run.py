@@ -12,19 +12,19 @@ from hashlib import sha256
 from pathlib import Path
 from threading import Event
 
+from vderain.batch.events import Ended, EventHandler, Planned, Retried, Started, Summary, Warned
 from vderain.batch.ledger import HIDDEN, TRACK, Ledger
-from vderain.batch.moments import forget_others
 from vderain.batch.plan import Item
 from vderain.batch.record import Record
-from vderain.batch.report import write_report
-from vderain.batch.task import Moved, Outcome, Task, Workers, failure
-from vderain.batch.told import Began, Ended, Planned, Retried, Said, Summary, Tell
+from vderain.batch.report.page import write_report
+from vderain.batch.report.thumbnails import forget_others
+from vderain.batch.workers.task import Outcome, Progressed, Task, Workers, failure
 from vderain.errors import InputError, OutputError, UsageError, VderainError
+from vderain.media.encode.encoder import CAP_FACTOR
+from vderain.media.encode.segments import SEGMENT_FRAMES
+from vderain.media.fingerprint import Fingerprint, fingerprint
+from vderain.media.gps import is_gpx_of_ours
 from vderain.options import Options, settings, weights
-from vderain.video.encoders import CAP_FACTOR
-from vderain.video.fingerprint import Fingerprint, fingerprint
-from vderain.video.gps import is_gpx_of_ours
-from vderain.video.segments import SEGMENT_FRAMES
 
 POLL_S = 0.1
 ELSEWHERE_S = 0.5  # between looks at what another run is doing
@@ -34,7 +34,7 @@ REPORT = "report"  # folder of pictures beside the page
 
 
 @dataclass(frozen=True, slots=True)
-class Manner:
+class RetryPolicy:
     """How a run goes.
 
     Attributes:
@@ -64,7 +64,7 @@ class Run:
         stop: ends the run when set; what is begun can go on another time.
     """
 
-    def __init__(self, ledger: Ledger, options: Options, manner: Manner, tell: Tell, stop: Event) -> None:
+    def __init__(self, ledger: Ledger, options: Options, manner: RetryPolicy, tell: EventHandler, stop: Event) -> None:
         self.ledger, self.options, self.manner, self.tell, self.stop = ledger, options, manner, tell, stop
         self.settings, self.weights = settings(options), weights(options)
         self.summary = Summary()
@@ -100,7 +100,7 @@ class Run:
             else:
                 fresh.append(_Waiting(item, seen))
         if fresh:
-            self.ledger.enrol([(each.item, each.seen) for each in fresh], self.settings, self.weights)
+            self.ledger.register([(each.item, each.seen) for each in fresh], self.settings, self.weights)
         waiting = self._todo | self._elsewhere
         new = [each for each in fresh if each.item.target not in waiting]
         self._todo |= {each.item.target: each for each in fresh if each.item.target not in self._elsewhere}
@@ -136,8 +136,8 @@ class Run:
             elif worked and not self._todo:
                 worked = False
                 rest()
-            for happened in workers.happened(POLL_S):
-                self._take(happened)
+            for poll in workers.poll(POLL_S):
+                self._take(poll)
             if self.manner.fail_fast and self.summary.failed:
                 break
             self._look_elsewhere()
@@ -215,7 +215,7 @@ class Run:
             self._failed(begun, failure(item.target, error))
             return
         self._begun[item.target] = begun
-        self.tell(Began(item, seen.size_bytes, self._attempts[item.target]))
+        self.tell(Started(item, seen.size_bytes, self._attempts[item.target]))
         self._clear(item.target)
         key = _key(item.target)
         options = replace(self.options, overwrite=True)  # of the draft; whether the target may be was asked
@@ -272,35 +272,35 @@ class Run:
                 "Add --overwrite to replace it, or choose another folder with -o.",
             )
 
-    def _take(self, happened: Moved | Outcome) -> None:
-        begun = self._begun.get(happened.target)
+    def _take(self, poll: Progressed | Outcome) -> None:
+        begun = self._begun.get(poll.target)
         if begun is None:
             return
-        if isinstance(happened, Moved):
+        if isinstance(poll, Progressed):
             begun.working_s = begun.working_s or time.monotonic()
-            self.tell(happened)
+            self.tell(poll)
             return
-        del self._begun[happened.target]
-        if happened.hopeless:
-            self.ledger.free(happened.target)
-            raise UsageError(happened.error, happened.cure)
-        for text in happened.said:
-            self.tell(Said(happened.target, text))
-        if not happened.error:
-            self._finished(begun, happened)
-        elif happened.again and self._attempts[happened.target] <= self.manner.retries:
-            self.tell(Retried(happened.target, happened.error, self._attempts[happened.target]))
-            self.ledger.free(happened.target)
-            self._todo.setdefault(happened.target, _Waiting(begun.item, begun.seen))
+        del self._begun[poll.target]
+        if poll.fatal_for_batch:
+            self.ledger.free(poll.target)
+            raise UsageError(poll.error, poll.cure)
+        for text in poll.said:
+            self.tell(Warned(poll.target, text))
+        if not poll.error:
+            self._finished(begun, poll)
+        elif poll.again and self._attempts[poll.target] <= self.manner.retries:
+            self.tell(Retried(poll.target, poll.error, self._attempts[poll.target]))
+            self.ledger.free(poll.target)
+            self._todo.setdefault(poll.target, _Waiting(begun.item, begun.seen))
         else:
-            self._failed(begun, happened)
+            self._failed(begun, poll)
 
     def _finished(self, begun: "_Begun", outcome: Outcome) -> None:
         draft = self.outdir / outcome.draft
         facts = draft.stat()
         record = replace(
             self._record(begun), draft=outcome.draft, bytes_out=facts.st_size, mtime_out_ns=facts.st_mtime_ns,
-            media_s=outcome.media_s, moments=outcome.moments, frames=outcome.frames, repeated=outcome.repeated,
+            media_s=outcome.media_s, thumbnails=outcome.thumbnails, frames=outcome.frames, repeated=outcome.repeated,
             dry=outcome.dry, missing=outcome.missing, damage=outcome.damage, dropped=outcome.dropped,
             kept=outcome.kept, device=outcome.device, model=outcome.model,
         )  # fmt: skip
@@ -312,7 +312,7 @@ class Run:
             self._failed(begun, failure(record.target, error))
             return
         shutil.rmtree(draft.parent.parent, ignore_errors=True)
-        forget_others(self.outdir / REPORT / _key(record.target), self.outdir, record.moments)
+        forget_others(self.outdir / REPORT / _key(record.target), self.outdir, record.thumbnails)
         self._ended(record)
 
     def _failed(self, begun: "_Begun", outcome: Outcome) -> None:
@@ -336,7 +336,7 @@ class Run:
         return replace(before, seconds=seconds, finished_at=now)
 
     def _unreadable(self, item: Item, error: VderainError) -> None:
-        self.ledger.enrol([(item, UNSEEN)], self.settings, self.weights)
+        self.ledger.register([(item, UNSEEN)], self.settings, self.weights)
         self._failed(_Begun(item, UNSEEN), failure(item.target, error))
 
     def _settled_elsewhere(self, item: Item) -> None:
@@ -354,7 +354,7 @@ class Run:
         if not self._elsewhere or time.monotonic() - self._looked_s < ELSEWHERE_S:
             return
         self._looked_s = time.monotonic()
-        self.ledger.take_over()
+        self.ledger.recover()
         self._todo |= self._elsewhere
         self._elsewhere.clear()
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from vderain.video.pictures import natural_key
+from vderain.media.image.sequence import natural_key
 
 WILD = re.compile(r"[*?\[]")
 Pattern = tuple[str, ...]  # its parts; ``**`` is any number of folders, and () fits a folder with all that is in it

@@ -60,7 +60,7 @@ def read(connection: sqlite3.Connection) -> dict[str, Record]:
     return {row["target"]: Record.from_row(dict(row)) for row in rows}
 
 
-def peek(path: Path) -> dict[str, Record]:
+def read_only(path: Path) -> dict[str, Record]:
     """All records, without touching anything; nothing where there is no file that can be read."""
     if not path.exists():
         return {}

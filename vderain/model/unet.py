@@ -120,7 +120,7 @@ class UNet(nn.Module):
         if self.config.residual:
             nn.init.zeros_(self.head.weight)
 
-    def seeing(self, times: int) -> "UNet":
+    def at_scale(self, times: int) -> "UNet":
         """The same weights, for pictures that many times larger; see `UNetConfig.scale`, whose bound holds."""
         scale = min(self.config.scale * times, SCALE_MAX)
         if scale == self.config.scale:
@@ -129,14 +129,14 @@ class UNet(nn.Module):
         other.config = replace(self.config, scale=scale)
         return other
 
-    def forward(self, window: Tensor, trust: Tensor | None = None) -> Tensor:
+    def forward(self, window: Tensor, confidence: Tensor | None = None) -> Tensor:
         """Residual to add to the centre frame.
 
         Args:
             window: (B, window * 3, H, W) RGB, frames in time order; neighbours aligned to the centre. Any H, W. Floats
                 in 0..1, or uint8 of 255: the same picture in a quarter of the memory.
-            trust: (B, 1, H, W) in the same units, how far the alignment is to be believed, mean over the neighbours;
-                fully where not given. Not looked at with a window of 1.
+            confidence: (B, 1, H, W) in the same units, how far the alignment can be trusted, mean over the
+                neighbours; fully where not given. Not looked at with a window of 1.
 
         Returns:
             (B, 3, H, W), in 0..1 units.
@@ -148,22 +148,22 @@ class UNet(nn.Module):
         if self.config.window == 1:
             residual = self._said(frames, None, None)
         else:
-            if trust is not None:
-                trust = pad_to_multiple(trust, self.config.stride_px)
+            if confidence is not None:
+                confidence = pad_to_multiple(confidence, self.config.stride_px)
             median = median_of_five(*frames)
-            gate, detail = torch.split(self._said(frames, median, trust), [1, RGB], 1)
+            gate, detail = torch.split(self._said(frames, median, confidence), [1, RGB], 1)
             residual = gate * (_unit(median) - _unit(centre)) + detail
         if not self.config.residual:  # what the last layer says is the picture, and the caller adds it to the centre
             residual = torch.sigmoid(residual) - _unit(centre)
         return residual[..., :height_px, :width_px]
 
-    def _said(self, frames: tuple[Tensor, ...], median: Tensor | None, trust: Tensor | None) -> Tensor:
+    def _said(self, frames: tuple[Tensor, ...], median: Tensor | None, confidence: Tensor | None) -> Tensor:
         """(B, 3 or 4, H', W'), what the last layer says of padded frames, (B, 3, H', W') each, for every pixel."""
         scale = self.config.scale
-        said = F.pixel_shuffle(self._head(self._seen(frames, median, trust)).float(), self.config.stem)
+        said = F.pixel_shuffle(self._head(self._seen(frames, median, confidence)).float(), self.config.stem)
         return said if scale == 1 else F.interpolate(said, scale_factor=scale, mode="bilinear", align_corners=False)
 
-    def _seen(self, frames: tuple[Tensor, ...], median: Tensor | None, trust: Tensor | None) -> Tensor:
+    def _seen(self, frames: tuple[Tensor, ...], median: Tensor | None, confidence: Tensor | None) -> Tensor:
         """(B, C, H'/k, W'/k), what the first layer sees, laid out as it wants it."""
         scale = self.config.scale
         batch, _, height_px, width_px = frames[0].shape
@@ -171,7 +171,9 @@ class UNet(nn.Module):
         dtype, device = _convolution_dtype(frames[0]), frames[0].device
         x = torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last)
         first = 0
-        for part in _parts(frames, median, trust, scale, dtype):  # one by one: together they would be large in float32
+        for part in _parts(
+            frames, median, confidence, scale, dtype
+        ):  # one by one: together they would be large in float32
             x[:, first : first + part.shape[1]] = part
             first += part.shape[1]
         return x
@@ -202,7 +204,7 @@ class UNet(nn.Module):
 
 
 def _parts(
-    frames: tuple[Tensor, ...], median: Tensor | None, trust: Tensor | None, scale: int, dtype: torch.dtype
+    frames: tuple[Tensor, ...], median: Tensor | None, confidence: Tensor | None, scale: int, dtype: torch.dtype
 ) -> Iterator[Tensor]:
     """(B, C, H/k, W/k) each, what the first layer sees: the centre, and of a window what tells it from the others."""
     small = [_shrunk(frame, scale) for frame in frames]
@@ -213,7 +215,7 @@ def _parts(
         middle = median if scale == 1 else median_of_five(*small)
         for neighbour in (before2, before1, after1, after2, middle):
             yield _difference(neighbour, centre, dtype)
-        yield torch.ones_like(centre[:, :1], dtype=dtype) if trust is None else _unit(_shrunk(trust, scale))
+        yield torch.ones_like(centre[:, :1], dtype=dtype) if confidence is None else _unit(_shrunk(confidence, scale))
 
 
 def _convolution_dtype(x: Tensor) -> torch.dtype:

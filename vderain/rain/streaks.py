@@ -121,8 +121,8 @@ def fft_side_px(side_px: int) -> int:
 
 def _seeds(layer: StreakLayer, frames: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
     """(frames, h, w), zero but where a streak begins: its opacity there, spread widely as that of real drops is."""
-    chance = layer.density / VARIANTS / 1e4
-    begun = torch.rand((frames, *shape), generator=generator, device=generator.device) < chance
+    probability = layer.density / VARIANTS / 1e4
+    begun = torch.rand((frames, *shape), generator=generator, device=generator.device) < probability
     strength = torch.rand((frames, *shape), generator=generator, device=generator.device) * 1.4 + 0.3
     return begun * strength * layer.opacity
 

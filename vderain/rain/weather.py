@@ -96,8 +96,8 @@ class Weather:
         if self.style.glass is None:
             return rainy, opacity
         if self._windshield is None:
-            chance = torch.Generator().manual_seed(self._glass_seed)
-            self._windshield = Windshield(self.style.glass, rainy.shape[2] / rainy.shape[1], chance)
+            rng = torch.Generator().manual_seed(self._glass_seed)
+            self._windshield = Windshield(self.style.glass, rainy.shape[2] / rainy.shape[1], rng)
         sky = self._sky or 1.0
         rainy, cover = seen_through(rainy[None], self._windshield.drops(time_s), time_s, self.style.glass, sky)
         return rainy[0], 1 - (1 - opacity) * (1 - cover)

@@ -177,20 +177,20 @@ class Windshield:
 
     def _landed(self, count: int) -> Drops:
         glass = self.glass
-        chance = torch.rand((10, count), generator=self._generator, dtype=torch.float64)
+        draws = torch.rand((10, count), generator=self._generator, dtype=torch.float64)
         size = torch.randn(count, generator=self._generator, dtype=torch.float64).clamp(-2.5, 2.5)
-        x_h = chance[0] * (self._aspect + 2 * MARGIN_H) - MARGIN_H
-        y_h = chance[1] * (1 + 2 * MARGIN_H) - MARGIN_H
+        x_h = draws[0] * (self._aspect + 2 * MARGIN_H) - MARGIN_H
+        y_h = draws[1] * (1 + 2 * MARGIN_H) - MARGIN_H
         larger = torch.exp(glass.spread * size)
-        born_s = self._drawn_s + chance[2] * BLOCK_S
-        lets_go = chance[3] < glass.running * larger**2
+        born_s = self._drawn_s + draws[2] * BLOCK_S
+        lets_go = draws[3] < glass.running * larger**2
         never = torch.full_like(x_h, math.inf)
         return Drops(
             x_h, y_h, glass.radius_h * larger,
-            tall=glass.tall * (0.9 + 0.4 * chance[4]), lobe=0.22 * chance[5], turn=2 * math.pi * chance[6],
-            born_s=born_s, gone_s=self.next_wipe_s(x_h, y_h, born_s), dry_s=born_s + glass.rest_s * (0.4 + chance[7]),
-            grow_s=3 + 9 * chance[8], thin_s=never,
-            run_s=torch.where(lets_go, born_s + 0.2 + 3 * chance[9], never), speed_h=0.12 + 0.5 * chance[8],
+            tall=glass.tall * (0.9 + 0.4 * draws[4]), lobe=0.22 * draws[5], turn=2 * math.pi * draws[6],
+            born_s=born_s, gone_s=self.next_wipe_s(x_h, y_h, born_s), dry_s=born_s + glass.rest_s * (0.4 + draws[7]),
+            grow_s=3 + 9 * draws[8], thin_s=never,
+            run_s=torch.where(lets_go, born_s + 0.2 + 3 * draws[9], never), speed_h=0.12 + 0.5 * draws[8],
         )  # fmt: skip
 
     def _let_go(self, index: int) -> None:
@@ -219,15 +219,15 @@ class Windshield:
         """A film that thins behind the drop, and the beads it breaks into."""
         at_h = torch.arange(0, float(down_h[-1]), 0.3 * float(drop.radius_h), dtype=torch.float64)
         count = len(at_h)
-        chance = torch.rand((5, count), generator=self._generator, dtype=torch.float64)
-        bead = chance[0] < BEAD_CHANCE
+        draws = torch.rand((5, count), generator=self._generator, dtype=torch.float64)
+        bead = draws[0] < BEAD_CHANCE
         x_h, y_h = _path_x_h(drop.x_h, drop.turn, at_h), drop.y_h + at_h
         born_s = time_s[torch.searchsorted(down_h, at_h).clamp(max=len(time_s) - 1)]
         never = torch.full_like(x_h, math.inf)
         return Drops(
-            x_h + torch.where(bead, (chance[1] - 0.5) * drop.radius_h, 0.0), y_h,
-            radius_h=drop.radius_h * torch.where(bead, 0.16 + 0.3 * chance[2], 0.65),
-            tall=1 + chance[3], lobe=0.1 * chance[4], turn=2 * math.pi * chance[2],
+            x_h + torch.where(bead, (draws[1] - 0.5) * drop.radius_h, 0.0), y_h,
+            radius_h=drop.radius_h * torch.where(bead, 0.16 + 0.3 * draws[2], 0.65),
+            tall=1 + draws[3], lobe=0.1 * draws[4], turn=2 * math.pi * draws[2],
             born_s=born_s, gone_s=self.next_wipe_s(x_h, y_h, born_s),
             dry_s=born_s + torch.where(bead, self.glass.rest_s * 0.6, 5 * FILM_S),
             grow_s=never, thin_s=torch.where(bead, math.inf, FILM_S), run_s=never, speed_h=torch.zeros_like(x_h),

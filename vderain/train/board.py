@@ -12,7 +12,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
-from vderain.measure.footage import Picture
+from vderain.evaluation.footage import Picture
 
 
 def append(path: Path, data: bytes) -> None:

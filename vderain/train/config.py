@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from vderain.errors import InputError, UsageError
 from vderain.model.unet import UNetConfig
-from vderain.restore.device import choose_place
+from vderain.runtime.device import choose_device
 
 
 class _Section(BaseModel):
@@ -87,7 +87,7 @@ class Optimiser(_Section):
     bf16: bool | None = Field(
         None, description="convolutions in bf16; None: where the processor has instructions for it"
     )
-    foot: float = Field(0.016, gt=0, description="errors below it count as squares, those above as they are")
+    epsilon: float = Field(0.016, gt=0, description="errors below it count as squares, those above as they are")
     block_weight: float = Field(0.15, ge=0, description="penalty on the worst 8x8 blocks")
     untouched_weight: float = Field(1.0, ge=1, description="how much more a change costs where no rain is")
     dry_weight: float = Field(1.0, ge=0, description="how much more a changed dry window costs")
@@ -196,7 +196,7 @@ class Recipe(_Section):
     @property
     def bf16(self) -> bool:
         """Whether convolutions are in bf16: emulated it would be several times slower than fp32."""
-        return choose_place("cpu").bf16 if self.optimiser.bf16 is None else self.optimiser.bf16
+        return choose_device("cpu").bf16 if self.optimiser.bf16 is None else self.optimiser.bf16
 
     @property
     def held_share(self) -> float:

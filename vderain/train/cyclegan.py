@@ -13,31 +13,31 @@ from torch.nn import functional as F
 
 from vderain.model.unet import UNet
 from vderain.train.config import Recipe
-from vderain.train.critics import BETAS, Critics
-from vderain.train.feed import Feed
-from vderain.train.material import Survey
-from vderain.train.ranks import ALONE, Ranks
-from vderain.train.scenes import Scenes
+from vderain.train.data.images import ScanReport
+from vderain.train.data.loader import ExampleLoader
+from vderain.train.data.scenes import Scenes
+from vderain.train.data.unpaired import Unpaired, enlarged, index_images
+from vderain.train.discriminators import BETAS, DiscriminatorPair
+from vderain.train.distributed import ALONE, ProcessGroup
 from vderain.train.trainer import Batch, Losses, Trainer
-from vderain.train.unpaired import Unpaired, enlarged, hang
 
 
 class CycleGAN(Trainer):
     """Two generators, ``generator`` and ``rain_maker``, and a critic of what each of them makes."""
 
-    def __init__(self, recipe: Recipe, out: Path, ranks: Ranks = ALONE) -> None:
+    def __init__(self, recipe: Recipe, out: Path, ranks: ProcessGroup = ALONE) -> None:
         super().__init__(recipe, out, ranks)
         assert recipe.cyclegan is not None
         self.settings = settings = recipe.cyclegan
         self.generator, self.rain_maker = self.networks["generator"], UNet(self.config)
         self.networks["rain_maker"] = self.rain_maker
         self.optimises("generators", [self.generator, self.rain_maker], BETAS)
-        self.critics = Critics(self, settings.layers, settings.width, settings.spectral, settings.pool)
+        self.critics = DiscriminatorPair(self, settings.layers, settings.width, settings.spectral, settings.pool)
 
     def material(self) -> Scenes:
-        data, crop_px, survey = self.recipe.data, self.recipe.optimiser.crop_px, Survey()
-        self.rain = hang("rainy", "data.rain", [data.rain], crop_px, survey)
-        clear = hang("clear", "data.photos", [data.photos, data.clips], crop_px, survey)
+        data, crop_px, survey = self.recipe.data, self.recipe.optimiser.crop_px, ScanReport()
+        self.rain = index_images("rainy", "data.rain", [data.rain], crop_px, survey)
+        clear = index_images("clear", "data.photos", [data.photos, data.clips], crop_px, survey)
         survey.tell()
         self.clear, held = clear.split(self.recipe.held_share)
         side_px = data.side_px + 2 * data.border_px
@@ -50,7 +50,7 @@ class CycleGAN(Trainer):
         examples = Unpaired(
             self.rain, self.clear, recipe.optimiser.crop_px, recipe.run.seed, self.settings.rendered > 0
         )
-        feed = Feed(examples, self.iteration * count, recipe.data.workers, self.ranks)
+        feed = ExampleLoader(examples, self.iteration * count, recipe.data.workers, self.ranks)
         self.feeds.append(feed)
         while True:
             columns = zip(*(next(feed) for _ in range(count // self.ranks.count)), strict=True)
@@ -63,7 +63,7 @@ class CycleGAN(Trainer):
         with torch.autocast("cpu", torch.bfloat16, enabled=self.recipe.bf16):
             derained, rained = self._through(self.generator, rain), self._through(self.rain_maker, clear)
             parts = {
-                "adversarial": self.critics.deceived(derained, rained),
+                "adversarial": self.critics.generator_loss(derained, rained),
                 "cycle": F.l1_loss(self._through(self.rain_maker, derained), rain)
                 + F.l1_loss(self._through(self.generator, rained), clear),
                 "identity": F.l1_loss(self._through(self.generator, clear), clear)

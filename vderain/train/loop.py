@@ -13,13 +13,13 @@ import cv2
 import torch
 
 from vderain.errors import InputError, OutputError
-from vderain.restore.device import cores
+from vderain.runtime.device import cores
 from vderain.train.config import Recipe
 from vderain.train.cyclegan import CycleGAN
-from vderain.train.dashcam import Dashcam
-from vderain.train.logbook import Event, Logbook, Progress, Stepped
-from vderain.train.ranks import Ranks, joined, neighbours
-from vderain.train.scenes import Scenes
+from vderain.train.data.scenes import Scenes
+from vderain.train.distributed import ProcessGroup, joined, neighbours
+from vderain.train.logger import Event, Progress, RunLogger, Stepped
+from vderain.train.semi_supervised import SemiSupervised
 from vderain.train.supervised import Supervised
 from vderain.train.trainer import GENERATOR, RESUME, Diverged, Losses, Trainer, learning_rate
 from vderain.train.validation import Validator
@@ -62,11 +62,11 @@ def train(recipe: Recipe, out: Path, resume: bool, report: Callable[[Event], Non
     return out / GENERATOR
 
 
-def _trainer(recipe: Recipe, out: Path, ranks: Ranks) -> Trainer:
+def _trainer(recipe: Recipe, out: Path, ranks: ProcessGroup) -> Trainer:
     """The way of training that the sections of a recipe ask for."""
     if recipe.cyclegan is not None:
         return CycleGAN(recipe, out, ranks)
-    return (Supervised if recipe.dashcam is None else Dashcam)(recipe, out, ranks)
+    return (Supervised if recipe.dashcam is None else SemiSupervised)(recipe, out, ranks)
 
 
 def _settle(recipe: Recipe) -> None:
@@ -151,7 +151,7 @@ class _Recorded(_Run):
             OutputError: the disk refuses the state at the end.
         """
         self.trainer.out.mkdir(parents=True, exist_ok=True)
-        self.logbook = Logbook(self.trainer.out, self.trainer.iteration)
+        self.logbook = RunLogger(self.trainer.out, self.trainer.iteration)
         try:
             for events in self._iterations(stop):
                 for event in events:

@@ -9,14 +9,14 @@ UNTOUCHED = 1.5 / 255  # a difference that compression makes without rain
 BLOCK_SCALE = 4 / 255  # a block that is off by this much costs as much as a mean error of the same size
 
 
-def charbonnier(difference: Tensor, foot: float, weight: Tensor | float = 1.0) -> Tensor:
+def charbonnier(difference: Tensor, epsilon: float, weight: Tensor | float = 1.0) -> Tensor:
     """Mean absolute error with a smooth foot (Charbonnier et al., ICIP 1994), per example: (B, C, H, W) to (B,).
 
     Below `foot` (in 0..1) errors count as squares. A foot of less than a grey level asks for the median of what the
     truth may be, and faint rain over a doubtful background is then left where it is; one of a few levels asks for the
     mean, as PSNR does, and keeps what is far off from ruling all.
     """
-    return (weight * ((difference**2 + foot**2).sqrt() - foot)).mean((1, 2, 3))
+    return (weight * ((difference**2 + epsilon**2).sqrt() - epsilon)).mean((1, 2, 3))
 
 
 def least_squares(verdicts: Tensor, real: bool) -> Tensor:
@@ -36,7 +36,7 @@ def block_harm(difference: Tensor) -> Tensor:
 
 def supervised_loss(
     restored: Tensor, rainy: Tensor, clear: Tensor, dry: Tensor,
-    *, foot: float, untouched_weight: float, block_weight: float, dry_weight: float,
+    *, epsilon: float, untouched_weight: float, block_weight: float, dry_weight: float,
 ) -> Tensor:  # fmt: skip
     """The loss of the first stage.
 
@@ -45,14 +45,16 @@ def supervised_loss(
         rainy: the same, what the centre was.
         clear: the same, the truth.
         dry: (B,) bool, examples in which nothing may change.
-        foot: of `charbonnier`.
+        epsilon: of `charbonnier`.
         untouched_weight: of pixels on which no rain fell beside those on which some did.
         block_weight: of `block_harm` beside `charbonnier`.
         dry_weight: of dry examples beside rainy ones.
     """
     difference = restored.float() - clear
     untouched = ((rainy - clear).abs().amax(1, keepdim=True) < UNTOUCHED).float()  # (B, 1, H, W)
-    loss = charbonnier(difference, foot, 1 + (untouched_weight - 1) * untouched) + block_weight * block_harm(difference)
+    loss = charbonnier(difference, epsilon, 1 + (untouched_weight - 1) * untouched) + block_weight * block_harm(
+        difference
+    )
     return (loss * torch.where(dry, dry_weight, 1.0)).mean()
 
 
@@ -75,7 +77,7 @@ def rain_mask(residual: Tensor, half: float = UNTOUCHED) -> Tensor:
     return change / (change + half)
 
 
-def inconsistency(now: Tensor, after: Tensor, flow_px: Tensor, trust: Tensor) -> Tensor:
+def inconsistency(now: Tensor, after: Tensor, flow_px: Tensor, confidence: Tensor) -> Tensor:
     """How far a frame is from the next one, brought back along its motion.
 
     Lai et al., "Learning blind video temporal consistency", ECCV 2018.
@@ -84,7 +86,7 @@ def inconsistency(now: Tensor, after: Tensor, flow_px: Tensor, trust: Tensor) ->
         now: (B, 3, H, W).
         after: the same, a frame later.
         flow_px: (B, 2, H, W), x and y: now(x) is found at after(x + flow).
-        trust: (B, 1, H, W) in 0..1, of the flow.
+        confidence: (B, 1, H, W) in 0..1, of the flow.
 
     Returns:
         A scalar: the mean absolute difference where the flow is trusted and ends within the picture.
@@ -96,5 +98,5 @@ def inconsistency(now: Tensor, after: Tensor, flow_px: Tensor, trust: Tensor) ->
     inside = ((place >= 0) & (place <= size)).all(1, keepdim=True)
     grid = (2 * place / size - 1).permute(0, 2, 3, 1)  # (B, H, W, 2)
     found = F.grid_sample(after, grid, padding_mode="border", align_corners=True)
-    weight = trust * inside
+    weight = confidence * inside
     return (weight * (now - found).abs()).sum() / (3 * weight.sum()).clamp(min=1)

@@ -17,10 +17,10 @@ from vderain.errors import CheckpointError, InputError, OutputError, UsageError,
 from vderain.model.checkpoint import load_checkpoint, save_checkpoint
 from vderain.model.unet import UNet, UNetConfig
 from vderain.train.config import Recipe
-from vderain.train.feed import Feed
-from vderain.train.logbook import Validated
-from vderain.train.ranks import ALONE, Ranks
-from vderain.train.scenes import Scenes
+from vderain.train.data.loader import ExampleLoader
+from vderain.train.data.scenes import Scenes
+from vderain.train.distributed import ALONE, ProcessGroup
+from vderain.train.logger import Validated
 
 RESUME = "resume.safetensors"
 GENERATOR = "generator.safetensors"
@@ -51,7 +51,7 @@ class Trainer(ABC):
         feeds: what makes the examples, once the first batch was asked for.
     """
 
-    def __init__(self, recipe: Recipe, out: Path, ranks: Ranks = ALONE) -> None:
+    def __init__(self, recipe: Recipe, out: Path, ranks: ProcessGroup = ALONE) -> None:
         if recipe.optimiser.batch % ranks.count:
             raise UsageError(
                 f"a batch of {recipe.optimiser.batch} cannot be shared evenly by {ranks.count} processes.",
@@ -59,7 +59,7 @@ class Trainer(ABC):
             )
         self.recipe, self.out, self.iteration, self.ranks = recipe, out, 0, ranks
         self.best_db = float("-inf")
-        self.feeds: list[Feed] = []
+        self.feeds: list[ExampleLoader] = []
         self._moved: dict[str, tuple[list[nn.Module], float | None]] = {}
         torch.manual_seed(recipe.run.seed)
         model = recipe.model

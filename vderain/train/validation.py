@@ -12,16 +12,16 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vderain.measure.evaluate import frame_of, windows_of
-from vderain.measure.footage import Footage, Picture, side_by_side
-from vderain.measure.quality import quality
-from vderain.measure.sheet import REMOVED, removed, row
+from vderain.evaluation.contact_sheet import REMOVED, removed, row
+from vderain.evaluation.evaluate import frame_of, windows_of
+from vderain.evaluation.footage import Footage, Picture, zip_frames
+from vderain.evaluation.quality import quality
 from vderain.model.unet import UNet
-from vderain.restore.temporal import alone
+from vderain.restore.window import single_frame
 from vderain.train.config import PairedSet, Recipe
-from vderain.train.logbook import Score, Validated
-from vderain.train.scenes import CENTRE, Scenes
-from vderain.train.windows import WindowMaker
+from vderain.train.data.scenes import CENTRE, Scenes
+from vderain.train.data.windows import WindowMaker
+from vderain.train.logger import Score, Validated
 
 SEED = 2**31 - 1  # of the rendered windows: the same for all runs, so that they can be compared
 ROWS = 2  # of the picture, a set
@@ -34,12 +34,12 @@ class Pair:
 
     Attributes:
         aligned: (5, H, W, 3) uint8.
-        trust: (H, W) uint8.
+        confidence: (H, W) uint8.
         truth: (H, W, 3) uint8, of the centre.
     """
 
     aligned: NDArray[np.uint8]
-    trust: NDArray[np.uint8]
+    confidence: NDArray[np.uint8]
     truth: Picture
 
 
@@ -58,7 +58,7 @@ class Validator:
         self.recipe = recipe
         self._settings = recipe.validation
         for paired in self._settings.sets:  # what does not go together is found out before the long work
-            for _ in side_by_side([Footage(path, paired.single, paired.limit) for path in (paired.rain, paired.clear)]):
+            for _ in zip_frames([Footage(path, paired.single, paired.limit) for path in (paired.rain, paired.clear)]):
                 pass
         self._rendered = _rendered(recipe, held) if held.photos or held.clips else {}
 
@@ -109,9 +109,9 @@ def restored(generator: UNet, pair: Pair, bf16: bool) -> Picture:
     """(H, W, 3) uint8, the centre as the generator would have it."""
     span = slice(None) if generator.config.window > 1 else slice(CENTRE, CENTRE + 1)
     frames = torch.from_numpy(np.array(pair.aligned[span])).permute(0, 3, 1, 2).flatten(0, 1)
-    trust = torch.from_numpy(np.array(pair.trust))
+    confidence = torch.from_numpy(np.array(pair.confidence))
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        residual = generator(frames[None], trust[None, None])[0].float().permute(1, 2, 0)
+        residual = generator(frames[None], confidence[None, None])[0].float().permute(1, 2, 0)
     centre = torch.from_numpy(np.array(pair.aligned[CENTRE])).float()
     return np.asarray((centre + 255 * residual).clamp(0, 255).round().byte().numpy())
 
@@ -123,7 +123,7 @@ def _rendered(recipe: Recipe, held: Scenes) -> dict[str, list[Pair]]:
         maker = WindowMaker(held, recipe.data.model_copy(update={"share_dry": share_dry}), SEED)
         made = (maker[index] for index in range(recipe.validation.windows))
         found[name] = [
-            Pair(w.rainy.permute(0, 2, 3, 1).numpy(), w.trust[0].numpy(), w.clear.permute(1, 2, 0).numpy())
+            Pair(w.rainy.permute(0, 2, 3, 1).numpy(), w.confidence[0].numpy(), w.clear.permute(1, 2, 0).numpy())
             for w in made
         ]
     return found
@@ -138,6 +138,6 @@ def _footage(paired: PairedSet, window: int, seen: Path) -> Iterator[Pair]:
     shown, clear = (Footage(path, paired.single, paired.limit) for path in (seen, paired.clear))
     pictures = shown.pictures()
     lonely = paired.single or window == 1
-    windows = (alone(frame_of(picture)) for picture in pictures) if lonely else windows_of(pictures)
+    windows = (single_frame(frame_of(picture)) for picture in pictures) if lonely else windows_of(pictures)
     for around, truth in zip(windows, clear.pictures(), strict=False):
-        yield Pair(around.aligned, around.trust, truth)
+        yield Pair(around.aligned, around.confidence, truth)

@@ -1,0 +1,94 @@
+"""`vderain batch --dry-run`: a plan enters, what would be done and what it would take is said."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from vderain.cli.console import clock, counted, err, one_line, out
+
+if TYPE_CHECKING:
+    from vderain.batch.estimate import Estimate
+    from vderain.batch.plan import Item, Plan
+    from vderain.options import Options
+
+
+def print_estimate(plan: "Plan", outdir: Path, options: "Options", as_json: bool, quiet: bool) -> None:
+    """Says what would be done; nothing is written to OUTDIR."""
+    from vderain.batch.estimate import estimate
+
+    items = _todo(plan, outdir, options)
+    if items and not (quiet or as_json):
+        err.print("Looking into the files, and measuring the first frames of a few ...")
+    found = estimate(items, options) if items else []
+    total = _total(found, len(plan.items) - len(items), _free_bytes(outdir))
+    if as_json:
+        for each in found:
+            out.print(json.dumps(_event(each), default=str), markup=False)
+        out.print(json.dumps(total), markup=False)
+        return
+    for each in found:
+        out.print(one_line(_line(each)), markup=False)
+    out.print(_closing(total), markup=False)
+
+
+def _todo(plan: "Plan", outdir: Path, options: "Options") -> list["Item"]:
+    from vderain.batch.ledger import is_done, read_only
+    from vderain.errors import InputError
+    from vderain.media.fingerprint import fingerprint
+    from vderain.options import settings, weights
+
+    known, asked, by = read_only(outdir), settings(options), weights(options)
+
+    def done(item: "Item") -> bool:
+        try:
+            return is_done(outdir, known.get(item.target), fingerprint(item.source), asked, by)
+        except InputError:
+            return False
+
+    return [item for item in plan.items if not done(item)]
+
+
+def _free_bytes(outdir: Path) -> int:
+    there = next(path for path in (outdir.absolute(), *outdir.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def _total(found: list["Estimate"], done: int, free_bytes: int) -> dict[str, Any]:
+    sound = [each for each in found if not each.error]
+    seconds = [each.seconds for each in sound if each.seconds is not None]
+    sizes = [each.bytes_out for each in sound if each.bytes_out is not None]
+    return {
+        "event": "estimate", "files": len(sound), "would_fail": len(found) - len(sound), "done": done,
+        "unknown": len(sound) - len(seconds), "frames": sum(each.frames for each in sound),
+        "seconds": round(sum(seconds), 1), "bytes": sum(sizes), "free_bytes": free_bytes,
+    }  # fmt: skip
+
+
+def _event(each: "Estimate") -> dict[str, Any]:
+    item = each.item
+    facts = {"source": item.source, "target": item.target, "group": item.group, "frames": each.frames}
+    seconds = round(each.seconds, 1) if each.seconds is not None else None
+    return {"event": "would", **facts, "seconds": seconds, "bytes": each.bytes_out, "error": each.error}
+
+
+def _line(each: "Estimate") -> str:
+    if each.error:
+        return f"{each.item.name}: would fail: {each.error} {each.cure}"
+    if each.seconds is None or each.bytes_out is None:
+        return f"{each.item.name} -> {each.item.target}: of unknown length"
+    frames = counted(each.frames, "frame")
+    return (
+        f"{each.item.name} -> {each.item.target}: {frames}, about {clock(each.seconds)}, {each.bytes_out / 1e6:.1f} MB"
+    )
+
+
+def _closing(total: dict[str, Any]) -> str:
+    failing = f", {total['would_fail']} would fail" if total["would_fail"] else ""
+    done = f", {total['done']} done before" if total["done"] else ""
+    unknown = f" (and {total['unknown']} of unknown length)" if total["unknown"] else ""
+    return (
+        f"{counted(total['files'], 'file')} to do{failing}{done}: {counted(total['frames'], 'frame')}, about "
+        f"{clock(total['seconds'])} on one device{unknown}; about {total['bytes'] / 1e6:.1f} MB of the "
+        f"{total['free_bytes'] / 1e9:.1f} GB that are free."
+    )

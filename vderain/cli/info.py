@@ -1,0 +1,82 @@
+"""`vderain info`: what this installation can do, or what a file holds and what will be kept of it."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from vderain import __version__
+from vderain.cli.console import Verbose, exit_on_error, out
+
+
+def info_command(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A video to describe.")] = None,
+    container: Annotated[str | None, typer.Option(help="What a mkv, mov ... would keep. Default: as FILE.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    verbose: Verbose = False,
+) -> None:
+    """Describe this installation, or FILE: its streams and what processing will keep of them."""
+    with exit_on_error(False, verbose):
+        facts = _facts_of_file(file, container) if file else _facts_of_installation()
+        if as_json:
+            out.print(json.dumps(facts, default=str), markup=False)
+        elif file:
+            _print_file(facts)
+        else:
+            for name, value in facts.items():
+                out.print(f"{name:>12}  {', '.join(value) if isinstance(value, list) else value}", markup=False)
+
+
+def _facts_of_installation() -> dict[str, Any]:
+    import av
+    import torch
+
+    from vderain.media.encode.encoder import working_encoders
+    from vderain.model.checkpoint import released_models
+    from vderain.runtime.device import choose_device, cores
+
+    names = ["cpu"] + [
+        n for n, there in (("cuda", torch.cuda.is_available()), ("mps", torch.backends.mps.is_available())) if there
+    ]
+    return {
+        "vderain": __version__,
+        "devices": names,
+        "chosen": str(choose_device()),
+        "threads": str(cores()),
+        "models": released_models(),
+        "encoders": [encoder.codec for encoder in working_encoders()],
+        "torch": torch.__version__,
+        "ffmpeg": av.ffmpeg_version_info,
+    }
+
+
+def _facts_of_file(file: Path, container: str | None) -> dict[str, Any]:
+    from dataclasses import asdict
+
+    from vderain.media.describe import describe
+    from vderain.media.remux.capabilities import CONTAINERS, DEFAULT_SUFFIX
+
+    own = file.suffix if file.suffix.lower() in CONTAINERS else DEFAULT_SUFFIX
+    return asdict(describe(file, f".{container.lower().lstrip('.')}" if container else own))
+
+
+def _print_file(facts: dict[str, Any]) -> None:
+    length = f"{facts['duration_s']:.2f} s" if facts["duration_s"] is not None else "unknown length"
+    out.print(f"{facts['path']}: {facts['container']}, {length}, {facts['size_bytes'] / 1e6:.1f} MB", markup=False)
+    for stream in facts["streams"]:
+        fate = "derained" if stream["processed"] else "copied" if stream["kept"] else "NOT KEPT"
+        fate = f"written as {stream['becomes']}" if stream["becomes"] else fate
+        language = f" ({stream['language']})" if stream["language"] else ""
+        out.print(
+            f"  #{stream['index']} {stream['kind']}: {stream['codec']}, {stream['detail']}{language}: {fate}",
+            markup=False,
+        )
+    if facts["interlaced"]:
+        out.print("  interlaced: whole pictures are made of its fields", markup=False)
+    for part in facts["hidden"]:
+        out.print(f"  {part['name']}: {'copied' if part['kept'] else 'NOT KEPT'}", markup=False)
+    if facts["gps_fixes"]:
+        out.print(f"  {facts['gps_fixes']} GPS positions, which --gpx writes into a file of their own", markup=False)
+    if facts["chapters"]:
+        out.print(f"  {facts['chapters']} chapters: copied", markup=False)

@@ -1,0 +1,130 @@
+"""Owns what is settled about an output file before and beside its frames: a name enters, checks and options leave."""
+
+import errno
+import math
+import os
+import shutil
+from pathlib import Path
+
+import av
+
+from vderain.errors import OutputError, UsageError
+from vderain.media.decode.open import open_input
+from vderain.media.decode.reader import VideoReader
+from vderain.media.encode.encoder import CAP_FACTOR, EncodeOptions
+from vderain.media.remux.capabilities import DISK_ERRORS, can_hold
+from vderain.media.remux.metadata import portable_tags
+
+_LOSSY_BITS_PX = 1.0  # more than any picture needs at the default quality
+_PRORES_BITS_PX = 3.0  # of ProRes HQ; https://www.apple.com/final-cut-pro/docs/Apple_ProRes.pdf has 3.5 at 1080p30
+_KEEPS_LARGE = (".mkv", ".mov", ".avi", ".nut")  # where a source in FFV1 or ProRes stays what it is
+_LOSSLESS_SHARE = 0.25  # of the bare pictures: clean footage; noise takes twice as much and more
+_INT32_MAX = 2**31 - 1
+_MP4_SCALE = 1000  # units a second of a movie's own clock, as most programs write it
+_MP4_LIKE = ("mp4", "mov")
+# What MP4 and MOV hold in their classic boxes, which every program reads.
+_CLASSIC_TAGS = frozenset(
+    {"title", "artist", "album_artist", "album", "composer", "comment", "copyright", "date", "description", "genre"}
+    | {"grouping", "keywords", "lyrics", "network", "show", "synopsis", "episode_id", "creation_time", "timecode"}
+)
+_CLASSIC_MOV_TAGS = frozenset({"make", "model", "location"})
+
+
+def output_error(target: Path, error: Exception) -> OutputError:
+    """What a failure of FFmpeg or the system means for the output."""
+    number = getattr(error, "errno", None)
+    if number in (28, 122):  # ENOSPC, EDQUOT
+        return OutputError(
+            f"The disk is full: '{target}' was not written.", "Free some space or choose another folder."
+        )
+    if number == errno.ENAMETOOLONG:
+        return OutputError(f"'{target}' cannot be written (its name is too long).", "Choose a shorter name with -o.")
+    if number in DISK_ERRORS:
+        return OutputError(f"'{target}' cannot be written ({os.strerror(number or 5)}).", "Check the disk.")
+    if isinstance(error, PermissionError):
+        return OutputError(f"'{target.parent}' may not be written to.", "Choose another folder for the output.")
+    return OutputError(f"'{target}' cannot be written ({error}).", "Try another container or codec, such as .mkv.")
+
+
+def check_target(target: Path, reader: VideoReader, options: EncodeOptions) -> None:
+    """Finds before any work what would make the output fail after it."""
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise OutputError(f"The folder '{folder}' does not exist.", "Create it, or choose another output.")
+    if target.is_dir():
+        raise OutputError(f"'{target}' is a directory.", "Give the name of a file.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"'{folder}' may not be written to.", "Choose another folder for the output.")
+    if target.exists() and target.samefile(reader.path):
+        raise UsageError(f"'{target}' is the input itself.", "Choose another name for the output.")
+    need_bytes = _expected_bytes(target, reader, options)
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < need_bytes:
+        raise OutputError(
+            f"'{folder}' has {_megabytes(free_bytes)} free and about {_megabytes(need_bytes)} are needed.",
+            "Free some space or choose another folder.",
+        )
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.0f} MB" if size >= 10e6 else f"{size / 1e6:.1f} MB"
+
+
+def _expected_bytes(target: Path, reader: VideoReader, options: EncodeOptions) -> float:
+    """What the output will take at least: a rough guess, which rather lets a run begin than forbids it."""
+    info = reader.info
+    codec = options.codec or (info.codec if target.suffix.lower() in _KEEPS_LARGE else None)
+    pixels = info.width_px * info.height_px * (info.frames_estimate or 0)
+    if options.lossless or codec == "ffv1":
+        pixel = av.VideoFormat(info.pixel_format, 64, 64)
+        return float(pixels * pixel.bits_per_pixel * _LOSSLESS_SHARE / 8)
+    if codec in ("prores", "prores_ks"):
+        return pixels * _PRORES_BITS_PX / 8
+    source_bytes = reader.path.stat().st_size * reader.share * CAP_FACTOR
+    source = av.Codec(info.codec, "r")
+    shrinks = pixels and (source.intra_only or not source.lossy)  # into a codec that is neither
+    return min(source_bytes, pixels * _LOSSY_BITS_PX / 8) if shrinks else source_bytes
+
+
+def muxer_options(muxer: str, reader: VideoReader) -> dict[str, str]:
+    """Options that make the container keep time exactly."""
+    # else one early audio packet would shift every frame; NUT has no time before zero, not even one of decoding
+    options = {"avoid_negative_ts": "make_non_negative" if muxer == "nut" else "disabled"}
+    if muxer in _MP4_LIKE:
+        scale = reader.info.time_base.denominator
+        flags = "+faststart"
+        classic = _CLASSIC_TAGS | (_CLASSIC_MOV_TAGS if muxer == "mov" else frozenset())
+        if portable_tags(_metadata(reader)).keys() - classic:
+            flags += "+use_metadata_tags"  # keys such as com.apple.quicktime.make have no classic tag
+        options |= {
+            "movflags": flags,
+            "video_track_timescale": str(scale),
+            "movie_timescale": str(_movie_scale(muxer, reader)),
+        }
+    return options
+
+
+def _metadata(reader: VideoReader) -> dict[str, str]:
+    with open_input(reader.path) as container:
+        return dict(container.metadata)
+
+
+def _movie_scale(muxer: str, reader: VideoReader) -> int:
+    """A clock for edit lists in which the start offsets of all streams are whole numbers.
+
+    MP4's usual clock of 1 ms is kept where it will do, because old players know only 32 bits of it.
+    """
+    with open_input(reader.path) as container:
+        starts = [(s.start_time or 0) * s.time_base for s in container.streams if s.time_base]
+        bases = [s.time_base.denominator for s in container.streams if s.time_base]
+        # Sound that is encoded anew begins earlier, by a lead-in counted in samples.
+        recoded = [s for s in container.streams.audio if not can_hold(muxer, s)]
+        bases += [s.codec_context.sample_rate for s in recoded if s.codec_context is not None]
+    moves = reader.cuts_front or reader.info.start_pts < 0 or recoded
+    if not moves and all((start * _MP4_SCALE).denominator == 1 or start < 0 for start in starts):
+        return _MP4_SCALE
+    scale = reader.info.time_base.denominator
+    for base in bases:
+        common = math.lcm(scale, base)
+        scale = common if common <= _INT32_MAX else scale
+    return scale

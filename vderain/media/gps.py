@@ -1,0 +1,282 @@
+"""Where a camera was: a video file enters, its GPS fixes leave, and a GPX file is written from them.
+
+Read are the records of dashcams with a Novatek chip (Viofo, 70mai, Vantrue and their kin), GoPro's ``gpmd`` streams and
+the ``camm`` streams of 360-degree cameras. The layouts are those that ExifTool's documentation, GoPro's GPMF-parser and
+Google's Camera Motion Metadata specification describe; cameras that encrypt their records are not read.
+"""
+
+import math
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from xml.etree import ElementTree
+
+import av
+from av.stream import Discard
+
+from vderain.media.decode.open import open_input, read_packets
+from vderain.media.encode.preflight import output_error
+from vderain.media.mp4.boxes import read_span
+from vderain.media.mp4.vendor_boxes import GPS_MAGIC, find_vendor_boxes, within
+from vderain.runtime.files import temporary_path
+
+KNOT_MPS = 1852 / 3600
+_GPS_EPOCH = datetime(1980, 1, 6, tzinfo=UTC)
+_GPS9_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
+CREATOR = "vderain"
+_HEAD_BYTES = 512  # of a GPX file, where it says who made it
+_LEAP_S = 18  # that GPS time is ahead of UTC, since 2017
+_BLOCK_BYTES = 4096  # of a record; what is behind is padding
+_RMC = re.compile(
+    rb"\$..RMC,(\d{2})(\d{2})(\d{2}(?:\.\d*)?),A,(\d+\.\d+),([NS]),(\d+\.\d+),([EW]),([\d.]*),([\d.]*),(\d{2})(\d{2})(\d{2})"
+)
+_GPX, _GARMIN = "http://www.topografix.com/GPX/1/1", "http://www.garmin.com/xmlschemas/TrackPointExtension/v2"
+
+
+@dataclass(frozen=True, slots=True)
+class Fix:
+    """A place at an instant.
+
+    Attributes:
+        time: in UTC, as the camera has it; None where it does not say.
+        latitude_deg, longitude_deg: north and east are positive.
+        elevation_m: above the sea or the ellipsoid, whatever the camera takes; or None.
+        speed_mps, course_deg: over ground, clockwise from north; or None.
+    """
+
+    time: datetime | None
+    latitude_deg: float
+    longitude_deg: float
+    elevation_m: float | None = None
+    speed_mps: float | None = None
+    course_deg: float | None = None
+
+
+def read_fixes(path: Path, begin_s: float | None = None, end_s: float | None = None) -> list[Fix]:
+    """The fixes of a video file in its order, those of the part between two instants from its beginning.
+
+    Raises:
+        InputError: the file cannot be read.
+    """
+    return list(_of_records(path, begin_s, end_s)) or list(_of_streams(path, begin_s, end_s))
+
+
+def _of_records(path: Path, begin_s: float | None, end_s: float | None) -> Iterator[Fix]:
+    with open_input(path) as container:
+        duration_s = container.duration / av.time_base if container.duration else None
+    with path.open("rb") as file:
+        for part in find_vendor_boxes(path):
+            for begin, size in within(part, duration_s, begin_s, end_s).spans if part.is_gps else ():
+                fix = fix_of_record(read_span(file, begin, min(size, _BLOCK_BYTES)))
+                if fix is not None:
+                    yield fix
+
+
+def _of_streams(path: Path, begin_s: float | None, end_s: float | None) -> Iterator[Fix]:
+    with open_input(path) as container:
+        zero_s = (container.start_time or 0) / av.time_base
+        streams = [stream for stream in container.streams if stream.type == "data"]
+        for stream in container.streams:
+            if stream not in streams:
+                stream.discard = Discard.all  # the demuxer then skips its bytes where the format lets it
+        for packet in read_packets(container, streams):
+            if packet.pts is None:
+                continue
+            time_s = float(packet.pts * packet.time_base) - zero_s
+            if (begin_s is None or time_s >= begin_s) and (end_s is None or time_s < end_s):
+                with suppress(struct.error, ValueError, OverflowError):  # a damaged packet
+                    yield from fixes_of_packet(bytes(packet))
+
+
+def fixes_of_packet(packet: bytes) -> Iterator[Fix]:
+    """The fixes in a packet of a data stream; FFmpeg does not tell what kind it is, so its own bytes must."""
+    if packet[:4] == b"DEVC":
+        yield from _gpmf(packet)
+    elif (packet[:4], len(packet)) in ((b"\0\0\5\0", 28), (b"\0\0\6\0", 60)):
+        yield from _camm(packet)
+
+
+def fix_of_record(block: bytes) -> Fix | None:
+    """The fix in a record of a dashcam; None where there is none, or its layout is not known.
+
+    Args:
+        block: the record, ``free`` box header included.
+    """
+    at = block.find(GPS_MAGIC)
+    if at < 0:
+        return None
+    block = (b"\0" * 4 + block[at:]).ljust(256, b"\0")
+    for layout in (_novatek, _vantrue, _rmc):
+        with suppress(struct.error, ValueError, OverflowError):
+            fix = layout(block)
+            if fix is not None:
+                return fix
+    return None
+
+
+def _novatek(block: bytes) -> Fix | None:
+    """Six integers of time, A or V and the hemispheres, four floats; behind the header or, in older ones, a gap."""
+    for at in (16, 48):
+        status = block[at + 24 : at + 28]
+        if re.fullmatch(rb"A[NS][EW]\0", status):
+            hour, minute, second, year, month, day = struct.unpack_from("<6I", block, at)
+            latitude, longitude, knots, course = struct.unpack_from("<4f", block, at + 28)
+            time = datetime(year if year >= 2000 else 2000 + year, month, day, hour, minute, second, tzinfo=UTC)
+            return _fix(time, latitude, status[1:2], longitude, status[2:3], knots, course)
+    return None
+
+
+def _vantrue(block: bytes) -> Fix | None:
+    """The same with doubles, and the date behind."""
+    if block[28:29] != b"A" or block[40:41] not in b"NS" or block[56:57] not in b"EW":
+        return None
+    hour, minute, second = struct.unpack_from("<3I", block, 16)
+    year, month, day = struct.unpack_from("<3I", block, 80)
+    latitude, longitude, knots, course = (struct.unpack_from("<d", block, at)[0] for at in (32, 48, 64, 72))
+    time = datetime(2000 + year, month, day, hour, minute, second, tzinfo=UTC)
+    return _fix(time, abs(latitude), block[40:41], abs(longitude), block[56:57], knots, course)
+
+
+def _rmc(block: bytes) -> Fix | None:
+    """A sentence of NMEA 0183 somewhere in the record."""
+    match = _RMC.search(block)
+    if match is None:
+        return None
+    hour, minute, day, month, year = (int(match[group]) for group in (1, 2, 10, 11, 12))
+    time = datetime(2000 + year, month, day, hour, minute, tzinfo=UTC) + timedelta(seconds=float(match[3]))
+    knots, course = (float(match[group]) if match[group] else None for group in (8, 9))
+    return _fix(time, float(match[4]), match[5], float(match[6]), match[7], knots, course)
+
+
+def _fix(
+    time: datetime, latitude: float, north: bytes, longitude: float, east: bytes,
+    knots: float | None, course: float | None,
+) -> Fix | None:  # fmt: skip
+    """A fix of degrees and minutes, written as ``ddmm.mmmm``; None where that is no place on Earth."""
+    latitude_deg, longitude_deg = _degrees(latitude), _degrees(longitude)
+    if not (0 <= latitude_deg <= 90 and 0 <= longitude_deg <= 180):
+        return None
+    signs = -1 if north == b"S" else 1, -1 if east == b"W" else 1
+    speed = knots * KNOT_MPS if knots is not None and 0 <= knots < 1e4 else None
+    course = course if course is not None and 0 <= course <= 360 else None
+    return Fix(time, signs[0] * latitude_deg, signs[1] * longitude_deg, None, speed, course)
+
+
+def _degrees(value: float) -> float:
+    if not math.isfinite(value) or value % 100 >= 60.01:
+        return math.nan
+    return value // 100 + value % 100 / 60
+
+
+def _gpmf(packet: bytes) -> Iterator[Fix]:
+    """The fixes in a packet of GoPro's telemetry: streams of key, type, size and count, nested."""
+    time: datetime | None = None
+    scale: list[int] = []
+    locked = True
+    for key, kind, size, data in _klv(packet):
+        if kind == 0:
+            yield from _gpmf(data)
+        elif key == b"GPSU":
+            time = datetime.strptime(data[:12].decode("ascii", "replace"), "%y%m%d%H%M%S").replace(tzinfo=UTC)
+        elif key == b"GPSF":
+            locked = int.from_bytes(data[:4], "big") >= 2
+        elif key == b"SCAL":
+            scale = [int.from_bytes(data[i : i + size], "big", signed=True) for i in range(0, len(data), size)]
+        elif key == b"GPS5" and size == 20 and len(scale) == 5 and all(scale) and locked and data:
+            values = struct.unpack_from(">5i", data)  # the first of some twenty a second: GPSU tells its time only
+            latitude_deg, longitude_deg, elevation_m, speed_mps, _ = (v / s for v, s in zip(values, scale, strict=True))
+            yield Fix(time, latitude_deg, longitude_deg, elevation_m, speed_mps)
+        elif key == b"GPS9" and size == 32 and len(scale) == 9 and all(scale) and data:
+            *numbers, fix = (v / s for v, s in zip(struct.unpack_from(">7i2H", data), scale, strict=True))
+            latitude_deg, longitude_deg, elevation_m, speed_mps, _, days, seconds, _ = numbers
+            if fix >= 2:
+                time = _GPS9_EPOCH + timedelta(days=days, seconds=seconds)
+                yield Fix(time, latitude_deg, longitude_deg, elevation_m, speed_mps)
+
+
+def _klv(data: bytes) -> Iterator[tuple[bytes, int, int, bytes]]:
+    at = 0
+    while at + 8 <= len(data):
+        key, kind, size, count = struct.unpack_from(">4sBBH", data, at)
+        length = size * count
+        yield key, kind, size, data[at + 8 : at + 8 + length]
+        at += 8 + (length + 3) // 4 * 4
+
+
+def _camm(packet: bytes) -> Iterator[Fix]:
+    """The fix in a packet of a ``camm`` stream: place only, or all that the receiver knows."""
+    (kind,) = struct.unpack_from("<H", packet, 2)
+    if kind == 5:
+        yield Fix(None, *struct.unpack_from("<3d", packet, 4))
+    elif kind == 6:
+        gps_s, fix_type, latitude, longitude, elevation = struct.unpack_from("<diddf", packet, 4)
+        east, north = struct.unpack_from("<2f", packet, 44)
+        if fix_type >= 2:
+            time = _GPS_EPOCH + timedelta(seconds=gps_s - _LEAP_S)
+            course = math.degrees(math.atan2(east, north)) % 360
+            yield Fix(time, latitude, longitude, elevation, math.hypot(east, north), course)
+
+
+@contextmanager
+def gpx_file(path: Path, fixes: list[Fix], name: str) -> Iterator[None]:
+    """Writes a GPX file that takes its name only when what is done meanwhile has gone well.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    partial = temporary_path(path, ".partial")
+    try:
+        try:
+            write_gpx(partial, fixes, name)
+        except OSError as error:
+            raise output_error(path, error) from error
+        yield
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def is_gpx_of_ours(path: Path) -> bool:
+    """Whether a file is a track that `write_gpx` wrote."""
+    with suppress(OSError), path.open("rb") as file:
+        return CREATOR.encode() in file.read(_HEAD_BYTES)
+    return False
+
+
+def write_gpx(path: Path, fixes: list[Fix], name: str) -> None:
+    """Writes a GPX 1.1 file with one track; speed and course in Garmin's TrackPointExtension."""
+    ElementTree.register_namespace("", _GPX)
+    ElementTree.register_namespace("gpxtpx", _GARMIN)
+    root = ElementTree.Element(f"{{{_GPX}}}gpx", {"version": "1.1", "creator": CREATOR})
+    track = _child(root, "trk")
+    _child(track, "name", name)
+    segment = _child(track, "trkseg")
+    for fix in fixes:
+        _add_point(segment, fix)
+    ElementTree.indent(root)
+    ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+
+
+def _add_point(segment: ElementTree.Element, fix: Fix) -> None:
+    point = _child(segment, "trkpt")
+    point.attrib |= {"lat": f"{fix.latitude_deg:.7f}", "lon": f"{fix.longitude_deg:.7f}"}
+    if fix.elevation_m is not None:
+        _child(point, "ele", f"{fix.elevation_m:.2f}")
+    if fix.time is not None:
+        _child(point, "time", fix.time.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
+    if fix.speed_mps is None and fix.course_deg is None:
+        return
+    garmin = ElementTree.SubElement(_child(point, "extensions"), f"{{{_GARMIN}}}TrackPointExtension")
+    for tag, value in (("speed", fix.speed_mps), ("course", fix.course_deg)):
+        if value is not None:
+            ElementTree.SubElement(garmin, f"{{{_GARMIN}}}{tag}").text = f"{value:.3f}"
+
+
+def _child(parent: ElementTree.Element, tag: str, text: str | None = None) -> ElementTree.Element:
+    child = ElementTree.SubElement(parent, f"{{{_GPX}}}{tag}")
+    child.text = text
+    return child

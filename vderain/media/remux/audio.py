@@ -1,0 +1,164 @@
+"""Owns sound that a container cannot hold as it is: its packets enter, packets of a codec that it holds leave."""
+
+from collections.abc import Iterator
+from fractions import Fraction
+from io import BytesIO
+from itertools import pairwise
+from typing import Any
+
+import av
+import av.filter
+
+from vderain.media.decode.open import codec_name
+from vderain.media.remux.metadata import copy_tags
+
+_LOSSLESS = frozenset({"flac", "alac", "wavpack", "tta", "truehd", "mlp", "ape", "shorten", "tak"})
+_PCM = {  # samples as they are decoded -> PCM that holds them all
+    "u8": "pcm_s16le", "s16": "pcm_s16le", "s32": "pcm_s32le", "flt": "pcm_f32le", "dbl": "pcm_f32le",
+}  # fmt: skip
+_SMALL = ("aac", "libopus", "libmp3lame")
+_BITS_A_CHANNEL = 128_000  # a second: above where listeners stop to hear a difference in AAC
+_LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
+_TRIAL_SAMPLES = 4096  # more than any encoder's packet
+_FILL_S = Fraction(1, 20)  # a longer pause between packets is filled with silence, so that nothing after it moves
+
+
+def fallback_codec(muxer: str, stream: Any) -> str | None:
+    """The encoder that loses least of a sound and whose packets a container holds; None where there is none.
+
+    Sound that was stored without loss stays so where the container has a place for it.
+    """
+    if stream.type != "audio" or stream.codec_context is None:
+        return None
+    return next((name for name in _candidates(stream) if _holds(muxer, name, stream)), None)
+
+
+def is_lossless(encoder: str) -> bool:
+    return encoder == "alac" or encoder.startswith("pcm_")
+
+
+def name_channels(context: Any) -> None:
+    """Gives sound whose channels are only counted the usual names of so many, without which MP4 does not hold PCM."""
+    channels = context.layout.nb_channels
+    if context.layout.name == f"{channels} channels" and channels in _LAYOUTS:
+        context.layout = _LAYOUTS[channels]
+
+
+def _candidates(stream: Any) -> list[str]:
+    codec, sample = codec_name(stream), stream.codec_context.format
+    pcm = _PCM.get(sample.name.removesuffix("p")) if sample is not None else None
+    exact = [pcm] if pcm else []
+    if codec in _LOSSLESS:
+        return ["alac", *exact, *_SMALL]
+    return [*exact, *_SMALL] if codec.startswith("pcm_") else list(_SMALL)
+
+
+def _holds(muxer: str, encoder: str, stream: Any) -> bool:
+    """Asks the muxer and the encoder themselves, with silence that has to read back as sound."""
+    memory = BytesIO()
+    try:
+        with av.open(memory, "w", format=muxer) as trial:
+            recoded = _add(trial, encoder, stream)
+            trial.mux(recoded.encode(_silence(recoded.codec_context)) + recoded.encode(None))
+        memory.seek(0)
+        with av.open(memory) as written:
+            return [each.type for each in written.streams] == ["audio"]
+    except (av.error.FFmpegError, ValueError, OSError):
+        return False
+
+
+def _silence(context: Any) -> av.AudioFrame:
+    silence = av.AudioFrame("s16", context.layout.name, _TRIAL_SAMPLES)
+    for plane in silence.planes:
+        plane.update(bytes(plane.buffer_size))
+    silence.sample_rate, silence.pts, silence.time_base = context.sample_rate, 0, Fraction(1, context.sample_rate)
+    return silence
+
+
+def _add(output: Any, encoder: str, source: Any) -> Any:
+    context = source.codec_context
+    rate = _nearest_rate(encoder, context.sample_rate)
+    stream = output.add_stream(encoder, rate=rate)
+    stream.codec_context.time_base = Fraction(1, rate)  # else the source's, in which a sample may have no instant
+    channels = len(context.layout.channels)
+    stream.codec_context.layout = _LAYOUTS.get(channels, context.layout.name)
+    if encoder in _SMALL:
+        stream.codec_context.bit_rate = _BITS_A_CHANNEL * channels
+    copy_tags(stream, source, copied=False)
+    return stream
+
+
+def _nearest_rate(encoder: str, rate: int) -> int:
+    """The encoder's lowest sampling rate that loses nothing, or its highest."""
+    offered = sorted(av.Codec(encoder, "w").audio_rates or (rate,))
+    return int(next((each for each in offered if each >= rate), offered[-1]))
+
+
+class Recoder:
+    """Decodes the packets of one stream and encodes them for an output, at the instants at which they are heard.
+
+    Args:
+        output: the output container, not yet begun.
+        source: the stream whose packets will come.
+        encoder: of `substitute`.
+
+    Attributes:
+        stream: of the output.
+    """
+
+    def __init__(self, output: Any, source: Any, encoder: str) -> None:
+        self.stream = _add(output, encoder, source)
+        self._source = source
+        self._graph: Any = None
+        self._kind: tuple[int, str, str] | None = None  # of the sound that the graph takes
+        self._first: tuple[int, str, str] | None = None
+
+    def __call__(self, packet: Any | None) -> Iterator[Any]:
+        """The packets that are complete when one more has come (None: all that are left), on the source's clock."""
+        try:
+            frames = self._source.codec_context.decode(packet)
+        except (av.error.FFmpegError, ValueError):
+            frames = []  # silence fills the place
+        for frame in frames:
+            yield from self._encoded(frame)
+        if packet is None and self._graph is not None:
+            yield from self._flushed()
+            yield from self.stream.encode(None)
+
+    def _encoded(self, frame: Any) -> Iterator[Any]:
+        frame.time_base = self._source.time_base
+        kind = frame.sample_rate, frame.format.name, frame.layout.name
+        if kind != self._kind:  # the first, or a broadcast that goes from two channels to six
+            yield from self._flushed()
+            self._first = self._first or kind
+            self._graph, self._kind = self._filter(kind, self._first), kind
+        self._graph.push(frame)
+        yield from self._drained()
+
+    def _flushed(self) -> Iterator[Any]:
+        if self._graph is not None:
+            self._graph.push(None)
+            yield from self._drained()
+
+    def _filter(self, kind: tuple[int, str, str], wanted: tuple[int, str, str]) -> Any:
+        """Fills pauses, and makes one kind of sound of all; the encoder's stream sees to format and portions."""
+        rate, samples, layout = kind
+        graph = av.filter.Graph()
+        steps = [
+            graph.add_abuffer(sample_rate=rate, format=samples, layout=layout, time_base=self._source.time_base),
+            graph.add("aresample", f"async=1:min_hard_comp={float(_FILL_S)}"),
+            graph.add("aformat", f"sample_rates={wanted[0]}:sample_fmts={wanted[1]}:channel_layouts={wanted[2]}"),
+            graph.add("abuffersink"),
+        ]
+        for one, next_one in pairwise(steps):
+            one.link_to(next_one)
+        graph.configure()
+        return graph
+
+    def _drained(self) -> Iterator[Any]:
+        while True:
+            try:
+                frame = self._graph.pull()
+            except (av.error.BlockingIOError, av.error.EOFError):
+                return
+            yield from self.stream.encode(frame)

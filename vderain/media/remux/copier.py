@@ -1,0 +1,301 @@
+"""Owns the copy of the streams beside the picture: a source enters, its packets go into an output as time goes on."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from fractions import Fraction
+from math import ceil
+from pathlib import Path
+from typing import Any
+
+import av
+from av.container import InputContainer, OutputContainer
+from av.stream import Discard, Disposition
+
+from vderain.media.decode.open import codec_name, input_errors, open_input, read_packets, stream_name
+from vderain.media.decode.timestamps import continuous, is_joinable
+from vderain.media.remux import audio as sound
+from vderain.media.remux import subtitles as captions
+from vderain.media.remux.capabilities import (
+    BOXED,
+    COVER_NAMES,
+    DISK_ERRORS,
+    TIMECODE,
+    TimeRange,
+    add_copy,
+    becomes_attachment,
+    can_hold,
+    fallback_codec,
+    file_of_data,
+    is_chapter_track,
+    is_nameless,
+    readable_name,
+)
+from vderain.media.remux.metadata import copy_tags
+from vderain.media.remux.packets import with_decode_times, without_hidden
+
+_MARGIN_S = 1  # how much earlier reading begins than what is wanted: formats without an index seek by guessing
+_SUBTITLE_S = 30  # the same where there are subtitles: none stays longer on the screen
+_EMPTY_TEXT = b"\0\0"  # fills the time between two subtitles in MP4; the muxer writes its own
+
+
+def _recoder(output: OutputContainer, stream: Any) -> "sound.Recoder | captions.Rewriter | None":
+    muxer = output.format.name
+    if (encoder := sound.fallback_codec(muxer, stream)) is not None:
+        return sound.Recoder(output, stream, encoder)
+    codec = captions.fallback_codec(muxer, stream)
+    return captions.Rewriter(output, stream, codec) if codec is not None else None
+
+
+class StreamCopier:
+    """Copies every stream but the main video from a source into an output, packet for packet, as time goes on.
+
+    Args:
+        source: the file to copy from; it is opened a second time, so that nothing has to be kept in memory.
+        main_index: the stream that is not copied.
+
+    Attributes:
+        kept: names of the streams that are copied.
+        changed: names of the streams that are there in another form.
+        dropped: names of what the container could not hold.
+        kinds: by number of the track, what its samples have to be called once the file is closed.
+    """
+
+    def __init__(self, source: Path, main_index: int) -> None:
+        self._source = source
+        self._container = open_input(source)
+        self._main_index = main_index
+        self._targets: dict[int, Any] = {}
+        self._recoders: dict[int, sound.Recoder | captions.Rewriter] = {}
+        self._refused: dict[int, int] = {}
+        self._steps: dict[int, tuple[int, int]] = {}  # of sound: the last packet's instant and length
+        self._copied: set[int] = set()
+        self._last_s: dict[int, Fraction] = {}  # when the last packet of each stream is decoded
+        self._cut = TimeRange()
+        self._packets: Iterator[Any] = iter(())
+        self._next: Any = None
+        self.kept: list[str] = []
+        self.changed: list[str] = []
+        self.kinds: dict[int, str] = {}
+        self.dropped: list[str] = []
+
+    def streams(self) -> list[Any]:
+        """All streams of the source in order, the main video included."""
+        return list(self._container.streams)
+
+    @property
+    def source(self) -> InputContainer:
+        """The source as the copier has it open."""
+        return self._container
+
+    def add(self, output: OutputContainer, stream: Any) -> None:
+        """Prepares the copy of one stream, or notes that it cannot be copied."""
+        if is_chapter_track(stream):
+            return
+        name, muxer = stream_name(stream), output.format.name
+        if codec_name(stream) == TIMECODE:
+            self._keep_timecode(muxer, name)
+            return
+        if is_nameless(muxer, stream):
+            self._add_nameless(output, stream)
+            self.kept.append(name)
+            return
+        if not can_hold(muxer, stream):
+            if (recoder := _recoder(output, stream)) is not None:
+                self._recoders[stream.index] = recoder
+                self._targets[stream.index] = recoder.stream
+                self.changed.append(f"{name} written as {fallback_codec(muxer, stream)}")
+            else:
+                self.dropped.append(name)
+            return
+        if becomes_attachment(muxer, stream):
+            self._attach_cover(output, stream)
+        else:
+            self._targets[stream.index] = add_copy(output, stream)
+        self.kept.append(name)
+
+    def _add_nameless(self, output: OutputContainer, stream: Any) -> None:
+        with av.open(file_of_data()) as template:  # PyAV's own way to add data asks MOV's muxer, which denies it
+            copy: Any = output.add_stream_from_template(template.streams[0])
+        copy.time_base = stream.time_base
+        copy_tags(copy, stream, copied=True)
+        self._targets[stream.index] = copy
+        self.kinds[copy.index + 1] = codec_name(stream)
+
+    def _keep_timecode(self, muxer: str, name: str) -> None:
+        """Where the muxer makes no track of it the tag remains."""
+        if muxer in BOXED:
+            self.kept.append(name)
+        else:
+            self.changed.append(f"{name} written as a tag")
+
+    def _attach_cover(self, output: OutputContainer, stream: Any) -> None:
+        filename, mimetype = COVER_NAMES[codec_name(stream)]
+        with open_input(self._source) as container:
+            picture = next(bytes(p) for p in container.demux(container.streams[stream.index]) if p.size)
+        filename = stream.metadata.get("filename", filename)
+        output.add_attachment(filename, stream.metadata.get("mimetype", mimetype), picture)
+
+    def check(self, written: InputContainer) -> None:
+        """Moves to ``dropped`` what a muxer took and wrote so that it does not read back as what it was."""
+        readable = Counter((stream.type, readable_name(codec_name(stream))) for stream in written.streams)
+        for index in self._targets.keys() - self._recoders.keys():
+            stream = self._container.streams[index]
+            key = (stream.type, readable_name(codec_name(stream)))
+            readable[key] -= 1
+            if readable[key] < 0:
+                self.kept.remove(stream_name(stream))
+                nothing = "" if index in self._copied else ", of which the source has no packets"
+                self.dropped.append(stream_name(stream) + nothing)
+
+    def pairs(self, written: InputContainer, main_index: int) -> Iterator[tuple[Any, Any]]:
+        """The streams that are in the output, each with what it reads back as.
+
+        Args:
+            written: the output, opened for reading.
+            main_index: the stream of the output that has the pictures.
+        """
+        tracks = {target.index: self._container.streams[index] for index, target in self._targets.items()}
+        tracks = {index: source for index, source in tracks.items() if source.type != "attachment"}
+        order = sorted([*tracks, main_index])  # Matroska puts attachments behind all tracks
+        for copy, index in zip(written.streams, order, strict=False):
+            if index != main_index and copy.type == tracks[index].type:
+                yield tracks[index], copy
+
+    def begin(self, output: OutputContainer, cut: TimeRange) -> None:
+        """Starts reading; nothing outside ``cut`` is copied."""
+        self._cut = cut
+        if cut.begin_s is not None and self._targets and not is_joinable(self._container):
+            kinds = {self._container.streams[index].type for index in self._targets}
+            early_s = cut.begin_s - (_SUBTITLE_S if "subtitle" in kinds else _MARGIN_S)
+            if early_s > 0:
+                with input_errors(self._source):
+                    self._container.seek(int(early_s * av.time_base))
+        self._packets = self._all_packets(self._container, output)
+        self._advance()
+
+    def _all_packets(self, container: InputContainer, output: OutputContainer) -> Iterator[Any]:
+        """The packets of the streams that are copied, as the output's container needs them."""
+        wanted = [stream for stream in container.streams if stream.index in self._targets]
+        joinable = bool(wanted) and is_joinable(container)  # its clock may begin again, and the video says when
+        for stream in container.streams:
+            if stream.index not in self._targets and not (joinable and stream.index == self._main_index):
+                stream.discard = Discard.all  # the demuxer then skips its bytes where the format lets it
+        if joinable:
+            wanted.append(container.streams[self._main_index])
+        packets = read_packets(container, wanted, logging.WARNING)
+        if joinable:
+            packets = continuous(packets, self._main_index)
+        packets = with_decode_times(packets)
+        return packets if output.format.name in BOXED else without_hidden(packets)
+
+    def copy_until(self, output: OutputContainer, time_s: Fraction | None) -> None:
+        """Writes what comes before an instant of the output's clock (None: all that is left)."""
+        while self._next is not None and (time_s is None or self._time_s(self._next) - self._cut.shift_s <= time_s):
+            self._write(output, self._next)
+            self._advance()
+        if time_s is None:
+            for recoder in self._recoders.values():
+                self._mux(output, recoder, None)
+
+    def close(self) -> None:
+        """Closes the source and adds what the muxer refused on the way to ``dropped``."""
+        for index, count in self._refused.items():
+            self.dropped.append(f"{count} packets of {stream_name(self._container.streams[index])}")
+        self._refused.clear()
+        self._packets = iter(())
+        self._next = None
+        self._container.close()
+
+    def _time_s(self, packet: Any) -> Fraction:
+        stamp = packet.dts if packet.dts is not None else packet.pts
+        return Fraction(stamp) * packet.time_base if stamp is not None else Fraction(0)
+
+    def _advance(self) -> None:
+        """Looks for the next packet that belongs into the output."""
+        self._next = next((packet for packet in self._packets if self._wanted(packet)), None)
+
+    def _wanted(self, packet: Any) -> bool:
+        if packet.stream.disposition & Disposition.attached_pic:
+            return True
+        if codec_name(packet.stream) == "mov_text" and bytes(packet) == _EMPTY_TEXT:
+            return False
+        stamp = packet.pts if packet.pts is not None else packet.dts
+        if stamp is not None and packet.stream.type == "subtitle":
+            stamp = self._cut_subtitle(packet, stamp)
+        return stamp is not None and self._cut.holds(Fraction(stamp) * packet.time_base)
+
+    def _cut_subtitle(self, packet: Any, stamp: int) -> int:
+        """Lets a subtitle that is on the screen when the cut begins begin with it; returns when it begins."""
+        begin = stamp if self._cut.begin_s is None else ceil(self._cut.begin_s / packet.time_base)
+        if stamp < begin < stamp + (packet.duration or 0):
+            packet.duration -= begin - stamp
+            packet.pts = packet.dts = stamp = begin
+        return stamp
+
+    def _write(self, output: OutputContainer, packet: Any) -> None:
+        index = packet.stream_index
+        if index in self._recoders:
+            self._mux(output, self._recoders[index], packet)
+            return
+        self._copied.add(index)
+        self._shift(packet)
+        self._lengthen(packet)
+        packet.stream = target = self._targets[index]
+        self._put_behind(packet, target)
+        try:
+            output.mux_one(packet)
+        except (av.error.FFmpegError, ValueError) as error:
+            if isinstance(error, OSError) or getattr(error, "errno", None) in DISK_ERRORS:
+                raise
+            self._refused[index] = self._refused.get(index, 0) + 1
+
+    def _lengthen(self, packet: Any) -> None:
+        """Gives a sound packet that does not say how long it lasts the length of the one before.
+
+        MP4 leaves out what begins where its track ends, and a last packet of no length does.
+        """
+        if packet.stream.type != "audio" or packet.dts is None:
+            return
+        last, length = self._steps.get(packet.stream_index, (packet.dts, 0))
+        length = packet.duration or packet.dts - last or length
+        packet.duration = packet.duration or length
+        self._steps[packet.stream_index] = packet.dts, length
+
+    def _put_behind(self, packet: Any, target: Any) -> None:
+        """Keeps time running forwards: where recordings are joined, the sound of one may last into the next."""
+        last_s = self._last_s.get(target.index)
+        if packet.dts is None:
+            return
+        if last_s is not None and packet.dts * packet.time_base <= last_s:
+            packet.dts = ceil((last_s + target.time_base) / packet.time_base)
+            packet.pts = max(packet.pts, packet.dts) if packet.pts is not None else None
+        self._last_s[target.index] = packet.dts * packet.time_base
+
+    def _mux(self, output: OutputContainer, recoder: "sound.Recoder | captions.Rewriter", packet: Any | None) -> None:
+        """Writes what a recoder makes of a packet (None: of all it still has)."""
+        for recoded in recoder(packet):
+            recoded.stream = recoder.stream
+            self._shift(recoded)
+            output.mux_one(recoded)
+
+    def _shift(self, packet: Any) -> None:
+        if packet.stream.disposition & Disposition.attached_pic:
+            packet.pts = packet.dts = 0
+            return
+        ticks = round(self._cut.shift_s / packet.time_base)
+        packet.pts = packet.pts - ticks if packet.pts is not None else None
+        packet.dts = packet.dts - ticks if packet.dts is not None else packet.pts
+
+
+def chapters_in(container: InputContainer, cut: TimeRange) -> list[Any]:
+    """The chapters of a source as they lie in the cut, on the output's clock."""
+    chapters = []
+    for chapter in container.chapters():
+        base = chapter["time_base"] or Fraction(1, av.time_base)
+        begin = max(chapter["start"] * base, cut.begin_s) if cut.begin_s is not None else chapter["start"] * base
+        end = min(chapter["end"] * base, cut.end_s) if cut.end_s is not None else chapter["end"] * base
+        if begin < end:
+            shifted = (round((begin - cut.shift_s) / base), round((end - cut.shift_s) / base))
+            chapters.append({**chapter, "start": shifted[0], "end": shifted[1]})
+    return chapters

@@ -1,0 +1,20 @@
+"""Owns the names of files that wait beside an output: its path enters, a hidden one leaves."""
+
+import hashlib
+import os
+from pathlib import Path
+
+_LONGEST = 255  # bytes of a name, on nearly all systems
+
+
+def temporary_path(path: Path, ending: str) -> Path:
+    """``.NAME`` and an ending in the same folder; a hash in the place of a name that leaves no room for both.
+
+    Args:
+        path: of the output.
+        ending: says what the file is, such as ``.partial``.
+    """
+    name = f".{path.name}{ending}"
+    if len(os.fsencode(name)) > _LONGEST:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:32]}{ending}"
+    return path.parent / name

@@ -1,0 +1,245 @@
+"""Clear scenes, and windows of five frames cut from them: clips as filmed, photographs as a camera would pass them.
+
+A photograph becomes a drive: the ground below its horizon comes closer faster the nearer it is, what is above grows
+slowly, things cross in front, and thin bright marks lie in the scene, which look like rain and are not.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vderain.errors import InputError
+from vderain.evaluation.footage import Footage, zip_frames
+from vderain.train.config import Pair
+from vderain.train.data.images import (
+    SUFFIXES_CLIP,
+    SUFFIXES_PHOTO,
+    Picture,
+    ScanReport,
+    find_files,
+    load_frames,
+    load_photo,
+    split,
+)
+
+WINDOW = 5
+CENTRE = WINDOW // 2
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Clear material, decoded once and kept in memory.
+
+    Attributes:
+        photos: (H, W, 3) uint8 each.
+        clips: (T, H, W, 3) uint8 each, at least five frames.
+        pairs: (T, H, W, 6) uint8 each, rainy and clear, at least five frames.
+    """
+
+    photos: list[Picture]
+    clips: list[NDArray[np.uint8]]
+    pairs: list[NDArray[np.uint8]] = field(default_factory=list)
+
+
+def load_scenes(
+    photos: Path | None, clips: Path | None, side_px: int, what: str = "clear", key: str = "data.photos or data.clips"
+) -> Scenes:
+    """Decode every photograph and clip below two folders whose sides are at least `side_px`.
+
+    Args:
+        photos: a folder.
+        clips: a folder.
+        side_px: of the smallest.
+        what: they are, and
+        key: where the recipe names them, for messages.
+
+    Raises:
+        InputError: nothing usable was found.
+    """
+    survey = ScanReport()
+    scenes = Scenes(
+        list(_large(find_files(photos, SUFFIXES_PHOTO), side_px, survey)),
+        list(load_clips(clips, side_px, survey)),
+    )
+    survey.tell()
+    if not scenes.photos and not scenes.clips:
+        where = photos if photos == clips else f"{photos} and {clips}"
+        raise InputError(f"no {what} picture or clip in {where}.", f"Set {key}.")
+    return scenes
+
+
+def _large(paths: list[Path], side_px: int, survey: ScanReport) -> Iterator[Picture]:
+    for path in paths:
+        picture = load_photo(path, survey)
+        if picture is not None and min(picture.shape[:2]) >= side_px:
+            yield picture
+        elif picture is not None:
+            survey.note(f"passed over, smaller than {side_px} pixels a side", path)
+
+
+def load_clips(folder: Path | None, side_px: int, survey: ScanReport) -> Iterator[NDArray[np.uint8]]:
+    """Clips of a folder, (T, H, W, 3) each, that hold a window of five frames whose sides are at least `side_px`."""
+    for path in find_files(folder, SUFFIXES_CLIP):
+        frames = load_frames(path, survey)
+        if len(frames) >= WINDOW and min(frames[0].shape[:2]) >= side_px:
+            yield np.stack(frames)
+        elif frames:
+            survey.note(f"passed over, smaller than {side_px} pixels a side or {WINDOW} frames", path)
+
+
+def held_out(scenes: Scenes, share: float) -> tuple[Scenes, Scenes]:
+    """Scenes to train on, and some to judge by: photographs, or where there are not two the ends of the clips."""
+    if len(scenes.photos) > 1:
+        kept, held = split(scenes.photos, share)
+        return Scenes(kept, scenes.clips, scenes.pairs), Scenes(held, [])
+    ends = [max(WINDOW, round(len(clip) * share)) for clip in scenes.clips if share]
+    pairs = [(c[:-end], c[-end:]) for c, end in zip(scenes.clips, ends, strict=False) if len(c) >= end + WINDOW]
+    if not pairs:
+        return scenes, Scenes([], [])
+    short = [c for c, end in zip(scenes.clips, ends, strict=True) if len(c) < end + WINDOW]
+    return Scenes(scenes.photos, [c for c, _ in pairs] + short, scenes.pairs), Scenes([], [c for _, c in pairs])
+
+
+def load_pairs(pairs: Sequence[Pair], side_px: int) -> list[NDArray[np.uint8]]:
+    """Rainy footage and the truth, see `Scenes.pairs`; a single picture is a clip in which nothing moves.
+
+    Raises:
+        InputError: something cannot be read, or the two do not go together.
+    """
+    survey, found = ScanReport(), []
+    for pair in pairs:
+        clips = [Footage(path, pair.single) for path in (pair.rain, pair.clear)]
+        frames = [np.dstack(pictures) for pictures in zip_frames(clips)]
+        for clip in ([frame] * WINDOW for frame in frames) if pair.single else [frames]:
+            if len(clip) >= WINDOW and min(clip[0].shape[:2]) >= side_px:
+                found.append(np.broadcast_to(clip[0], (WINDOW, *clip[0].shape)) if pair.single else np.stack(clip))
+            else:
+                survey.note(f"passed over, smaller than {side_px} pixels a side or {WINDOW} frames", pair.rain)
+    survey.tell()
+    return found
+
+
+def clip_window(clips: Sequence[NDArray[np.uint8]], side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Five frames of a clip, one to eight apart: (5, side, side, channels)."""
+    clip = clips[int(rng.integers(len(clips)))]
+    stride = int(
+        min(rng.choice([1, 2, 3, 4, 6, 8], p=[0.4, 0.2, 0.12, 0.12, 0.08, 0.08]), (len(clip) - 1) // (WINDOW - 1))
+    )
+    start = rng.integers(len(clip) - stride * (WINDOW - 1))
+    frames = clip[start : start + stride * (WINDOW - 1) + 1 : stride]
+    frames = frames[::-1] if rng.random() < 0.15 else frames
+    top, left, size = _place(frames.shape[1:3], side_px, rng)
+    return np.stack([_cut(frame, top, left, size, side_px) for frame in frames])
+
+
+def photo_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> Picture:
+    """One square of one photograph: (side, side, 3)."""
+    photo = scenes.photos[rng.integers(len(scenes.photos))]
+    return _cut(photo, *_place(photo.shape[:2], side_px, rng), side_px)
+
+
+def drive_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Five frames of a camera driving through a photograph: (5, side, side, 3), the middle one unmoved."""
+    photo = photo_window(scenes, side_px, rng)
+    if rng.random() < 0.35:
+        photo = _with_marks(photo, rng)
+    passer = _Passer.draw(photo_window(scenes, side_px, rng), rng) if rng.random() < 0.35 else None
+    vanishing = np.array([rng.uniform(-0.3, 1.3), rng.uniform(-0.4, 1.0)]) * side_px
+    speed = math.exp(rng.uniform(math.log(0.004), math.log(0.35)))  # growth a frame, one picture side below the horizon
+    far = speed * rng.uniform(0, 0.25)
+    pan = rng.normal(size=2) * math.exp(rng.uniform(math.log(0.1), math.log(9.0)))
+    shake = rng.normal(size=(WINDOW, 2)) * rng.uniform(0, 0.8)
+    y, x = np.mgrid[:side_px, :side_px].astype(np.float32)
+    below = np.maximum((y - vanishing[1]) / side_px, 0)
+    frames = []
+    for step in range(-CENTRE, CENTRE + 1):
+        scale = np.exp(-step * (far + speed * below)).astype(np.float32)
+        moved = (pan * step + shake[step + CENTRE]) if step else np.zeros(2)
+        map_x = (vanishing[0] + (x - vanishing[0]) * scale + moved[0]).astype(np.float32)
+        map_y = (vanishing[1] + (y - vanishing[1]) * scale + moved[1]).astype(np.float32)
+        frame = cv2.remap(photo, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101) if step else photo
+        moved_on = np.asarray(frame, dtype=np.uint8)
+        frames.append(passer.over(moved_on, step) if passer else moved_on)
+    return np.stack(frames).astype(np.uint8)
+
+
+@dataclass(frozen=True)
+class _Passer:
+    """Something that crosses in front of the scene at a pace of its own."""
+
+    texture: Picture
+    start: tuple[float, float]
+    velocity: tuple[float, float]
+    axes_px: tuple[float, float]
+
+    @classmethod
+    def draw(cls, texture: Picture, rng: np.random.Generator) -> "_Passer":
+        side_px = texture.shape[0]
+        pace_px = math.exp(rng.uniform(math.log(0.5), math.log(30)))
+        angle = rng.uniform(0, 2 * math.pi)
+        axes = (math.exp(rng.uniform(math.log(2), math.log(60))), math.exp(rng.uniform(math.log(4), math.log(60))))
+        start = (rng.uniform(0.2, 0.8) * side_px, rng.uniform(0.2, 0.8) * side_px)
+        return cls(texture, start, (pace_px * math.cos(angle), pace_px * math.sin(angle)), axes)
+
+    def over(self, frame: Picture, step: int) -> Picture:
+        shift = (self.velocity[0] * step, self.velocity[1] * step)
+        y, x = np.mgrid[: frame.shape[0], : frame.shape[1]].astype(np.float32)
+        gap = np.maximum(
+            np.abs(x - self.start[0] - shift[0]) - self.axes_px[0],
+            np.abs(y - self.start[1] - shift[1]) - self.axes_px[1],
+        )
+        cover = np.clip(0.5 - gap, 0, 1).astype(np.float32)
+        matrix = np.array([[1, 0, shift[0]], [0, 1, shift[1]]], np.float32)
+        texture = cv2.warpAffine(self.texture, matrix, frame.shape[1::-1], borderMode=cv2.BORDER_REFLECT_101)
+        return np.asarray(cv2.blendLinear(texture, frame, cover, 1 - cover), dtype=np.uint8)
+
+
+def _with_marks(photo: Picture, rng: np.random.Generator) -> Picture:
+    """Lane dashes, posts, lamps: thin bright things that belong to the scene."""
+    marked = photo.copy()
+    side_px = photo.shape[0]
+    bits = 4  # fractional bits of cv2's sub-pixel drawing
+    for _ in range(rng.integers(1, 7)):
+        layer = marked.copy()
+        colour = [
+            int(c)
+            for c in np.clip(
+                rng.choice([255, 235, 200]) + rng.normal(size=3) * 12 - [0, 0, rng.choice([0, 0, 120])], 0, 255
+            )
+        ]
+        start = rng.uniform(0, side_px, 2)
+        if rng.random() < 0.2:
+            cv2.circle(layer, _fixed(start, bits), int(rng.uniform(1, 5) * 2**bits), colour, -1, cv2.LINE_AA, bits)
+        else:
+            length_px = math.exp(rng.uniform(math.log(8), math.log(90)))
+            angle = rng.normal() * 0.35 + (math.pi / 2 if rng.random() < 0.6 else rng.uniform(0, math.pi))
+            end = start + length_px * np.array([math.cos(angle), math.sin(angle)])
+            cv2.line(layer, _fixed(start, bits), _fixed(end, bits), colour, int(rng.integers(1, 6)), cv2.LINE_AA, bits)
+        strength = rng.uniform(0.3, 1.0)
+        marked = np.asarray(cv2.addWeighted(layer, strength, marked, 1 - strength, 0), dtype=np.uint8)
+    return np.asarray(cv2.GaussianBlur(marked, (3, 3), 0.5), dtype=np.uint8)
+
+
+def _fixed(point: NDArray[np.float64], bits: int) -> tuple[int, int]:
+    return int(point[0] * 2**bits), int(point[1] * 2**bits)
+
+
+def _place(shape: tuple[int, ...], side_px: int, rng: np.random.Generator) -> tuple[int, int, int]:
+    """Top, left and side of a square to cut, up to 2.5 times as large as it will be."""
+    size = int(min(side_px * rng.uniform(1, 2.5), *shape))
+    size = side_px if rng.random() < 0.3 else size
+    return int(rng.integers(shape[0] - size + 1)), int(rng.integers(shape[1] - size + 1)), size
+
+
+def _cut(picture: Picture, top: int, left: int, size: int, side_px: int) -> Picture:
+    cut = picture[top : top + size, left : left + size]
+    if size == side_px:
+        return cut
+    colours = [cut[..., first : first + 3] for first in range(0, cut.shape[2], 3)]  # OpenCV takes four at most
+    resized = [cv2.resize(part, (side_px, side_px), interpolation=cv2.INTER_AREA) for part in colours]
+    return np.asarray(np.dstack(resized), np.uint8)

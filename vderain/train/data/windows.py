@@ -1,0 +1,253 @@
+"""Training windows: a clear scene enters, a rainy aligned window, its trust and its clear centre leave.
+
+Window number i is a function of the seed and i alone, whoever makes it: workers can be any number, and a resumed run
+sees what the uninterrupted one saw. Whatever is no rain (noise, compression, haze) is in the target too: the network
+is never paid for changing it.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vderain.rain.composite import draw_light, rain_onto, veiled
+from vderain.rain.refraction import seen_through
+from vderain.rain.streaks import draw_style, streak_opacity
+from vderain.rain.windshield import Windshield, draw_glass
+from vderain.restore.flow import FlowEstimator, align, consistent_flow, flow_luma
+from vderain.train.config import Data
+from vderain.train.data.scenes import CENTRE, WINDOW, Scenes, clip_window, drive_window, photo_window
+
+SHEET_PX = 640  # side of a rendered sheet of streaks that frames cut their rain from
+SHEETS = 48  # styles in use at a time
+SHEET_LIFE = 4800  # windows before all styles have been replaced
+
+Frames = NDArray[np.uint8]  # (5, S, S, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingWindow:
+    """One training example, all uint8.
+
+    Attributes:
+        rainy: (5, 3, S, S) aligned to the centre.
+        confidence: (1, S, S), 255 where alignment is to be believed.
+        clear: (3, S, S) the truth of the centre.
+        dry: whether there is no rain: nothing may change.
+    """
+
+    rainy: Tensor
+    confidence: Tensor
+    clear: Tensor
+    dry: Tensor
+
+    @classmethod
+    def empty(cls, side_px: int) -> "TrainingWindow":
+        """One to be written over."""
+        square = (side_px, side_px)
+        rainy, confidence, clear = (torch.empty(*n, *square, dtype=torch.uint8) for n in ((WINDOW, 3), (1,), (3,)))
+        return cls(rainy, confidence, clear, torch.tensor(False))
+
+    def crop(self, rows: slice, columns: slice, flip: bool) -> tuple[Tensor, ...]:
+        """(15, s, s), (1, s, s) and (3, s, s) uint8, () bool: as the attributes, mirrored left to right or not."""
+        parts = (self.rainy.flatten(0, 1), self.confidence, self.clear)
+        return (*(mirrored(part[..., rows, columns], flip) for part in parts), self.dry)
+
+
+def mirrored(part: Tensor, flip: bool) -> Tensor:
+    return part.flip(-1) if flip else part
+
+
+class WindowMaker(Dataset[TrainingWindow]):
+    """Window number i, for any i."""
+
+    def __init__(self, scenes: Scenes, data: Data, seed: int) -> None:
+        self.scenes, self.data, self.seed = scenes, data, seed
+        self.side_px = data.side_px + 2 * data.border_px
+        self._estimator = FlowEstimator()
+
+    def __getitem__(self, index: int) -> TrainingWindow:
+        cv2.setNumThreads(1)
+        rng = np.random.default_rng((self.seed, 1, index))
+        if self.scenes.pairs and rng.random() < self.data.share_pairs:
+            return self._inner(*self._paired(rng))
+        clear, kind = self._scene(rng)
+        clear = _tone(clear, rng)
+        clear = _noise(clear, rng, same=kind == "repeat")
+        dry = bool(rng.random() < self.data.share_dry)
+        if self.data.remove == "drops":
+            rainy, clear = self._drops(clear, index, rng, same=kind == "repeat", dry=dry)
+        else:
+            rainy, clear = (clear, clear) if dry else self._rain(clear, index, rng, same=kind == "repeat")
+        rainy, target = _compress(rainy, clear[CENTRE], rng)
+        return self._inner(*self._aligned(rainy, kind, rng), target, dry)
+
+    def _paired(self, rng: np.random.Generator) -> tuple[Frames, NDArray[np.uint8], NDArray[np.uint8], bool]:
+        """Filmed or made by others, rain and truth: nothing is laid over it."""
+        both = clip_window(self.scenes.pairs, self.side_px, rng)
+        both = both[:, :, ::-1] if rng.random() < 0.5 else both
+        rainy, target = (np.ascontiguousarray(part) for part in (both[..., :3], both[CENTRE, ..., 3:]))
+        return *self._aligned(rainy, "moving", rng), target, np.array_equal(rainy[CENTRE], target)
+
+    def _inner(
+        self, rainy: Frames, confidence: NDArray[np.uint8], target: NDArray[np.uint8], dry: bool
+    ) -> TrainingWindow:  # fmt: skip
+        """Without the border."""
+        inner = slice(self.data.border_px, self.data.border_px + self.data.side_px)
+        return TrainingWindow(
+            torch.from_numpy(np.ascontiguousarray(rainy[:, inner, inner].transpose(0, 3, 1, 2))),
+            torch.from_numpy(np.ascontiguousarray(confidence[None, inner, inner])),
+            torch.from_numpy(np.ascontiguousarray(target[inner, inner].transpose(2, 0, 1))),
+            torch.tensor(dry),
+        )
+
+    def _scene(self, rng: np.random.Generator) -> tuple[Frames, str]:
+        draw = rng.random()
+        if not self.scenes.photos or (self.scenes.clips and draw < self.data.share_clips):
+            return clip_window(self.scenes.clips, self.side_px, rng), "moving"
+        if draw < self.data.share_clips + self.data.share_drives:
+            return drive_window(self.scenes, self.side_px, rng), "moving"
+        photo = photo_window(self.scenes, self.side_px, rng)
+        still = draw < self.data.share_clips + self.data.share_drives + self.data.share_stills
+        frames = np.stack([_shifted(photo, rng) if still and t != CENTRE else photo for t in range(WINDOW)])
+        return frames, "still" if still else "repeat"
+
+    def _rain(self, clear: Frames, index: int, rng: np.random.Generator, same: bool) -> tuple[Frames, Frames]:
+        """Rainy frames, and clear ones below the same veil."""
+        opacity = rain_cuts(self.seed, index, self.side_px, 1 if same else WINDOW, rng)
+        drops = rng.random() < self.data.share_drops
+        if drops and rng.random() < 0.5:  # the wet glass after a shower
+            opacity = np.zeros_like(opacity)
+        frames, rainy, sky, generator = _rained_on(clear, opacity, rng)
+        if drops:
+            rainy = _through_glass(rainy, sky, generator)
+        return _frames8(rainy, same), _frames8(frames, same)
+
+    def _drops(
+        self, clear: Frames, index: int, rng: np.random.Generator, same: bool, dry: bool
+    ) -> tuple[Frames, Frames]:
+        """Frames behind drops and the same without them; streaks, where there are any, are in both."""
+        opacity = rain_cuts(self.seed, index, self.side_px, 1 if same else WINDOW, rng)
+        if rng.random() < 0.7:
+            opacity = np.zeros_like(opacity)
+        _, rained, sky, generator = _rained_on(clear, opacity, rng)
+        raindrop_score = rained if dry else _through_glass(rained, sky, generator)
+        return _frames8(raindrop_score, same), _frames8(rained, same)
+
+    def _aligned(self, frames: Frames, kind: str, rng: np.random.Generator) -> tuple[Frames, NDArray[np.uint8]]:
+        if kind != "moving":
+            return frames, np.full(frames.shape[1:3], 255, np.uint8)
+        small = [flow_luma(frame) for frame in frames]
+        centre = frames[CENTRE]
+        aligned, confidence = [centre] * WINDOW, np.zeros(small[0].shape, np.float32)
+        sources = list(range(WINDOW))
+        if rng.random() < 0.08:  # the first or last frame of a clip: evidence from one side only, mirrored
+            sources = [4, 3, 2, 3, 4] if rng.random() < 0.5 else [0, 1, 2, 1, 0]
+        for place in (0, 1, 3, 4):
+            source = sources[place]
+            forward = self._estimator.flow(small[CENTRE], small[source])
+            backward = self._estimator.flow(small[source], small[CENTRE])
+            field = consistent_flow(small[CENTRE], small[source], forward, backward)
+            aligned[place] = align(centre, frames[source], field)
+            confidence += field.confidence / np.float32(4)
+        full = cv2.resize(confidence, centre.shape[1::-1], interpolation=cv2.INTER_LINEAR)
+        return np.stack(aligned), full.astype(np.uint8)
+
+
+def _rained_on(
+    clear: Frames, opacity: NDArray[np.uint8], rng: np.random.Generator
+) -> tuple[Tensor, Tensor, float, torch.Generator]:
+    """As many frames as there is rain for: veiled, and in rain, (T, 3, S, S) in 0..1; the sky's light; the chance."""
+    generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
+    light = draw_light(generator)
+    frames = veiled(torch.from_numpy(clear[: len(opacity)]).permute(0, 3, 1, 2).float() / 255, light)
+    return frames, rain_onto(frames, torch.from_numpy(opacity).float() / 255, light), light.sky, generator
+
+
+def _through_glass(frames: Tensor, sky: float, generator: torch.Generator) -> Tensor:
+    """(T, 3, S, S) behind drops that rest: what moves with the camera and not with the scene."""
+    glass = draw_glass(generator)
+    if torch.rand((), generator=generator) < 0.5:  # dusk: what shines into the drops is no brighter than what is seen
+        sky = min(sky, float(frames.amax(1).flatten()[::7].quantile(0.98)))
+    drops = Windshield(glass, frames.shape[3] / frames.shape[2], generator).drops(0.0)
+    return seen_through(frames, drops, 0.0, glass, sky)[0]
+
+
+def rain_cuts(seed: int, index: int, side_px: int, frames: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    """(frames, side, side) opacity 0..255 of one style, each from another place of its sheet."""
+    sheet = _sheet(seed, index // SHEET_LIFE, int(rng.integers(SHEETS)))
+    if rng.random() < 0.5:
+        sheet = sheet[:, ::-1]
+    return np.stack([_random_cut(sheet, side_px, rng) for _ in range(frames)])
+
+
+def _frames8(frames: Tensor, same: bool) -> Frames:
+    frames8 = (frames * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
+    return np.repeat(frames8, WINDOW, 0) if same else frames8
+
+
+@lru_cache(maxsize=2 * SHEETS)
+def _sheet(seed: int, generation: int, number: int) -> NDArray[np.uint8]:
+    """(SHEET_PX, SHEET_PX) opacity 0..255 of one style."""
+    entropy = np.random.SeedSequence((seed, 2, generation, number)).generate_state(1)[0]
+    generator = torch.Generator().manual_seed(int(entropy))
+    opacity = streak_opacity(draw_style(generator), SHEET_PX, SHEET_PX, generator)[0]
+    return np.asarray((opacity * 255 + 0.5).byte().numpy())
+
+
+def _random_cut(sheet: NDArray[np.uint8], side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+    top, left = rng.integers(SHEET_PX - side_px, size=2)
+    return sheet[top : top + side_px, left : left + side_px]
+
+
+def _shifted(photo: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """A neighbour as flow would leave it: a fraction of a pixel off, now and then a few."""
+    dx, dy = rng.normal(size=2) * (2.0 if rng.random() < 1 / 7 else 0.35)
+    matrix = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
+    return np.asarray(cv2.warpAffine(photo, matrix, photo.shape[1::-1], borderMode=cv2.BORDER_REFLECT_101), np.uint8)
+
+
+def _tone(frames: Frames, rng: np.random.Generator) -> Frames:
+    """Dusk, glare and colour casts, the same for all frames; sometimes haze, sometimes flipped left to right."""
+    if rng.random() < 0.5:
+        frames = frames[:, :, ::-1]
+    if rng.random() < 0.4:
+        return np.ascontiguousarray(frames)
+    level = np.arange(256) / 255
+    gamma, gain = np.exp(rng.normal() * 0.35), rng.uniform(0.55, 1.1)
+    haze = max(0.0, rng.uniform(-0.3, 0.3))
+    casts = gain * rng.normal(1, 0.04, 3)
+    tables = [
+        (np.clip((level**gamma * cast) * (1 - haze) + 0.75 * haze, 0, 1) * 255 + 0.5).astype(np.uint8) for cast in casts
+    ]
+    return np.stack([table[frames[..., channel]] for channel, table in enumerate(tables)], axis=-1)
+
+
+def _noise(frames: Frames, rng: np.random.Generator, same: bool) -> Frames:
+    """Sensor noise, fresh in each frame."""
+    if rng.random() < 0.5:
+        return frames
+    count = 1 if same else WINDOW
+    grain = rng.standard_normal((count, *frames.shape[1:3], 1), np.float32) * np.float32(rng.uniform(0.3, 3.5))
+    noisy = np.clip(frames[:count] + grain + 0.5, 0, 255).astype(np.uint8)
+    return np.repeat(noisy, WINDOW, 0) if same else noisy
+
+
+def _compress(rainy: Frames, clear: NDArray[np.uint8], rng: np.random.Generator) -> tuple[Frames, NDArray[np.uint8]]:
+    """Both through JPEG at one quality: what the codec did is no rain."""
+    if rng.random() < 0.55:
+        return rainy, clear
+    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 98))]
+
+    def through(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return np.asarray(cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_COLOR), np.uint8)
+
+    if np.array_equal(rainy[CENTRE], clear):
+        rainy = np.stack([through(frame) for frame in rainy])
+        return rainy, rainy[CENTRE]
+    return np.stack([through(frame) for frame in rainy]), through(clear)
