@@ -26,7 +26,7 @@ from vderain.process import CONTEXT, process
 
 Make = Callable[..., Path]
 Run = Callable[..., Ran]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[3]
 LOSSLESS = EncodeOptions(codec="ffv1")
 
 

@@ -32,7 +32,7 @@ from vderain.train.supervised import Supervised
 from vderain.train.trainer import BEST, GENERATOR, OFFENDING, RESUME, Losses, learning_rate
 
 Run = Callable[..., Result]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "configs"
 SMOKE = CONFIGS / "smoke.toml"
 

@@ -27,7 +27,7 @@ from vderain.train.losses import least_squares
 from vderain.train.trainer import BEST, GENERATOR, RESUME, Losses
 
 Run = Callable[..., Result]
-SMOKE = Path(__file__).parents[1] / "configs" / "smoke.toml"
+SMOKE = Path(__file__).parents[2] / "configs" / "smoke.toml"
 
 
 def noisy(number: int, size: tuple[int, int]) -> np.ndarray:

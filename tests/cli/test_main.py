@@ -25,7 +25,7 @@ from vderain.process import Options
 
 Make = Callable[..., Path]
 Run = Callable[..., Result]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 MILLISECONDS = {"time_base": Fraction(1, 1000)}
 
 

@@ -20,7 +20,7 @@ from vderain.media.fingerprint import Fingerprint, fingerprint
 
 SEEN = Fingerprint(10, 20, "ends")
 ITEM = Item(Path("/card/a.mp4"), "a.mp4", "a.mp4", "front")
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def claim(ledger: Ledger, item: Item = ITEM, seen: Fingerprint = SEEN, settings: str = "s", weights: str = "w") -> str:
@@ -81,7 +81,7 @@ def test_two_runs_do_not_take_one_file(tmp_path: Path) -> None:
 def killed_with(tmp_path: Path, code: str) -> None:
     """Runs code with a ledger and a claimed file in a process that is killed at its end."""
     prelude = (
-        "import os, sys; sys.path.insert(0, 'tests'); from pathlib import Path; from test_ledger import *\n"
+        "import os, sys; sys.path[:0] = ['tests', 'tests/batch']; from pathlib import Path; from test_ledger import *\n"
         f"ledger = Ledger(Path({str(tmp_path)!r})).__enter__(); claim(ledger)\n"
     )
     done = subprocess.run([sys.executable, "-c", prelude + code + "\nos.kill(os.getpid(), 9)"], cwd=ROOT, timeout=60)

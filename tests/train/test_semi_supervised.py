@@ -27,7 +27,7 @@ from vderain.train.semi_supervised import PARTS, SemiSupervised
 from vderain.train.trainer import BEST, GENERATOR, RESUME, Losses
 
 Run = Callable[..., Result]
-SMOKE = Path(__file__).parents[1] / "configs" / "smoke.toml"
+SMOKE = Path(__file__).parents[2] / "configs" / "smoke.toml"
 DATA = Data(side_px=64, border_px=8)
 SIDE_PX = 80
 

@@ -23,7 +23,7 @@ from vderain.batch.record import Record
 
 Make = Callable[..., Path]
 Run = Callable[..., Result]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 QUICK = ("--strength", "0", "--workers", "1")  # no network: what is tested here is what is around it
 
 

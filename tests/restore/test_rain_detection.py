@@ -74,7 +74,7 @@ def test_a_rainy_scene_does_not_make_the_next_one_wet() -> None:
 
 
 def test_a_dry_clip_comes_out_bit_identical_and_is_counted(tmp_path: Path) -> None:
-    source, target = Path(__file__).parents[1] / "samples" / "driving_dry.mp4", tmp_path / "out.mkv"
+    source, target = Path(__file__).parents[2] / "samples" / "driving_dry.mp4", tmp_path / "out.mkv"
     result = process(source, target, Options(encode=EncodeOptions(codec="ffv1"), duration_s=0.5))
     assert result.dry == result.frames > 8
     with VideoReader(source) as before, VideoReader(target) as after:

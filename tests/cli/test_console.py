@@ -40,7 +40,7 @@ def test_a_terminal_that_is_closed_is_an_interruption() -> None:
     ours, theirs = pty.openpty()
     running = subprocess.Popen(
         [sys.executable, "-c", RUN], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        cwd=Path(__file__).parents[1],
+        cwd=Path(__file__).parents[2],
     )  # fmt: skip
     os.close(theirs)
     assert b"ready" in os.read(ours, 1000)

@@ -25,7 +25,7 @@ from vderain.restore.rain_intervals import (
 )
 from vderain.runtime.threads import sliding_window
 
-SAMPLES = Path(__file__).parents[1] / "samples"
+SAMPLES = Path(__file__).parents[2] / "samples"
 
 
 def looks(*presences: float) -> list[Sample]:

@@ -25,7 +25,7 @@ from vderain.train.loop import train
 from vderain.train.trainer import BEST, GENERATOR, RESUME
 
 Run = Callable[..., Result]
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "configs" / "smoke.toml"
 
 

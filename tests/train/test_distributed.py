@@ -18,7 +18,7 @@ from vderain.train.loop import train
 from vderain.train.supervised import Supervised
 from vderain.train.trainer import BEST, GENERATOR, OFFENDING, RESUME
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SMOKE = ROOT / "configs" / "smoke.toml"
 # Sums of a batch's gradients round differently when they are taken in two halves, and Adam divides by their size.
 TOLERANCE = 2e-5

@@ -27,7 +27,7 @@ from vderain.train.supervised import Supervised
 from vderain.train.trainer import BEST, GENERATOR, RESUME
 from vderain.train.validation import Validator, blended
 
-SMOKE = Path(__file__).parents[1] / "configs" / "smoke.toml"
+SMOKE = Path(__file__).parents[2] / "configs" / "smoke.toml"
 
 
 @pytest.fixture(scope="module")
