@@ -10,11 +10,13 @@ READY := $(VENV)/.ready
 demo: $(READY)  ## take the rain out of the sample clip, measure it, write a picture into out/
 	$(BIN)/python samples/demo.py
 
+WORKERS ?= auto
+
 test: $(READY)  ## the tests that take seconds
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist worksteal
 
 test-all: $(READY)  ## all tests, those that take minutes too
-	$(BIN)/python -m pytest -m "long or not long"
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist worksteal -m "long or not long"
 
 lint: $(READY)  ## style, format, and the floors of the house
 	$(BIN)/ruff check .

@@ -1,6 +1,7 @@
 """Fixtures that every test may use."""
 
 import logging
+import os
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -16,14 +17,29 @@ from vderain.cli.main import app
 from vderain.model.checkpoint import save_checkpoint
 from vderain.model.unet import UNet, UNetConfig
 
-signal.signal(
-    signal.SIGINT, signal.default_int_handler
-)  # ignored in a shell's background, and then by our children too
+LONG_TIMEOUT_S = 600
+# A shell's background jobs ignore SIGINT, and so would the child processes of tests.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--film-seconds", type=int, default=7200, help="length of the film of `pytest -m long` in 1080p")
-    parser.addoption("--write-matrix", action="store_true", help="write docs/fidelity.md from the rows that are run")
+
+
+def pytest_configure() -> None:
+    """Keep one worker of pytest-xdist to one thread: two workers that take all cores each are slower than one."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"  # for child processes
+        torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip tests marked gpu where there is no CUDA, and give long tests the time they need."""
+    for item in items:
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="needs a GPU with CUDA"))
+        if item.get_closest_marker("long") and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(LONG_TIMEOUT_S))
 
 
 @pytest.fixture(autouse=True)

@@ -1,6 +1,11 @@
-"""The fidelity matrix: what comes out is the input in every container that can hold it, and what is lost is named."""
+"""The fidelity matrix: each container keeps what it can hold, and the report names what it cannot.
+
+Rows of ``fidelity.rows.CORE`` run on every change, the others with ``-m long``.
+"""
 
 import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -8,19 +13,43 @@ from typing import Any
 import pytest
 from fidelity import second
 from fidelity.compare import Expected, differences
-from fidelity.matrix import document
-from fidelity.rows import NAMED, NAMED_WITHOUT_LOSS, ROWS, SUFFIXES, Row
+from fidelity.rows import CORE, NAMED, NAMED_WITHOUT_LOSS, ROWS, SUFFIXES, Row
 from fidelity.snapshot import Snapshot, snapshot
 
 from vderain.media.encode.encoder import EncodeOptions
 from vderain.process import Options, Result, process
 
-PAGE = Path(__file__).parents[1] / "docs" / "fidelity.md"
 MATROSKA_TICK = Fraction(1, 1000)
 QUICK = EncodeOptions(codec="h264", preset="ultrafast")
 OF_THE_ENCODER = ("pixels", "depth")  # H.264 has its own pixel formats
 BEYOND_FFPROBE: set[str] = set()
-CASES = [pytest.param(row, suffix, id=f"{row.name}-{suffix[1:]}") for row in ROWS for suffix in SUFFIXES]
+CASES = [
+    pytest.param(row, suffix, id=f"{row.name}-{suffix[1:]}", marks=() if row.name in CORE else pytest.mark.long)
+    for row in ROWS
+    for suffix in SUFFIXES
+]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The clip of a row and what it holds."""
+
+    path: Path
+    snapshot: Snapshot
+
+
+@pytest.fixture(scope="session")
+def source_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Row], Source]:
+    """Makes the clip of a row and reads it, once a session."""
+    made: dict[str, Source] = {}
+
+    def source_of(row: Row) -> Source:
+        if row.name not in made:
+            path = row.make(tmp_path_factory.mktemp("row"))
+            made[row.name] = Source(path, snapshot(path, row.main))
+        return made[row.name]
+
+    return source_of
 
 
 def lossless(suffix: str, before: Snapshot) -> EncodeOptions:
@@ -61,37 +90,40 @@ def check(row: Row, suffix: str, before: Snapshot, result: Result, pixels: bool)
 
 
 @pytest.mark.parametrize(("row", "suffix"), CASES)
-def test_without_strength_all_is_as_it_was(row: Row, suffix: str, tmp_path: Path) -> None:
-    source = row.make(tmp_path)
-    before = snapshot(source, row.main)
-    options = Options(strength=0, encode=lossless(suffix, before), **row.options)
-    check(row, suffix, before, process(source, tmp_path / f"out{suffix}", options), pixels=True)
+def test_at_strength_0_everything_is_kept(
+    row: Row, suffix: str, source_of: Callable[[Row], Source], tmp_path: Path
+) -> None:
+    source = source_of(row)
+    options = Options(strength=0, encode=lossless(suffix, source.snapshot), **row.options)
+    check(row, suffix, source.snapshot, process(source.path, tmp_path / f"out{suffix}", options), pixels=True)
 
 
 @pytest.mark.parametrize(("row", "suffix"), CASES)
-def test_with_a_network_all_but_the_pixels_is_as_it_was(row: Row, suffix: str, tmp_path: Path, tiny1: Path) -> None:
-    all_but_the_pixels_stay(row, suffix, tmp_path, model=str(tiny1), temporal="off", precision="fp32", drops=False)
+def test_with_a_tiny_network_all_but_the_pixels_is_kept(
+    row: Row, suffix: str, source_of: Callable[[Row], Source], tmp_path: Path, tiny1: Path
+) -> None:
+    check_all_but_pixels(
+        row, suffix, source_of(row), tmp_path, model=str(tiny1), temporal="off", precision="fp32", drops=False
+    )
 
 
 @pytest.mark.long
 @pytest.mark.parametrize(("row", "suffix"), CASES)
-def test_with_the_released_network_too(row: Row, suffix: str, tmp_path: Path) -> None:
-    all_but_the_pixels_stay(row, suffix, tmp_path)
+def test_with_the_released_network_all_but_the_pixels_is_kept(
+    row: Row, suffix: str, source_of: Callable[[Row], Source], tmp_path: Path
+) -> None:
+    check_all_but_pixels(row, suffix, source_of(row), tmp_path)
 
 
-def all_but_the_pixels_stay(row: Row, suffix: str, folder: Path, **chosen: Any) -> None:
-    source = row.make(folder)
-    before = snapshot(source, row.main)
+def check_all_but_pixels(row: Row, suffix: str, source: Source, folder: Path, **chosen: Any) -> None:
     options = Options(guard=False, encode=QUICK, **chosen, **row.options)
-    result = process(source, folder / f"out{suffix}", options)
-    check(row, suffix, before, result, pixels=False)
+    result = process(source.path, folder / f"out{suffix}", options)
+    check(row, suffix, source.snapshot, result, pixels=False)
     if shutil.which("ffprobe") and row.sees is None and row.name not in BEYOND_FFPROBE:
-        assert second.differences(source, result.target, row.main or 0) == []
+        assert second.differences(source.path, result.target, row.main or 0) == []
 
 
-def test_the_document_is_the_matrix(request: pytest.FixtureRequest) -> None:
-    if request.config.getoption("--write-matrix"):
-        PAGE.write_text(document(), encoding="utf-8")
-    assert PAGE.read_text(encoding="utf-8") == document(), "run pytest tests/test_fidelity.py --write-matrix"
-    assert len(ROWS) == len({row.name for row in ROWS}) >= 60
-    assert {*NAMED, *NAMED_WITHOUT_LOSS} <= {row.name for row in ROWS}
+def test_names_of_rows_are_unique_and_known() -> None:
+    names = {row.name for row in ROWS}
+    assert len(ROWS) == len(names) >= 60
+    assert {*NAMED, *NAMED_WITHOUT_LOSS, *CORE} <= names

@@ -1,14 +1,18 @@
-"""The matrix as a document: the rows that are run enter, docs/fidelity.md leaves."""
+"""Writes docs/fidelity.md from the table of expectations: ``PYTHONPATH=tests python -m fidelity.matrix``."""
+
+from pathlib import Path
 
 from fidelity.compare import COLUMNS
 from fidelity.rows import GROUPS, NAMED, NAMED_WITHOUT_LOSS, SUFFIXES, Row
 
+PAGE = Path(__file__).parents[2] / "docs" / "fidelity.md"
 HEAD = """# Fidelity
 
 What comes out is the input, less rain. Each row below is a kind of clip that cameras, discs and editors make; each
 column is a question that is asked of the output. Every row is run into MP4, Matroska and MOV, once with `--strength 0`
-and a lossless encoder, and once with a network and H.264, by `tests/test_fidelity.py`, which also writes this page
-(`pytest tests/test_fidelity.py --write-matrix`) and fails where it is not what is run.
+and a lossless encoder, and once with a network and H.264, by `tests/test_fidelity.py`: a core of rows on every change,
+all of them with `make test-all`. This page is written from the table of expectations in `tests/fidelity/rows.py` with
+each release (`PYTHONPATH=tests python -m fidelity.matrix`).
 
 | column | what has to be so |
 |---|---|
@@ -62,3 +66,7 @@ def _named(row: Row, suffix: str) -> dict[str, str]:
 
 def _line(cells: list[str]) -> str:
     return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(document(), encoding="utf-8")

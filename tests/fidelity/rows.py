@@ -444,6 +444,19 @@ STREAMS = [
 GROUPS = {"Time": TIME, "Colour": COLOUR, "Picture": PICTURE, "Sound": SOUND, "Other streams and tags": STREAMS}
 ROWS = [row for rows in GROUPS.values() for row in rows]
 
+# Rows that run on every change: one or two for each way in which files differ; the others run with `-m long`.
+CORE = frozenset(
+    {
+        "variable rate with B-frames", "two hours at 24000/1001", "video begins late",
+        "pictures and sound begin before zero", "an edit list that hides pictures", "a raw stream without any times",
+        "a part: pictures, sound, subtitles, data and chapters", "a transport stream whose clock jumps",
+        "BT.2020", "full range of MJPEG", "4:4:4 of 12 bits", "RGB", "HDR10 in the stream (HEVC)",
+        "turned and mirrored", "pixels of 4:3", "odd sizes", "interlaced, top field first", "three videos",
+        "sound: FLAC", "several languages",
+        "dispositions", "a timecode track", "telemetry: gpmd", "everything at once",
+    }
+)  # fmt: skip
+
 # What a container cannot hold: by row and suffix, the columns that differ, and the words in which the report says so.
 _ODD = {"pixels": "written as yuv444p", "depth": "written as yuv444p"}
 _NO_FLAC = {"streams": "written as alac without loss"}
