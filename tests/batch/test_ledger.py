@@ -134,7 +134,7 @@ def test_a_ledger_that_cannot_be_used_is_kept_aside_and_rebuilt(tmp_path: Path, 
     else:
         with sqlite3.connect(path) as db:
             db.execute({
-                "value": "UPDATE files SET moments = 'x'", "kind of value": "UPDATE files SET frames = 'x'",
+                "value": "UPDATE files SET thumbnails = 'x'", "kind of value": "UPDATE files SET frames = 'x'",
                 "newer": f"PRAGMA user_version = {store.VERSION + 1}", "foreign": "PRAGMA application_id = 5",
             }[how])  # fmt: skip
         db.close()

@@ -27,11 +27,11 @@ RUN = """
 import os, sys
 os.open(os.ttyname(0), os.O_RDWR)  # makes it the terminal of this session
 from vderain.cli.batch import _stopping
-from vderain.cli.console import complain, reporting
-with reporting(False, False), _stopping() as stop:
-    complain("ready", "")
+from vderain.cli.console import exit_on_error, print_error
+with exit_on_error(False, False), _stopping() as stop:
+    print_error("ready", "")
     stop.wait()
-    complain("this is read by nobody", "")
+    print_error("this is read by nobody", "")
 sys.exit(130)
 """
 

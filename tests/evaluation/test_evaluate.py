@@ -206,8 +206,8 @@ def test_without_the_truth_the_dry_clip_looks_drier(pair: tuple[Path, Path]) -> 
     found = evaluate_without_truth(*map(Footage, pair))
     assert found.traces_in.warp and found.traces_out.warp
     assert found.traces_in.warp > 2 * found.traces_out.warp
-    assert found.traces_in.leftover_levels > 0.2
-    assert abs(found.traces_out.leftover_levels) < 0.01
+    assert found.traces_in.residual_rain_levels > 0.2
+    assert abs(found.traces_out.residual_rain_levels) < 0.01
 
 
 @pytest.mark.parametrize("truth", [True, False])
@@ -271,7 +271,7 @@ def test_a_rainy_video_is_looked_at(vderain: Run, clip: Make, tiny: Path) -> Non
     source = clip("rain.mp4", frames=5, audio="aac")
     found = ran(vderain, "--rain", source, "--model", tiny, "--limit", 4)
     assert found["frames"] == 4
-    assert {*found["traces_in"]} == {*found["traces_out"]} == {"warp", "leftover_levels"}
+    assert {*found["traces_in"]} == {*found["traces_out"]} == {"warp", "residual_rain_levels"}
     assert found["traces_in"] != found["traces_out"]
 
 

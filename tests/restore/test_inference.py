@@ -229,10 +229,10 @@ def test_the_place_asked_for_is_the_one_chosen() -> None:
 def test_frames_side_by_side_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(device, "cores", lambda: 16)
     monkeypatch.setattr(device, "_free_bytes", lambda: 4 << 30)
-    full_hd, uhd = device.side_by_side(1920 * 1080), device.side_by_side(3840 * 2160)
+    full_hd, uhd = device.frames_in_flight(1920 * 1080), device.frames_in_flight(3840 * 2160)
     assert 1 <= uhd < full_hd < 16
     monkeypatch.setattr(device, "_free_bytes", lambda: None)
-    assert device.side_by_side(3840 * 2160) == 16
+    assert device.frames_in_flight(3840 * 2160) == 16
 
 
 def test_free_memory_is_known_here_and_plausible() -> None:

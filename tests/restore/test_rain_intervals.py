@@ -113,7 +113,7 @@ def test_dry_spells_are_left_to_the_bit_and_rainy_ones_are_not(
     assert [interval["rainy"] for interval in result["spells"]] == [False, True]
     begins = result["spells"][1]["first"]
     assert 48 - 15 <= begins <= 48  # at most a look before the rain
-    assert result["spells"][0]["presence"] < ENDS < BEGINS < result["spells"][1]["presence"]
+    assert result["spells"][0]["rain_score"] < ENDS < BEGINS < result["spells"][1]["rain_score"]
     changed = [
         not np.array_equal(cv2.imread(str(target / f"{n:04}.png")), cv2.imread(str(changeable / f"{n:04}.png")))
         for n in range(72)

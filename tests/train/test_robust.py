@@ -79,7 +79,7 @@ def test_pictures_of_every_kind_are_counted_named_and_used(odd: Path, caplog: py
         "passed over, smaller than 64 pixels a side or 5 frames": {"short.mp4"},
     }
     plain = load_scenes(odd, None, 64).photos
-    names = [p.name for p in material.files(odd, material.SUFFIXES_PHOTO) if p.name in
+    names = [p.name for p in material.find_files(odd, material.SUFFIXES_PHOTO) if p.name in
              {"good.png", "inks.jpg", "deep.png", "alpha.png", "alpha.webp"}]  # fmt: skip
     by_name = dict(zip(names, plain, strict=True))
     for name in ("deep.png", "alpha.png"):
@@ -101,7 +101,7 @@ def test_such_a_folder_ends_no_run(vderain: Run, odd: Path, tmp_path: Path, kind
 
 
 def test_many_of_a_kind_are_counted_and_some_named(caplog: pytest.LogCaptureFixture) -> None:
-    survey = material.Survey()
+    survey = material.ScanReport()
     for number in range(20):
         survey.note("odd", Path(f"{number}.png"))
     survey.tell()

@@ -391,7 +391,7 @@ def test_the_pool_keeps_the_latest_and_crops_are_of_one_window() -> None:
 
 def test_the_loss_is_nothing_for_the_truth_and_dearer_where_nothing_may_change() -> None:
     clear = torch.rand(2, 3, 32, 32)
-    weights = {"foot": 0.001, "untouched_weight": 2.0, "block_weight": 0.25, "dry_weight": 3.0}
+    weights = {"epsilon": 0.001, "untouched_weight": 2.0, "block_weight": 0.25, "dry_weight": 3.0}
     truth = supervised_loss(clear, clear + 0.1, clear, torch.tensor([True, False]), **weights)
     assert float(truth) == pytest.approx(0, abs=1e-6)
     raindrop_score, dry = (

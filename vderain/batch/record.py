@@ -81,7 +81,7 @@ class Record:
         """Values that SQLite and JSON take; names that are no Unicode keep their bytes as surrogates."""
         row = {field.name: getattr(self, field.name) for field in fields(self)}
         row |= {name: json.dumps(row[name]) for name in LISTS}
-        return row | {"moments": json.dumps([asdict(moment) for moment in self.thumbnails])}
+        return row | {"thumbnails": json.dumps([asdict(moment) for moment in self.thumbnails])}
 
     @staticmethod
     def from_row(row: Mapping[str, Any]) -> "Record":
@@ -97,7 +97,7 @@ class Record:
             raise ValueError("no record")
         try:
             values |= {name: tuple(json.loads(values.get(name, "[]"))) for name in LISTS}
-            values["moments"] = tuple(Thumbnail(**moment) for moment in json.loads(values.get("moments", "[]")))
+            values["thumbnails"] = tuple(Thumbnail(**moment) for moment in json.loads(values.get("thumbnails", "[]")))
             return Record(**values)
         except TypeError as error:
             raise ValueError("no record") from error

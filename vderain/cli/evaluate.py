@@ -149,6 +149,8 @@ def _print(found: "Report", rain: Path, work: Work) -> None:
     """What was found, and in which units."""
     from rich.table import Table
 
+    from vderain.evaluation.evaluate import PairedScores
+
     by = f", {work.model} on {work.device}" if work.model else ""
     out.print(f"{rain}: {counted(found.frames, 'frame')}{by}", markup=False)
     table = Table("", box=None, pad_edge=False)
