@@ -308,6 +308,7 @@ def test_without_a_network_none_is_loaded(clip: Make, tmp_path: Path) -> None:
     ("source", "expected"),
     [
         ("film.mp4", "film.derained.mp4"), ("a.b.MOV", "a.b.derained.MOV"), ("noext", "noext.derained.mp4"),
+        ("tape.avi", "tape.derained.mp4"), ("tv.m2ts", "tv.derained.mp4"),
         ("shots", "shots.derained"), ("shots.v2", "shots.v2.derained"),
     ],
 )  # fmt: skip

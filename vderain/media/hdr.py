@@ -1,28 +1,16 @@
-"""Owns how bright HDR is meant to be: a picture's mastering metadata enters, and goes into encoders and containers.
+"""Reads HDR10 static metadata from decoded frames and passes it to the encoders that can store it.
 
-PyAV has no way to hand it to an encoder or to a muxer. Three encoders take it as text, and write it into their stream.
-For the container, a stream is read from a Matroska header of a few bytes that says it, and serves as the template of
-the output's stream. The terms are those of SMPTE ST 2086 and CTA-861.3.
+PyAV cannot hand it to an encoder or a muxer as such. x264, x265 and SVT-AV1 take it as text and write it into their
+bitstream. The terms are those of SMPTE ST 2086 and CTA-861.3.
 """
 
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from io import BytesIO
 from typing import Any
 
-import av
-
-_CODEC_IDS = {  # FFmpeg's names -> Matroska's
-    "h264": "V_MPEG4/ISO/AVC", "hevc": "V_MPEGH/ISO/HEVC", "av1": "V_AV1", "vp9": "V_VP9", "ffv1": "V_FFV1",
-    "prores": "V_PRORES",
-}  # fmt: skip
 _CHROMATICITY, _CANDELA = 50_000, 10_000  # units of the text that x264 and x265 take: 0.00002 and 0.0001 cd/m2
-_COPIED = (
-    "width", "height", "pix_fmt", "sample_aspect_ratio", "color_primaries", "color_trc", "colorspace", "color_range",
-    "framerate", "codec_tag",
-)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,57 +79,3 @@ def _display(primaries: tuple[Fraction, ...], luminance: tuple[Fraction, Fractio
     red, green, blue, white = points
     least, most = (number(value, _CANDELA) for value in luminance)
     return f"G{green}B{blue}R{red}WP{white}L({most},{least})"
-
-
-def add_hdr_stream(output: Any, encoded: Any, light: HdrMetadata) -> Any | None:
-    """Adds a stream to an output that says how bright it is meant to be, and takes the packets of an encoder.
-
-    Args:
-        output: the output container.
-        encoded: a stream of a scratch container, whose encoder is open already.
-        light: what to say.
-
-    Returns:
-        The stream; None where no template can be made for this codec.
-    """
-    context = encoded.codec_context
-    codec_id = _CODEC_IDS.get(context.codec.canonical_name)
-    if codec_id is None:
-        return None
-    with av.open(BytesIO(_header(codec_id, context.width, context.height, light))) as template:
-        stream: Any = output.add_stream_from_template(template.streams.video[0], opaque=True)
-    for name in _COPIED:
-        if (value := getattr(context, name)) is not None:
-            setattr(stream.codec_context, name, value)
-    if context.extradata:
-        stream.codec_context.extradata = context.extradata
-    stream.time_base = encoded.time_base
-    return stream
-
-
-def _header(codec_id: str, width_px: int, height_px: int, light: HdrMetadata) -> bytes:
-    """A Matroska file of one video track and no pictures (RFC 9559)."""
-    colour = b""
-    if light.content:
-        colour += _element("55BC", _whole(light.content[0])) + _element("55BD", _whole(light.content[1]))
-    numbers = [*(light.primaries or ()), *(reversed(light.luminance) if light.luminance else ())]
-    first = 0x55D1 if light.primaries else 0x55D9
-    mastering = b"".join(_element(f"{first + i:X}", struct.pack(">d", float(n))) for i, n in enumerate(numbers))
-    colour += _element("55D0", mastering) if mastering else b""
-    video = _element("B0", _whole(width_px)) + _element("BA", _whole(height_px)) + _element("55B0", colour)
-    numbered = _element("D7", _whole(1)) + _element("73C5", _whole(1)) + _element("83", _whole(1))
-    track = _element("AE", numbered + _element("86", codec_id.encode()) + _element("E0", video))
-    info = _element("1549A966", _element("2AD7B1", _whole(1_000_000)))
-    head = _element(
-        "1A45DFA3", _element("4282", b"matroska") + _element("4287", _whole(4)) + _element("4285", _whole(2))
-    )
-    cluster = _element("1F43B675", _element("E7", _whole(0)))  # FFmpeg reads tracks up to the first of these
-    return head + _element("18538067", info + _element("1654AE6B", track) + cluster)
-
-
-def _element(identity: str, content: bytes) -> bytes:
-    return bytes.fromhex(identity) + struct.pack(">Q", len(content) | 1 << 56) + content
-
-
-def _whole(number: int) -> bytes:
-    return number.to_bytes(4, "big")

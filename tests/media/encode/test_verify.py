@@ -91,8 +91,8 @@ def two_programs(path: Path) -> Path:
 def test_programs_that_become_one_are_named(tmp_path: Path) -> None:
     source = two_programs(tmp_path / "in.ts")
     words = "2 programs (their streams are in one)"
-    assert copied(source, tmp_path / "out.ts").dropped == [words]
-    assert copied(tmp_path / "plain.ts", tmp_path / "one.ts").dropped == []
+    assert copied(source, tmp_path / "out.mp4").dropped == [words]
+    assert copied(tmp_path / "plain.ts", tmp_path / "one.mp4").dropped == []
     assert [(part.name, part.kept) for part in describe(source).hidden] == [(words, False)]
 
 

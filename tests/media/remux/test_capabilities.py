@@ -9,19 +9,16 @@ import av
 import numpy as np
 import pytest
 from clips import Clip, make, packets, remux, truncated
-from fidelity.rows import MATRICES, resized
+from fidelity.rows import resized
 from fidelity.snapshot import snapshot
-from fidelity.sources import assemble, interlaced, mov_text, sound, telemetry, text, with_clean_aperture
+from fidelity.sources import assemble, interlaced, sound, telemetry, text, with_clean_aperture
 
 from vderain.errors import DamageError
 from vderain.media.decode.deinterlace import shows_fields
 from vderain.media.decode.reader import VideoReader
 from vderain.media.describe import describe
 from vderain.media.encode.encoder import EncodeOptions
-from vderain.media.encode.orientation import Orientation
 from vderain.media.mp4.sample_entry import rename_entries, sample_entries
-from vderain.media.remux.subtitles import _words
-from vderain.media.remux.timecode import advance
 from vderain.process import Options, Result, process
 
 LOSSLESS = EncodeOptions(codec="ffv1")
@@ -76,79 +73,6 @@ def test_the_part_of_a_recoded_sound_is_the_part_of_the_pictures(tmp_path: Path)
     result = untouched(source, tmp_path / "out.mov", start_s=0.5, duration_s=0.6)
     times = [packet[0] for packet in packets(result.target, "audio")]
     assert -0.07 < times[0] < 0.03 and 0.5 < times[-1] < 0.62
-
-
-@pytest.mark.parametrize(("suffix", "target"), [(".srt", ".mp4"), (".ass", ".mov"), (".vtt", ".mp4")])
-def test_words_of_subtitles_keep_their_instants(tmp_path: Path, suffix: str, target: str) -> None:
-    source = assemble(tmp_path / "in.mkv", Clip(), [text(suffix, language="eng")])
-    written = packets(untouched(source, tmp_path / f"out{target}").target, "subtitle")
-    words = [(p[0], p[2], p[3][2:].decode()) for p in written if p[3] != b"\0\0"]
-    last = "Sun, at last" if suffix == ".srt" else "Sun"
-    assert words == [(0, Fraction(15, 100), "Rain"), (Fraction(1, 5), Fraction(15, 100), last)]
-
-
-def test_words_of_mp4_go_into_matroska(tmp_path: Path) -> None:
-    source = assemble(tmp_path / "in.mp4", Clip(), [mov_text()])
-    written = packets(untouched(source, tmp_path / "out.mkv").target, "subtitle")
-    assert [p[3] for p in written] == [b"rain 0", b"rain 1", b"rain 2", b"rain 3"]
-
-
-def test_markup_is_left_out() -> None:
-    assert _words(b"<b>Rain</b> &amp; sun", "webvtt") == "Rain & sun"
-    assert _words(b"0,0,Default,,0,0,0,,{\\i1}Rain,{\\i0}\\Nsun", "ass") == "Rain,\nsun"
-    assert _words(b"\0\4Rain\0\0\0\x0cstyl", "mov_text") == "Rain"
-
-
-@pytest.mark.parametrize("name", MATRICES)
-@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv422p", "yuv444p10le", "gray"])
-def test_pictures_are_turned_where_no_matrix_fits(tmp_path: Path, name: str, pixel_format: str) -> None:
-    """FFmpeg's own transpose and flips are the judge."""
-    source = make(
-        tmp_path / "in.mp4",
-        Clip(frames=2, codec="ffv1", pixel_format=pixel_format, display_matrix=MATRICES[name],
-             sample_aspect_ratio=Fraction(4, 3), encoder_options={"level": "3"}),
-    )  # fmt: skip
-    orientation = Orientation.of(MATRICES[name])
-    assert orientation is not None
-    filters = {
-        "90 degrees clockwise": ["transpose=clock"], "180 degrees": ["hflip", "vflip"],
-        "90 degrees counter-clockwise": ["transpose=cclock"], "mirrored left to right": ["hflip"],
-        "mirrored top to bottom": ["vflip", "copy"], "turned and mirrored": ["transpose=cclock_flip"],
-    }[name]  # fmt: skip
-    with VideoReader(source) as reader:
-        upright = orientation.frame(next(reader.frames()))
-        info = orientation.info(reader.info)
-    luma = _filtered(source, filters)
-    assert np.array_equal(upright.planes[0], luma)
-    assert (info.height_px, info.width_px) == luma.shape
-    assert info.sample_aspect_ratio == (Fraction(3, 4) if orientation.transposed else Fraction(4, 3))
-
-
-def _filtered(path: Path, filters: list[str]) -> Any:
-    with av.open(str(path)) as container:
-        frame = next(container.decode(video=0))
-    graph = av.filter.Graph()
-    last = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 25))
-    for each in filters:
-        name, _, argument = each.partition("=")
-        step = graph.add(name, argument or None)
-        last.link_to(step)
-        last = step
-    last.link_to(graph.add("buffersink"))
-    graph.configure()
-    frame.time_base = Fraction(1, 25)
-    graph.push(frame)
-    turned = graph.pull()
-    dtype = np.uint16 if "10" in turned.format.name else np.uint8
-    plane = turned.planes[0]
-    return np.frombuffer(plane, dtype).reshape(plane.height, -1)[:, : turned.width]
-
-
-def test_a_turned_clip_in_a_transport_stream_is_upright(tmp_path: Path) -> None:
-    source = make(tmp_path / "in.mp4", Clip(frames=3, display_matrix=MATRICES["90 degrees clockwise"]))
-    result = untouched(source, tmp_path / "out.ts")
-    assert snapshot(result.target).size == (48, 64) and snapshot(result.target).matrix is None
-    assert result.changed == ("rotation or mirroring (the pictures themselves are turned)",)
 
 
 @pytest.mark.parametrize("top_first", [True, False])
@@ -215,7 +139,7 @@ def test_a_description_says_what_will_change(tmp_path: Path) -> None:
     description = describe(source, ".mov")
     assert description.interlaced
     assert [(s.kept, s.becomes) for s in description.streams] == [
-        (True, None), (False, "alac without loss"), (False, "mov_text, without styles"),
+        (True, None), (False, "alac without loss"), (False, None),
     ]  # fmt: skip
 
 
@@ -244,29 +168,23 @@ def test_what_a_container_crops_is_left_out(tmp_path: Path) -> None:
     assert result.changed == ("cropping rectangle (the pictures themselves are cropped)",)
 
 
-@pytest.mark.parametrize(
-    ("timecode", "frames", "rate", "expected"),
-    [
-        ("01:02:03:04", 10, Fraction(25), "01:02:03:14"),
-        ("23:59:59:24", 1, Fraction(25), "00:00:00:00"),
-        ("00:00:59;29", 1, Fraction(30000, 1001), "00:01:00;02"),  # numbers 0 and 1 are dropped
-        ("00:09:59;29", 1, Fraction(30000, 1001), "00:10:00;00"),  # but not in each tenth minute
-        ("00:00:59;59", 1, Fraction(60000, 1001), "00:01:00;04"),
-        ("00:00:00;00", 107892, Fraction(30000, 1001), "01:00:00;00"),  # an hour of the clock
-        ("23:59:59;29", 1, Fraction(30000, 1001), "00:00:00;00"),
-        ("00:01:00;02", 1798 * 8 + 1800, Fraction(30000, 1001), "00:10:00;02"),
-    ],
-)
-def test_timecodes_go_on(timecode: str, frames: int, rate: Fraction, expected: str) -> None:
-    assert advance(timecode, frames, rate) == expected
-    assert advance("noon", 1, rate) is None
-
-
-def test_a_part_begins_with_the_timecode_of_its_first_picture(tmp_path: Path) -> None:
+def test_a_cut_has_no_timecode_and_says_so(tmp_path: Path) -> None:
     source = make(tmp_path / "in.mov", Clip(frames=30, rate=Fraction(30), metadata={"timecode": "01:02:03:04"}))
-    result = untouched(source, tmp_path / "out.mov", start_s=0.5)
-    with av.open(str(result.target)) as container:
-        assert [s.metadata.get("timecode") for s in container.streams] == ["01:02:03:19"] * 2
+    whole, part = untouched(source, tmp_path / "whole.mov"), untouched(source, tmp_path / "part.mov", start_s=0.5)
+    with av.open(str(whole.target)) as container:
+        assert [s.metadata.get("timecode") for s in container.streams] == ["01:02:03:04"] * 2
+    with av.open(str(part.target)) as container:
+        assert [s.metadata.get("timecode") for s in container.streams] == [None]
+    assert whole.dropped == () and "tag timecode of video #0 (h264, eng)" in part.dropped
+
+
+@pytest.mark.parametrize(("suffix", "target", "name"), [
+    (".srt", ".mp4", "subtitle #1 (subrip)"), (".ass", ".mov", "subtitle #1 (ass)"), (".vtt", ".webm", None),
+])  # fmt: skip
+def test_subtitles_that_do_not_fit_are_named(tmp_path: Path, suffix: str, target: str, name: str | None) -> None:
+    source = assemble(tmp_path / "in.mkv", Clip(), [text(suffix)])
+    result = untouched(source, tmp_path / f"out{target}", EncodeOptions())
+    assert result.dropped == ((name,) if name else ())
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mov", ".mkv"])
@@ -378,13 +296,3 @@ def test_channels_that_are_only_counted_fit_into_mp4(tmp_path: Path) -> None:
     result = untouched(source, tmp_path / "out.mp4")
     assert result.kept == ("audio #1 (pcm_s16le)",) and result.dropped == result.changed == ()
     assert np.array_equal(heard(source)[1], heard(result.target)[1])
-
-
-@pytest.mark.parametrize(("codec", "layout"), [("pcm_s16le", "stereo"), ("flac", "mono")])
-def test_sound_that_a_transport_stream_would_take_as_private_data(tmp_path: Path, codec: str, layout: str) -> None:
-    source = assemble(tmp_path / "in.mkv", Clip(frames=30), [sound(codec, layout, seconds=1)])
-    assert [s.becomes for s in describe(source, ".ts").streams] == [None, "aac"]
-    result = untouched(source, tmp_path / "out.ts")
-    assert result.changed == (f"audio #1 ({codec}) written as aac",) and result.dropped == ()
-    samples = heard(result.target)[1]
-    assert 1 <= len(samples) / 48000 / len(av.AudioLayout(layout).channels) < 1.1 and np.abs(samples).max() > 0.2

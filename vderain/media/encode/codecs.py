@@ -1,22 +1,29 @@
-"""Owns the choice of a codec: what the user asked for and what the source is enter, a family of settings leaves."""
+"""Chooses the video codec and its settings, and probes which encoders and muxers work on this machine."""
 
 import difflib
 import logging
-from collections.abc import Iterator, Mapping
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from fractions import Fraction
+from functools import lru_cache
+from io import BytesIO
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Literal
 
 import av
+from av.codec import Codec
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 
 from vderain.errors import UsageError
 from vderain.media.decode.probe import VideoInfo
-from vderain.media.encode.trial import holds, offered_formats
 from vderain.media.pixel_format import Layout, choose_layout, layout_of, nearest_layout
 
 log = logging.getLogger(__name__)
 
-AUTO_HARDWARE = "auto-hw"
+_PROBE_PX = 256  # side of the frame that encoders are probed with: hardware refuses much smaller ones
+_PROBE_RATE = Fraction(25)
 
 
 def _options(**options: str) -> Mapping[str, str]:
@@ -25,17 +32,17 @@ def _options(**options: str) -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """How one encoder is asked for constant quality.
+    """The settings with which one encoder is used.
 
     Attributes:
         encoder: FFmpeg's name.
-        crf: default quality on the encoder's own scale, or None where it has none.
+        crf: default constant quality on the encoder's own scale, or None if it has none.
         preset: default speed preset, or None.
-        preset_option: what the encoder calls it.
-        extra: further options, always set.
-        lossless: options that make it keep every bit; None where it cannot, empty where it always does.
-        cap: how a limit on the bit rate is set beside a quality: as a buffer model, as an average, or not at all.
-        coarsest: options that keep that limit from making the picture coarser than a crf about 5 higher.
+        preset_option: the encoder's name for its preset option.
+        extra: further options that are always set.
+        lossless: options for lossless encoding; None if it has none, empty if it is always lossless.
+        cap: how the bit rate is limited beside a quality: a VBV buffer, an average, or not at all.
+        coarsest: options that keep that limit from coarsening the quality by more than about 5 crf.
         min_px: the smallest width and height.
     """
 
@@ -50,18 +57,18 @@ class Family:
     min_px: tuple[int, int] = (1, 1)
 
     def is_too_small(self, info: VideoInfo) -> bool:
-        """Whether pictures of a size are below what the encoder takes."""
+        """Whether the frames are smaller than the encoder's minimum."""
         return info.width_px < self.min_px[0] or info.height_px < self.min_px[1]
 
     def is_held_by(self, muxer: str) -> bool:
-        """Whether a container of FFmpeg's name has a place for what the encoder writes."""
-        return holds(muxer, self.encoder, self.extra)
+        """Whether a container, by FFmpeg's muxer name, can hold what the encoder writes."""
+        return probe_muxer(muxer, self.encoder, self.extra)
 
 
-# The default quality is "visually lossless": people hold what they restore for the new original, and rain removal
-# leaves fine texture that coarser quantisers smear. crf 17 or 18 is where x264's own documentation puts that threshold;
-# 17 keeps a margin. The other scales are set to about the same distortion: x265 spends its bits better (20), SVT-AV1
-# and libvpx count 0..63 (22 and 20).
+# The default quality is "visually lossless": people keep a restored file as their new original, and rain removal
+# leaves fine texture that coarser quantisers smear. x264's documentation puts that threshold at crf 17 or 18; 17 keeps
+# a margin. The other scales are set to about the same distortion: x265 spends its bits better (20), SVT-AV1 and libvpx
+# count 0..63 (22 and 20).
 FAMILIES: dict[str, Family] = {
     "h264": Family(
         "libx264", 17, "medium",
@@ -70,7 +77,7 @@ FAMILIES: dict[str, Family] = {
     "hevc": Family(
         "libx265", 20, "medium", extra=_options(x265_params="log-level=none"),
         lossless=_options(x265_params="lossless=1"), cap="buffer", coarsest=_options(x265_params="crf-max=25"),
-        min_px=(64, 16),  # its block is 64 wide: at widths up to 48 it writes beyond its memory, and crashes
+        min_px=(64, 16),  # its blocks are 64 wide: at widths up to 48 it writes out of bounds and crashes
     ),
     "av1": Family(
         "libsvtav1", 22, "6",
@@ -86,62 +93,49 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 ALIASES = {"h265": "hevc", "x264": "h264", "x265": "hevc", "avc": "h264", "prores_ks": "prores", "svtav1": "av1"}
 _OF_SOURCE = {"vp8": "vp9"} | {name: name for name in FAMILIES}
-# x264 and x265 say on the terminal by themselves what they think of another name. They take its number, too.
+# x264 and x265 print their own complaint about an unknown preset to the terminal. They also take its number.
 PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
 )  # fmt: skip
 WITH_PRESETS = ("libx264", "libx264rgb", "libx265")
 _WITHOUT_QUALITY = ("ffv1", "prores")
-_FALLBACKS = ("h264", "hevc", "vp9", "av1")  # what players read, in that order
-# How many bits a codec needs for the picture that H.264 makes of one.
+_FALLBACKS = ("h264", "hevc", "vp9", "av1")  # widely playable codecs, by preference
+# Bits that a codec needs relative to H.264 at equal quality.
 BITS = {"vp8": 1.0, "hevc": 0.65, "vp9": 0.65, "av1": 0.5}
 
-_VENDORS = ("nvenc", "qsv", "amf", "videotoolbox")  # NVIDIA, Intel, AMD, Apple
-_HARDWARE_CODECS = ("h264", "hevc", "av1")
-
-
-def _hardware(codec: str, vendor: str) -> Family:
-    """The settings of a vendor's encoder, at about the distortion of the software one."""
-    name, crf = f"{codec}_{vendor}", {"h264": 19, "hevc": 22, "av1": 26}[codec]
-    if vendor == "nvenc":
-        whole = _options(rc="constqp", qp="0", tune="lossless")
-        return Family(name, crf, "p5", extra=_options(rc="vbr", tune="hq"), lossless=whole)
-    if vendor == "amf":
-        qp = str(crf)
-        return Family(name, extra=MappingProxyType({"rc": "cqp", "qp_i": qp, "qp_p": qp, "quality": "quality"}))
-    return Family(name, 70 if vendor == "videotoolbox" else crf)  # Apple counts 1..100, and more is better
-
-
-def hardware_families(codec: str | None = None) -> dict[str, Family]:
-    """The encoders of graphics cards by name, those of one codec only where it is given."""
-    codecs = _HARDWARE_CODECS if codec is None else (codec,) if codec in _HARDWARE_CODECS else ()
-    return {f"{codec}_{vendor}": _hardware(codec, vendor) for codec in codecs for vendor in _VENDORS}
+# Encoders on graphics hardware of NVIDIA, Intel, AMD and Apple; chosen by name, as any other encoder of FFmpeg.
+HARDWARE_ENCODERS = tuple(
+    f"{codec}_{vendor}" for codec in ("h264", "hevc", "av1") for vendor in ("nvenc", "qsv", "amf", "videotoolbox")
+)
 
 
 def family_of(name: str) -> Family:
-    """The settings of a codec by its name or that of any of FFmpeg's video encoders.
+    """The settings of a codec.
+
+    Args:
+        name: of a codec such as ``h264``, or of any of FFmpeg's video encoders.
 
     Raises:
-        UsageError: there is none of that name.
+        UsageError: there is no such codec or encoder.
     """
     name = ALIASES.get(name, name)
-    known = FAMILIES | hardware_families()
-    if name in known and (name in FAMILIES or is_video_encoder(name)):
-        return known[name]
+    if name in FAMILIES:
+        return FAMILIES[name]
     for family in FAMILIES.values():
         if family.encoder == name:
             return family
     if is_video_encoder(name):
         return Family(name)
     if name == "copy":
-        raise UsageError("pictures are always encoded anew, and never copied.", "Leave out --codec, or add --lossless.")
-    sensible = [*known, AUTO_HARDWARE, *(family.encoder for family in FAMILIES.values())]
-    near = difflib.get_close_matches(name, sensible, n=1)
+        raise UsageError("video frames are always re-encoded, never copied.", "Leave out --codec, or add --lossless.")
+    known = [*FAMILIES, *HARDWARE_ENCODERS, *(family.encoder for family in FAMILIES.values())]
+    near = difflib.get_close_matches(name, known, n=1)
     cure = f"Did you mean {near[0]}?" if near else f"Choose one of {', '.join(FAMILIES)}."
     raise UsageError(f"There is no video encoder '{name}'.", cure)
 
 
 def is_video_encoder(name: str) -> bool:
+    """Whether FFmpeg has a video encoder of that name."""
     try:
         return bool(av.Codec(name, "w").type == "video")
     except ValueError:
@@ -149,13 +143,13 @@ def is_video_encoder(name: str) -> bool:
 
 
 def default_codec(info: VideoInfo, muxer: str, has_quality: bool, lossless: bool) -> str:
-    """The codec of the source, or the first of those that players read which fits.
+    """The codec to use when none was chosen: the source's, or the first widely playable one that fits.
 
     Args:
         info: the source's video stream.
         muxer: FFmpeg's name of the container that has to hold it.
-        has_quality: leave out codecs whose quality or speed cannot be chosen, because the user chose one.
-        lossless: leave out those that cannot keep every bit.
+        has_quality: leave out codecs without a quality or speed setting, because the user chose one.
+        lossless: leave out codecs that cannot keep every bit.
     """
     family = _OF_SOURCE.get(info.codec)
     if has_quality and family in _WITHOUT_QUALITY:
@@ -163,26 +157,34 @@ def default_codec(info: VideoInfo, muxer: str, has_quality: bool, lossless: bool
     names = dict.fromkeys((family, *_FALLBACKS, *(["ffv1"] if lossless else [])))
     candidates = [name for name in names if name and not FAMILIES[name].is_too_small(info)]
     candidates = [name for name in candidates if not lossless or FAMILIES[name].lossless is not None]
-    candidates.sort(key=lambda name: _loses(FAMILIES[name], info))  # stable: first those that keep the pictures whole
+    candidates.sort(key=lambda name: _loses(FAMILIES[name], info))  # stable: lossless pixel formats first
     chosen = next((name for name in candidates if _fits(muxer, name)), "h264")
     if chosen != info.codec:
-        log.info("The source is %s, which is not encoded here or does not fit: the output is %s.", info.codec, chosen)
+        log.info("The source is %s, which cannot be encoded or does not fit: the output is %s.", info.codec, chosen)
     return chosen
 
 
 def _fits(muxer: str, codec: str) -> bool:
-    if codec == "ffv1" and muxer not in ("matroska", "nut", "avi"):
+    if codec == "ffv1" and muxer != "matroska":
         return False  # MP4 may hold it, but nothing plays that
     return FAMILIES[codec].is_held_by(muxer)
 
 
 def _loses(family: Family, info: VideoInfo) -> bool:
-    """Whether an encoder takes the source's pictures with fewer bits or less colour only."""
+    """Whether the encoder can only take the source's frames with fewer bits or coarser colour."""
     return is_lossy(info, picture_format(av.Codec(family.encoder, "w"), info))
 
 
-def picture_format(codec: Any, info: VideoInfo) -> str | None:
-    """What an encoder takes: the source's own layout where it can, else the nearest; None where it takes no planes."""
+def picture_format(codec: Codec, info: VideoInfo) -> str | None:
+    """The pixel format to encode in: the source's own layout if the encoder takes it, else the nearest.
+
+    Args:
+        codec: the encoder.
+        info: the source's video stream.
+
+    Returns:
+        FFmpeg's name, or None if the encoder takes no planar format.
+    """
     wanted = nearest_layout(info.pixel_format)
     offered = offered_formats(codec)
     if not offered:
@@ -194,7 +196,12 @@ def picture_format(codec: Any, info: VideoInfo) -> str | None:
 
 
 def is_lossy(info: VideoInfo, chosen: str | None) -> bool:
-    """Whether a pixel format cannot hold all that the source's pictures hold."""
+    """Whether a pixel format cannot hold every sample value of the source.
+
+    Args:
+        info: the source's video stream.
+        chosen: FFmpeg's name of the pixel format, or None for no planar format.
+    """
     wanted, have = nearest_layout(info.pixel_format), layout_of(chosen) if chosen else None
     if have is None:
         return True
@@ -203,6 +210,77 @@ def is_lossy(info: VideoInfo, chosen: str | None) -> bool:
     return not same_colour or have.depth_bits < wanted.depth_bits or (wanted.kind == "yuv" and not finer)
 
 
-def hardware_candidates(codec: str) -> Iterator[str]:
-    """Names of the encoders of graphics cards for a codec, that this FFmpeg knows."""
-    return (name for name in hardware_families(codec) if is_video_encoder(name))
+def quieten(encoder: str) -> None:
+    """Silences SVT-AV1, which prints to the terminal and reads its log level from the environment at first use."""
+    if encoder == "libsvtav1":
+        os.environ.setdefault("SVT_LOG", "1")
+
+
+def offered_formats(codec: Codec) -> list[str]:
+    """The pixel formats that an encoder lists; empty if it takes any."""
+    return [pixel.name for pixel in codec.video_formats or ()]
+
+
+def probe_encoder(encoder: str, options: Mapping[str, str]) -> bool:
+    """Whether an encoder works on this machine, found by encoding one small frame.
+
+    Args:
+        encoder: FFmpeg's name.
+        options: for the encoder.
+    """
+    quieten(encoder)
+    try:
+        context = av.CodecContext.create(encoder, "w")
+        if not isinstance(context, VideoCodecContext):
+            return False
+        context.time_base = 1 / _PROBE_RATE
+        frame = _set_up_probe(context, options)
+        return bool(context.encode(frame) + context.encode(None))
+    except (av.error.FFmpegError, ValueError, OSError):
+        return False
+
+
+def probe_muxer(muxer: str, encoder: str, options: Mapping[str, str]) -> bool:
+    """Whether what an encoder writes into a container reads back as the same codec.
+
+    Muxers do not tell in advance: MOV's lists AV1 and refuses it when the header is written. If the encoder refuses
+    the probe frame, the answer is yes, since nothing speaks against it.
+
+    Args:
+        muxer: FFmpeg's name.
+        encoder: FFmpeg's name.
+        options: for the encoder.
+    """
+    quieten(encoder)
+    return _probe_muxer(muxer, encoder, tuple(options.items()))
+
+
+@lru_cache(maxsize=64)
+def _probe_muxer(muxer: str, encoder: str, options: tuple[tuple[str, str], ...]) -> bool:
+    memory = BytesIO()
+    try:
+        with av.open(memory, "w", format=muxer) as output:
+            stream = output.add_stream(encoder, rate=_PROBE_RATE)
+            assert isinstance(stream, VideoStream)
+            try:
+                frame = _set_up_probe(stream.codec_context, dict(options))
+                packets = stream.encode(frame) + stream.encode(None)
+            except (av.error.FFmpegError, ValueError, OSError):
+                return True  # a matter between the encoder and the frame
+            output.mux(packets)
+        memory.seek(0)
+        with av.open(memory, "r") as written:
+            codecs = [each.codec_context.codec for each in written.streams.video if each.codec_context is not None]
+            return [codec.canonical_name for codec in codecs] == [stream.codec_context.codec.canonical_name]
+    except (av.error.FFmpegError, ValueError, OSError):
+        return False
+
+
+def _set_up_probe(context: VideoCodecContext, options: Mapping[str, str]) -> av.VideoFrame:
+    """Configures an encoder for a small grey frame, and returns the frame."""
+    context.width = context.height = _PROBE_PX
+    context.pix_fmt = choose_layout(Layout("yuv", 8, 2, 2), offered_formats(context.codec)) or "yuv420p"
+    context.options = dict(options)
+    frame = av.VideoFrame(_PROBE_PX, _PROBE_PX, context.pix_fmt)
+    frame.pts = 0
+    return frame

@@ -1,32 +1,33 @@
-"""Owns the choice of encoder: options of a user enter, a configured encoder stream and its pixel format leave."""
+"""Adds a video stream to an output file and opens its encoder with the user's or the default settings."""
 
 import difflib
 import logging
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
 
 import av
+from av.codec import Codec
 from av.container import OutputContainer
+from av.video.codeccontext import VideoCodecContext
+from av.video.stream import VideoStream
 
 from vderain.errors import OutputError, UsageError
 from vderain.media.decode.bit_rate import SourceRate
 from vderain.media.decode.probe import VideoInfo
 from vderain.media.encode.codecs import (
-    AUTO_HARDWARE,
     BITS,
     FAMILIES,
+    HARDWARE_ENCODERS,
     PRESETS,
     WITH_PRESETS,
     Family,
     default_codec,
     family_of,
-    hardware_candidates,
-    hardware_families,
     is_lossy,
     picture_format,
+    probe_encoder,
+    quieten,
 )
-from vderain.media.encode.trial import encodes, quieten
 from vderain.media.hdr import with_hdr_metadata
 from vderain.media.pixel_format import FULL_RANGE, LIMITED_RANGE, layout_of, nearest_layout
 
@@ -35,11 +36,12 @@ log = logging.getLogger(__name__)
 _FRAME_DURATION = 1 << 8  # AV_CODEC_FLAG_FRAME_DURATION: packets get the durations of their frames
 _LAMBDA_PER_QP = 118  # FF_QP2LAMBDA
 _FINE_QP = 2  # for old encoders with a fixed quantiser: the finest that does not waste bits
-# The output at constant quality may become several times as large as the source, whose own artefacts it then encodes
-# with care. CAP_FACTOR limits that; measured in docs/benchmarks.md.
+_HARDWARE_CQ = 19  # for NVENC and AMF, whose default is a low bit rate: about the distortion of x264's crf 17
+# At constant quality the output may grow to several times the size of the source, because it encodes the source's own
+# artefacts with care. CAP_FACTOR limits that; measured in docs/benchmarks.md.
 CAP_FACTOR = 1.3
 CRF_MAX = 63  # the coarsest on any codec's own scale
-_CAP_BUFFER_S = 2.0  # of the limit, beside the source's own unevenness
+_CAP_BUFFER_S = 2.0  # of bits at the limit, beside the source's own bursts
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +49,13 @@ class EncodeOptions:
     """How the output is encoded; the single home of these defaults.
 
     Attributes:
-        codec: h264, hevc, av1, vp9, ffv1, prores or the name of any FFmpeg video encoder; ``auto-hw`` takes a graphics
-            card's encoder where one works. None takes the source's codec, or H.264 where that cannot be encoded.
+        codec: h264, hevc, av1, vp9, ffv1, prores or the name of any FFmpeg video encoder. None takes the source's
+            codec, or H.264 where that cannot be encoded.
         crf: constant quality, lower is better, on the codec's own scale; None takes the codec's default, with a limit
             of `CAP_FACTOR` times the source's bit rate.
         preset: speed against size, on the codec's own scale; None takes the codec's default.
         encoder_opts: further options for the encoder, as (name, value).
-        lossless: keep every bit of the pictures.
+        lossless: keep every bit of the frames.
     """
 
     codec: str | None = None
@@ -71,7 +73,13 @@ class EncodeOptions:
 
 @dataclass(frozen=True, slots=True)
 class EncoderInfo:
-    """An encoder that opened here: the name for ``--codec``, FFmpeg's encoder behind it, its default crf."""
+    """An encoder that works on this machine.
+
+    Attributes:
+        codec: the name for ``--codec``.
+        encoder: FFmpeg's name.
+        default_crf: on the encoder's own scale, or None if it has none.
+    """
 
     codec: str
     encoder: str
@@ -79,53 +87,47 @@ class EncoderInfo:
 
 
 def working_encoders() -> list[EncoderInfo]:
-    """The encoders that really open on this machine, proved by encoding one small picture with each."""
-    candidates = FAMILIES | hardware_families()
+    """The encoders that work on this machine, found by encoding one small frame with each."""
+    candidates = FAMILIES | {name: Family(name) for name in HARDWARE_ENCODERS}
     return [
         EncoderInfo(name, family.encoder, family.crf)
         for name, family in candidates.items()
-        if encodes(family.encoder, family.extra)
+        if probe_encoder(family.encoder, family.extra)
     ]
 
 
 def choose_codec(options: EncodeOptions, muxer: str, info: VideoInfo) -> str:
-    """The codec to use: the one asked for, or the source's, or one that fits."""
-    if options.codec is not None and options.codec.lower() != AUTO_HARDWARE:
+    """The codec to use: the one asked for, or the source's, or one that fits.
+
+    Args:
+        options: what the user chose.
+        muxer: FFmpeg's name of the output container.
+        info: the source's video stream.
+    """
+    if options.codec is not None:
         return options.codec.lower()
-    has_quality = options.crf is not None or options.preset is not None or options.codec is not None
-    codec = default_codec(info, muxer, has_quality, options.lossless)
-    return codec if options.codec is None else _hardware(codec, info)
-
-
-def _hardware(codec: str, info: VideoInfo) -> str:
-    """The first encoder of a graphics card that works, else the codec itself; what was decided is said aloud."""
-    tried = list(hardware_candidates(codec))
-    for name in tried:
-        family = hardware_families(codec)[name]
-        pixel_format = picture_format(av.Codec(name, "w"), info)
-        if not is_lossy(info, pixel_format) and encodes(family.encoder, family.extra, pixel_format):
-            log.warning("%s encodes, on the graphics hardware.", name)
-            return name
-    why = f"none of {', '.join(tried)} works" if tried else "this FFmpeg has none for that codec"
-    log.warning("No hardware encoder for these pictures (%s): %s encodes.", why, FAMILIES[codec].encoder)
-    return codec
+    has_quality = options.crf is not None or options.preset is not None
+    return default_codec(info, muxer, has_quality, options.lossless)
 
 
 def add_encoder(
-    output: OutputContainer, options: EncodeOptions, info: VideoInfo, time_base: Fraction,
+    output: OutputContainer,
+    options: EncodeOptions,
+    info: VideoInfo,
+    time_base: Fraction,
     rate: SourceRate | None = None,
-) -> Any:  # fmt: skip
+) -> VideoStream:
     """Adds the video stream, with its encoder opened, to an output.
 
     Args:
         output: the output container.
         options: what the user chose.
-        info: the source's video stream, with the size of the pictures that will come.
+        info: the source's video stream, with the size of the frames that will be written.
         time_base: seconds in one unit of the pts that will be written.
-        rate: what the source spends on as many pixels, from which the limit of the bit rate follows; None sets none.
+        rate: the source's bit rate for as many pixels, which sets the limit of the output's; None sets none.
 
     Returns:
-        The PyAV stream; its ``codec_context.pix_fmt`` is what pictures must be converted to.
+        The stream; frames must be converted to its ``codec_context.pix_fmt``.
 
     Raises:
         UsageError: codec, quality or an option is unknown, or the container does not hold the codec.
@@ -133,22 +135,15 @@ def add_encoder(
     """
     name = choose_codec(options, output.format.name, info)
     family = family_of(name)
-    if family.is_too_small(info):
-        least = "x".join(str(side) for side in family.min_px)
-        raise UsageError(f"{name.upper()} needs pictures of {least} pixels at least.", "Choose another --codec.")
-    if not family.is_held_by(output.format.name):
-        raise UsageError(
-            f"A .{_suffix(output)} file cannot hold {name} video.", "Choose another --codec, or .mkv, which holds all."
-        )
+    _check_fit(name, family, output, info)
     quieten(family.encoder)
-    stream: Any = output.add_stream(family.encoder, rate=_rate(info))
+    stream = output.add_stream(family.encoder, rate=_rate(info))
+    assert isinstance(stream, VideoStream)
     context = stream.codec_context
     _set_picture(context, info, options.lossless)
     context.time_base = time_base
     stream.time_base = time_base
     context.flags |= _FRAME_DURATION
-    if output.format.name == "avi":
-        context.max_b_frames = 0  # AVI has no presentation times: pictures must be stored in the order they are shown
     if family.encoder == "libx265" and output.format.name in ("mp4", "mov"):
         context.codec_tag = "hvc1"  # the tag that Apple's players accept
     context.options = _encoder_options(family, options, context, info.tags.chroma_location)
@@ -159,14 +154,24 @@ def add_encoder(
     return stream
 
 
+def _check_fit(name: str, family: Family, output: OutputContainer, info: VideoInfo) -> None:
+    if family.is_too_small(info):
+        least = "x".join(str(side) for side in family.min_px)
+        raise UsageError(f"{name.upper()} needs frames of at least {least} pixels.", "Choose another --codec.")
+    if not family.is_held_by(output.format.name):
+        raise UsageError(
+            f"A .{_suffix(output)} file cannot hold {name} video.", "Choose another --codec, or .mkv, which holds all."
+        )
+
+
 def _is_own_choice(options: EncodeOptions) -> bool:
-    """Whether the user chose how many bits are spent."""
+    """Whether the user chose the quality or the bit rate."""
     names = {name for name, _ in options.encoder_opts}
     return options.lossless or options.crf is not None or bool(names & {"b", "maxrate", "bufsize", "qp", "cq", "rc"})
 
 
-def _cap(family: Family, context: Any, rate: SourceRate, source_codec: str) -> None:
-    """Limits the bit rate by that of the source; more, where its codec is better than the output's."""
+def _cap(family: Family, context: VideoCodecContext, rate: SourceRate, source_codec: str) -> None:
+    """Limits the bit rate relative to the source's; higher if the source's codec is more efficient."""
     codec = context.codec.canonical_name
     limit = CAP_FACTOR * rate.bits_s * max(1.0, BITS.get(codec, 1.0) / BITS.get(source_codec, 1.0))
     if family.cap is None or limit < 1:
@@ -183,7 +188,7 @@ def _cap(family: Family, context: Any, rate: SourceRate, source_codec: str) -> N
 
 
 def _suffix(output: OutputContainer) -> str:
-    return {"matroska": "mkv", "mpegts": "ts"}.get(output.format.name, output.format.name)
+    return {"matroska": "mkv"}.get(output.format.name, output.format.name)
 
 
 def _rate(info: VideoInfo) -> Fraction:
@@ -192,7 +197,7 @@ def _rate(info: VideoInfo) -> Fraction:
     return min(max(rate, Fraction(1)), Fraction(1000)).limit_denominator(1_000_000)
 
 
-def _set_picture(context: Any, info: VideoInfo, lossless: bool) -> None:
+def _set_picture(context: VideoCodecContext, info: VideoInfo, lossless: bool) -> None:
     context.width, context.height = info.width_px, info.height_px
     context.pix_fmt = _pixel_format(context.codec, info, lossless)
     context.sample_aspect_ratio = info.sample_aspect_ratio or Fraction(0, 1)
@@ -204,14 +209,14 @@ def _set_picture(context: Any, info: VideoInfo, lossless: bool) -> None:
         context.colorspace, context.color_range = 1 if info.height_px >= 720 else 6, LIMITED_RANGE
 
 
-def _pixel_format(codec: Any, info: VideoInfo, lossless: bool) -> str:
-    """The source's own layout where the encoder has it, else the nearest, said aloud."""
+def _pixel_format(codec: Codec, info: VideoInfo, lossless: bool) -> str:
+    """The source's own layout if the encoder takes it, else the nearest, which is logged."""
     wanted, chosen = nearest_layout(info.pixel_format), picture_format(codec, info)
     if chosen is None:
-        raise UsageError(f"The encoder {codec.name} takes no planar pictures.", "Choose another --codec.")
+        raise UsageError(f"The encoder {codec.name} takes no planar frames.", "Choose another --codec.")
     have = layout_of(chosen)
     if lossless and chosen != wanted.name and (is_lossy(info, chosen) or wanted.kind == "yuv"):
-        raise UsageError(f"The encoder {codec.name} cannot keep {wanted.name} pictures.", "Choose --codec ffv1.")
+        raise UsageError(f"The encoder {codec.name} cannot keep {wanted.name} frames.", "Choose --codec ffv1.")
     if chosen != wanted.name:
         lossy = have is not None and have.depth_bits < wanted.depth_bits
         log.log(
@@ -222,9 +227,9 @@ def _pixel_format(codec: Any, info: VideoInfo, lossless: bool) -> str:
 
 
 def _encoder_options(
-    family: Family, options: EncodeOptions, context: Any, chroma_location: str | None
+    family: Family, options: EncodeOptions, context: VideoCodecContext, chroma_location: str | None
 ) -> dict[str, str]:
-    """The encoder's private options: defaults of the family, then the user's."""
+    """The encoder's private options: the defaults of the family, then the user's."""
     known = {option.name for option in context.supported_options.private}
     chosen = dict(family.extra)
     if chroma_location is not None:
@@ -246,7 +251,7 @@ def _encoder_options(
 
 
 def _join(chosen: dict[str, str], more: dict[str, str]) -> None:
-    """Adds options; lists of an encoder's own parameters grow."""
+    """Adds options in place; ``-params`` lists are appended to."""
     for name, value in more.items():
         joins = name.endswith("-params") and name in chosen
         chosen[name] = f"{chosen[name]}:{value}" if joins else value
@@ -258,34 +263,30 @@ def _lossless(family: Family) -> dict[str, str]:
     return dict(family.lossless)
 
 
-def _quality(family: Family, asked: float | None, known: set[str], context: Any) -> dict[str, str]:
+def _quality(family: Family, asked: float | None, known: set[str], context: VideoCodecContext) -> dict[str, str]:
+    """The option for constant quality, under the encoder's own name; sets the context if that is no option."""
     if asked is not None and family.encoder == "ffv1":
         raise UsageError("ffv1 is lossless and has no quality to choose.", "Leave out --crf.")
     if asked is not None and family.encoder == "prores_ks":
         raise UsageError("prores has no crf.", "Leave out --crf, or choose --encoder-opt profile=lt.")
-    crf = asked if asked is not None else family.crf
-    if crf is None:
-        ours = family.encoder in {each.encoder for each in FAMILIES.values()}
-        if not (ours or family.extra or known & {"crf", "cq"}):
-            _fix_quantiser(context, _FINE_QP)
+    quality = asked if asked is not None else family.crf
+    if quality is None and family.encoder not in {each.encoder for each in FAMILIES.values()}:
+        quality = _HARDWARE_CQ if known & {"cq", "qp_i"} else None if "crf" in known else _FINE_QP
+    if quality is None:
         return {}
     if "crf" in known:
-        return {"crf": f"{crf:g}"}
+        return {"crf": f"{quality:g}"}
     if "cq" in known:
-        context.bit_rate = 0  # else the average of FFmpeg's default is kept, and not the quality
-        return {"rc": "vbr", "cq": f"{crf:g}"}
+        context.bit_rate = 0  # else FFmpeg's default average bit rate is kept, and not the quality
+        return {"rc": "vbr", "cq": f"{quality:g}"}
     if "qp_i" in known:
-        return {"rc": "cqp", "qp_i": f"{crf:g}", "qp_p": f"{crf:g}"}
-    _fix_quantiser(context, crf)
+        return {"rc": "cqp", "qp_i": f"{quality:g}", "qp_p": f"{quality:g}"}
+    context.qscale = True
+    context.global_quality = round(quality * _LAMBDA_PER_QP)
     return {}
 
 
-def _fix_quantiser(context: Any, qp: float) -> None:
-    context.qscale = True
-    context.global_quality = round(qp * _LAMBDA_PER_QP)
-
-
-def _open(context: Any, name: str, options: EncodeOptions) -> None:
+def _open(context: VideoCodecContext, name: str, options: EncodeOptions) -> None:
     known = [o.name for o in (*context.supported_options.private, *context.supported_options.generic)]
     try:
         context.open()
@@ -295,10 +296,10 @@ def _open(context: Any, name: str, options: EncodeOptions) -> None:
                 f"The encoder for {name} refuses these settings.", "Check --crf, --preset and --encoder-opt."
             ) from error
         raise OutputError(
-            f"The encoder for {name} does not open for {context.width}x{context.height} pictures.",
+            f"The encoder for {name} does not open for {context.width}x{context.height} frames.",
             "Choose another --codec; 'vderain info' lists those that work here.",
         ) from error
-    for option in context.options:  # what the encoder did not consume
+    for option in context.options:  # those that the encoder did not consume
         near = difflib.get_close_matches(option, known, n=1)
         raise UsageError(
             f"The encoder for {name} has no option '{option}'.", f"Did you mean {near[0]}?" if near else "Leave it out."

@@ -17,7 +17,7 @@ from vderain.media.remux.metadata import portable_tags
 
 _LOSSY_BITS_PX = 1.0  # more than any picture needs at the default quality
 _PRORES_BITS_PX = 3.0  # of ProRes HQ; https://www.apple.com/final-cut-pro/docs/Apple_ProRes.pdf has 3.5 at 1080p30
-_KEEPS_LARGE = (".mkv", ".mov", ".avi", ".nut")  # where a source in FFV1 or ProRes stays what it is
+_KEEPS_LARGE = (".mkv", ".mov")  # where a source in FFV1 or ProRes stays what it is
 _LOSSLESS_SHARE = 0.25  # of the bare pictures: clean footage; noise takes twice as much and more
 _INT32_MAX = 2**31 - 1
 _MP4_SCALE = 1000  # units a second of a movie's own clock, as most programs write it
@@ -88,8 +88,7 @@ def _expected_bytes(target: Path, reader: VideoReader, options: EncodeOptions) -
 
 def muxer_options(muxer: str, reader: VideoReader) -> dict[str, str]:
     """Options that make the container keep time exactly."""
-    # else one early audio packet would shift every frame; NUT has no time before zero, not even one of decoding
-    options = {"avoid_negative_ts": "make_non_negative" if muxer == "nut" else "disabled"}
+    options = {"avoid_negative_ts": "disabled"}  # else one early audio packet would shift every frame
     if muxer in _MP4_LIKE:
         scale = reader.info.time_base.denominator
         flags = "+faststart"

@@ -213,7 +213,7 @@ class SegmentedWriter(VideoWriter):
             self._begin_at(self._store.origin_s)
         if self._store.frames and self._store.origin_s is not None:
             self._count, self._last_s = self._store.frames, self._store.last_s
-            self._note_first(self._store.origin_s - self._shift_s)
+            self._first_s = self._store.origin_s - self._shift_s
         return self
 
     def write(self, frame: Frame, dry: bool = False) -> None:
@@ -229,8 +229,6 @@ class SegmentedWriter(VideoWriter):
         with self._output_errors():
             if self._scratch is None:
                 self._open_segment(frame.pts * frame.time_base)
-            if self._orientation is not None:
-                frame = self._orientation.frame(frame)
             pts = self._note_time(frame)
             self._keep(self._encoder.encode(self._picture(frame, pts)))
             self._inside += 1
@@ -242,7 +240,7 @@ class SegmentedWriter(VideoWriter):
         self._store.begin(time_s)
         self._begin_at(self._store.origin_s or Fraction(0))
         self._scratch = av.open(BytesIO(), "w", format=self._muxer)  # never written: encoders heed the container
-        self._encoder = add_encoder(self._scratch, self._options, self._info, self._time_base(), self._source_rate)
+        self._encoder = add_encoder(self._scratch, self._options, self._info, self._info.time_base, self._source_rate)
 
     def _close_segment(self) -> None:
         if self._scratch is None:

@@ -7,7 +7,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
-from io import BytesIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -21,12 +20,9 @@ from vderain.media.decode.open import codec_name, open_input
 from vderain.media.decode.probe import VideoInfo, probe
 from vderain.media.decode.reader import VideoReader
 from vderain.media.encode.encoder import EncodeOptions, add_encoder
-from vderain.media.encode.evenness import to_frame_number
-from vderain.media.encode.orientation import Orientation
 from vderain.media.encode.preflight import check_target, muxer_options, output_error
 from vderain.media.encode.verify import lost_chapters, lost_colour, lost_of_file, lost_of_streams
 from vderain.media.frame import Frame
-from vderain.media.hdr import add_hdr_stream
 from vderain.media.mp4.sample_entry import rename_entries
 from vderain.media.mp4.vendor_boxes import HOLDERS, VendorBox, carry_over, find_vendor_boxes, within
 from vderain.media.pixel_format import (
@@ -40,14 +36,11 @@ from vderain.media.pixel_format import (
 from vderain.media.remux.capabilities import TIMECODE, output_format
 from vderain.media.remux.copier import StreamCopier, chapters_in
 from vderain.media.remux.metadata import copy_tags, portable_tags
-from vderain.media.remux.timecode import advance
 from vderain.runtime.files import temporary_path
 
 __all__ = ["EncodeOptions", "VideoWriter"]
 
 log = logging.getLogger(__name__)
-
-_ROTATING = ("mp4", "mov", "matroska", "webm", "nut")  # containers with a place for a display matrix
 
 
 class VideoWriter:
@@ -86,8 +79,6 @@ class VideoWriter:
         self._reader = like
         self._options = options or EncodeOptions()
         self._size_px = size_px
-        self._orientation: Orientation | None = None
-        self._aspect: Fraction | None = None
         self._partial = temporary_path(self.target, f".partial{self.target.suffix.lower()}")
         self._muxer = ""
         self._output: OutputContainer | None = None
@@ -101,7 +92,6 @@ class VideoWriter:
         self._durations: dict[int, int] = {}  # of the frames inside the encoder, by pts
         self._shift_s = Fraction(0)
         self._first_s: Fraction | None = None
-        self._phase_s = Fraction(0)  # by which all frames are earlier in AVI
         self._last_s = Fraction(0)
         self._count = 0
 
@@ -143,8 +133,6 @@ class VideoWriter:
         with self._output_errors():
             if not self._started:
                 self._start(frame.pts * frame.time_base)
-            if self._orientation is not None:
-                frame = self._orientation.frame(frame)
             pts = self._note_time(frame)
             self._mux(self._encoder.encode(self._picture(frame, pts)))
 
@@ -153,9 +141,12 @@ class VideoWriter:
             str(self._partial.absolute()), "w", format=self._muxer,
             container_options=muxer_options(self._muxer, self._reader), metadata_errors="surrogateescape",
         )  # fmt: skip
-        self._copier = StreamCopier(self._reader.path, self._reader.info.stream_index)
+        self._copier = StreamCopier(self._reader.path, self._reader.info.stream_index, self._reader.cuts_front)
         self.kept, self.changed, self.dropped = self._copier.kept, self._copier.changed, self._copier.dropped
-        info = self._info = self._upright(self._reader.info)
+        info = self._reader.info
+        if self._size_px:
+            info = replace(info, width_px=self._size_px[0], height_px=self._size_px[1])
+        self._info = info
         parts = find_vendor_boxes(self._reader.path)
         self._hidden = [part for part in parts if part.movable and self._muxer in HOLDERS]
         self.dropped += [part.name for part in parts if part not in self._hidden]
@@ -166,29 +157,14 @@ class VideoWriter:
             else:
                 self._copier.add(self._output, stream)
         self._output.metadata.update(portable_tags(self._copier.source.metadata))
-
-    def _upright(self, info: VideoInfo) -> VideoInfo:
-        """What the output's pictures will be: turned here where the container cannot tell players to do it."""
-        if self._size_px:
-            info = replace(info, width_px=self._size_px[0], height_px=self._size_px[1])
-        if info.display_matrix is not None and self._muxer not in _ROTATING:
-            self._orientation = Orientation.of(info.display_matrix)
-        if self._orientation is not None:
-            info = self._orientation.info(info)
-            self.changed.append("rotation or mirroring (the pictures themselves are turned)")
-        self._aspect = info.sample_aspect_ratio
-        return info
+        if self._reader.cuts_front:  # the timecode is that of the first frame of the whole
+            self._output.metadata.pop("timecode", None)
+            self._stream.metadata.pop("timecode", None)
 
     def _add_video(self, info: VideoInfo) -> None:
-        """The stream of the pictures and its encoder; they belong to two containers where PyAV leaves no other way."""
+        """Adds the video stream and its encoder."""
         assert self._output is not None
-        if info.light is not None:
-            with av.open(BytesIO(), "w", format=self._muxer) as scratch:
-                self._encoder = add_encoder(scratch, self._options, info, self._time_base(), self._source_rate)
-            self._stream = add_hdr_stream(self._output, self._encoder, info.light)
-        if self._stream is None:
-            rate = self._source_rate
-            self._stream = self._encoder = add_encoder(self._output, self._options, info, self._time_base(), rate)
+        self._stream = self._encoder = add_encoder(self._output, self._options, info, info.time_base, self._source_rate)
         wanted, chosen = (nearest_layout(n).name for n in (info.pixel_format, self._encoder.codec_context.pix_fmt))
         if is_resampled(info.pixel_format):
             wanted = info.pixel_format
@@ -203,12 +179,8 @@ class VideoWriter:
         copy_tags(self._stream, source, copied=False)
         if (timecode := self._timecode()) is not None:
             self._stream.metadata.setdefault("timecode", timecode)
-        if info.display_matrix is None:
-            return
-        if self._muxer in _ROTATING:
+        if info.display_matrix is not None:
             self._stream.set_display_matrix(info.display_matrix)
-        elif self._orientation is None:
-            self.dropped.append(f"rotation by {info.rotation_deg} degrees")
 
     @cached_property
     def _source_rate(self) -> SourceRate | None:
@@ -226,11 +198,6 @@ class VideoWriter:
         tracks = [s for s in self._copier.streams() if codec_name(s) == TIMECODE]
         return next((str(s.metadata["timecode"]) for s in tracks if "timecode" in s.metadata), None)
 
-    def _time_base(self) -> Fraction:
-        """AVI counts frames; all others take the source's own clock."""
-        info = self._reader.info
-        return 1 / info.average_rate if self._muxer == "avi" and info.average_rate else info.time_base
-
     def _begin_at(self, first_s: Fraction) -> None:
         """No container shows pictures before its zero: MP4 hides them, Matroska forgets when they were."""
         self._shift_s = min(Fraction(0), first_s)
@@ -243,41 +210,19 @@ class VideoWriter:
         if self._shift_s:
             cut = replace(cut, shift_s=cut.shift_s + self._shift_s)
             log.info("'%s' begins before zero: all streams move by %.3f s.", self.target.name, -float(self._shift_s))
-        if cut.begin_s is not None:
-            self._advance_timecodes(cut.begin_s)
         self._chapters = chapters_in(self._copier.source, cut)
         self._output.set_chapters(self._chapters)
         self._output.start_encoding()
         self._copier.begin(self._output, cut)
         self._started = True
 
-    def _advance_timecodes(self, begin_s: Fraction) -> None:
-        """Makes timecodes those of the first picture that is left."""
-        assert self._output is not None and self._copier is not None
-        source, rate = self._copier.source.streams[self._reader.info.stream_index], self._reader.info.average_rate
-        if rate is None or source.time_base is None:
-            return
-        frames = round((begin_s - (source.start_time or 0) * source.time_base) * rate)
-        for metadata in (self._output.metadata, self._stream.metadata):
-            if "timecode" in metadata:
-                metadata["timecode"] = advance(metadata["timecode"], frames, rate) or metadata["timecode"]
-
-    def _note_first(self, first_s: Fraction) -> None:
-        """A clock that counts frames has no place for a part of one before the first."""
-        self._phase_s = first_s % self._encoder.codec_context.time_base
-        self._first_s = first_s - self._phase_s
-
     def _note_time(self, frame: Frame) -> int:
         """Remembers when a frame is shown, and says it in the encoder's units."""
         base = self._encoder.codec_context.time_base
         time_s = frame.pts * frame.time_base - self._shift_s
         if self._first_s is None:
-            self._note_first(time_s)
-        ticks = to_frame_number(time_s - self._phase_s, base, frame.time_base)
-        if ticks is None or (self._count and ticks * base <= self._last_s):
-            raise OutputError(
-                "AVI holds only one constant frame rate, and these frames come at uneven times.", "Write .mp4 or .mkv."
-            )
+            self._first_s = time_s
+        ticks = round(Fraction(time_s / base))
         self._last_s = ticks * base
         self._count += 1
         self._durations[ticks] = int(frame.duration * frame.time_base / base)
@@ -354,10 +299,9 @@ class VideoWriter:
         with open_input(self._partial) as container:
             stream = self._written(container)
             for packet in container.demux(stream):
-                stamp = packet.dts if self._muxer == "avi" else packet.pts  # AVI has no pts: FFmpeg makes some up
-                if packet.size and not packet.is_discard and stamp is not None:
+                if packet.size and not packet.is_discard and packet.pts is not None:
                     count += 1
-                    time_s = stamp * packet.time_base
+                    time_s = packet.pts * packet.time_base
                     stamps = [min([*stamps, time_s]), max([*stamps, time_s])]
             tick_s = stream.time_base or Fraction(0)
             self._compare_pixel_shape(stream)
@@ -365,8 +309,6 @@ class VideoWriter:
             self._note_losses(container, stream, copier)
         self._note_pictures()
         expected = [self._first_s or Fraction(0), self._last_s]
-        if self._muxer == "nut" and stamps:  # it counts from the first packet of all, which is moved to zero
-            expected = [time_s + stamps[0] - expected[0] for time_s in expected]
         exact = all(abs(a - b) <= tick_s / 2 for a, b in zip(stamps, expected, strict=False))
         if count != self._count or not exact:
             raise OutputError(
@@ -404,7 +346,7 @@ class VideoWriter:
 
     def _compare_pixel_shape(self, stream: Any) -> None:
         """Says so where the pixels' shape got lost: PyAV gives Matroska's muxer no way to know it."""
-        wanted = self._aspect
+        wanted = self._info.sample_aspect_ratio
         if wanted not in (None, 1) and stream.sample_aspect_ratio != wanted:
             self.dropped.append(f"pixel aspect ratio {wanted}")
 

@@ -15,7 +15,6 @@ from av.stream import Discard, Disposition
 from vderain.media.decode.open import codec_name, input_errors, open_input, read_packets, stream_name
 from vderain.media.decode.timestamps import continuous, is_joinable
 from vderain.media.remux import audio as sound
-from vderain.media.remux import subtitles as captions
 from vderain.media.remux.capabilities import (
     BOXED,
     COVER_NAMES,
@@ -39,20 +38,13 @@ _SUBTITLE_S = 30  # the same where there are subtitles: none stays longer on the
 _EMPTY_TEXT = b"\0\0"  # fills the time between two subtitles in MP4; the muxer writes its own
 
 
-def _recoder(output: OutputContainer, stream: Any) -> "sound.Recoder | captions.Rewriter | None":
-    muxer = output.format.name
-    if (encoder := sound.fallback_codec(muxer, stream)) is not None:
-        return sound.Recoder(output, stream, encoder)
-    codec = captions.fallback_codec(muxer, stream)
-    return captions.Rewriter(output, stream, codec) if codec is not None else None
-
-
 class StreamCopier:
     """Copies every stream but the main video from a source into an output, packet for packet, as time goes on.
 
     Args:
         source: the file to copy from; it is opened a second time, so that nothing has to be kept in memory.
         main_index: the stream that is not copied.
+        cuts_front: whether the beginning is cut off; a timecode track, which holds for the first frame, is dropped.
 
     Attributes:
         kept: names of the streams that are copied.
@@ -61,12 +53,13 @@ class StreamCopier:
         kinds: by number of the track, what its samples have to be called once the file is closed.
     """
 
-    def __init__(self, source: Path, main_index: int) -> None:
+    def __init__(self, source: Path, main_index: int, cuts_front: bool = False) -> None:
         self._source = source
+        self._cuts_front = cuts_front
         self._container = open_input(source)
         self._main_index = main_index
         self._targets: dict[int, Any] = {}
-        self._recoders: dict[int, sound.Recoder | captions.Rewriter] = {}
+        self._recoders: dict[int, sound.Recoder] = {}
         self._refused: dict[int, int] = {}
         self._steps: dict[int, tuple[int, int]] = {}  # of sound: the last packet's instant and length
         self._copied: set[int] = set()
@@ -101,8 +94,8 @@ class StreamCopier:
             self.kept.append(name)
             return
         if not can_hold(muxer, stream):
-            if (recoder := _recoder(output, stream)) is not None:
-                self._recoders[stream.index] = recoder
+            if (encoder := sound.fallback_codec(muxer, stream)) is not None:
+                recoder = self._recoders[stream.index] = sound.Recoder(output, stream, encoder)
                 self._targets[stream.index] = recoder.stream
                 self.changed.append(f"{name} written as {fallback_codec(muxer, stream)}")
             else:
@@ -123,8 +116,10 @@ class StreamCopier:
         self.kinds[copy.index + 1] = codec_name(stream)
 
     def _keep_timecode(self, muxer: str, name: str) -> None:
-        """Where the muxer makes no track of it the tag remains."""
-        if muxer in BOXED:
+        """The muxer writes the track from the tag of the video; other containers keep the tag only."""
+        if self._cuts_front:
+            self.dropped.append(name)
+        elif muxer in BOXED:
             self.kept.append(name)
         else:
             self.changed.append(f"{name} written as a tag")
@@ -272,7 +267,7 @@ class StreamCopier:
             packet.pts = max(packet.pts, packet.dts) if packet.pts is not None else None
         self._last_s[target.index] = packet.dts * packet.time_base
 
-    def _mux(self, output: OutputContainer, recoder: "sound.Recoder | captions.Rewriter", packet: Any | None) -> None:
+    def _mux(self, output: OutputContainer, recoder: sound.Recoder, packet: Any | None) -> None:
         """Writes what a recoder makes of a packet (None: of all it still has)."""
         for recoded in recoder(packet):
             recoded.stream = recoder.stream
