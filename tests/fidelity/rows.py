@@ -462,7 +462,10 @@ _ODD = {"pixels": "written as yuv444p", "depth": "written as yuv444p"}
 _NO_FLAC = {"streams": "written as alac without loss"}
 _AS_AAC = {"streams": "written as aac"}
 _AS_PCM = {"streams": "written as pcm_s16le without loss"}
-_PLAIN_TEXT = {"streams": "written as mov_text, without styles"}
+_NO_SUBRIP = {"streams": "(subrip"}
+_NO_WEBVTT = {"streams": "(webvtt"}
+_NO_MOV_TEXT = {"streams": "(mov_text"}
+_NO_HDR = {"colour": "HDR metadata"}
 _NO_COVER = {"streams": "cover picture #1"}
 _NO_FILES = {"streams": "attachment #1 (rain.ttf)"}
 _NO_KLV = {"streams": "data #1 (klv)"}
@@ -474,7 +477,7 @@ NAMED: dict[str, Named] = {
     "odd sizes, 4:2:2": {".mov": _ODD},
     "a cover picture": {".mov": _NO_COVER},
     "a cover picture in Matroska": {".mov": _NO_COVER},
-    "the video is the last stream": {".mkv": {"streams": "subtitle #1 (mov_text) written as subrip"}},
+    "the video is the last stream": {".mkv": _NO_MOV_TEXT},
     "sound: PCM of 8 bits": {".mp4": _AS_PCM},
     "sound: Opus": {".mov": _AS_AAC},
     "sound: FLAC": {".mov": _NO_FLAC},
@@ -482,9 +485,9 @@ NAMED: dict[str, Named] = {
     "sound: A-law of a camera": {".mp4": _AS_PCM, ".mkv": _AS_PCM},
     "sound: AMR of a telephone": {".mp4": _AS_AAC, ".mkv": _AS_AAC},
     "several languages": {".mov": _AS_AAC},
-    "subtitles of MP4": {".mkv": {"streams": "written as subrip, without styles"}},
-    "subtitles: SubRip": {".mp4": _PLAIN_TEXT, ".mov": _PLAIN_TEXT},
-    "subtitles: WebVTT": {".mp4": _PLAIN_TEXT, ".mov": _PLAIN_TEXT},
+    "subtitles of MP4": {".mkv": _NO_MOV_TEXT},
+    "subtitles: SubRip": {".mp4": _NO_SUBRIP, ".mov": _NO_SUBRIP},
+    "subtitles: WebVTT": {".mp4": _NO_WEBVTT, ".mov": _NO_WEBVTT},
     "subtitles: ASS with a font": {
         ".mp4": {"streams": "attachment #2 (rain.ttf)"},
         ".mov": {"streams": "attachment #2 (rain.ttf)"},
@@ -494,7 +497,7 @@ NAMED: dict[str, Named] = {
         ".mp4": {"chapters": "ends of chapters"},
         ".mov": {"chapters": "ends of chapters"},
     },
-    "dispositions": {".mp4": _PLAIN_TEXT, ".mov": _PLAIN_TEXT | {"metadata": "mark comment of audio #2 (aac)"}},
+    "dispositions": {".mp4": _NO_SUBRIP, ".mov": _NO_SUBRIP | {"metadata": "mark comment of audio #2 (aac)"}},
     "a timecode track": {".mkv": {"streams": "data #1 (tmcd, eng) written as a tag"}},
     "telemetry: gpmd": {".mkv": {"streams": "data #1 (bin_data)"}},
     "telemetry: camm": {".mkv": {"streams": "data #1 (camm)"}},
@@ -506,6 +509,8 @@ NAMED: dict[str, Named] = {
 }
 # The same where it is the lossless encoder that leaves it to the container to say it, which H.264 does not.
 NAMED_WITHOUT_LOSS: dict[str, Named] = {
+    "HDR10 in the stream (HEVC)": {".mp4": _NO_HDR, ".mkv": _NO_HDR},
+    "HDR10 in the stream (H.264)": {".mp4": _NO_HDR, ".mkv": _NO_HDR},
     "full range of MJPEG": {".mp4": {"colour": "colour tags (matrix, range, chroma location)"}},
     "chroma at center": {".mp4": {"colour": "colour tags (chroma location)"}},
     "chroma at topleft": {".mp4": {"colour": "colour tags (chroma location)"}},

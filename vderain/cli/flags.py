@@ -53,7 +53,7 @@ def options(
     batch_size: Annotated[int | None, typer.Option(help="Frames at once. Default: what memory holds.")] = None,
     codec: Annotated[
         str | None,
-        typer.Option(help="h264, hevc, av1, vp9, ffv1, prores, auto-hw or any FFmpeg encoder. Default: the source's."),
+        typer.Option(help="h264, hevc, av1, vp9, ffv1, prores or any FFmpeg encoder. Default: the source's."),
     ] = None,
     crf: Annotated[
         float | None, typer.Option(help="Constant quality, lower is better; the scale is the codec's.")

@@ -267,6 +267,8 @@ def _probe_muxer(muxer: str, encoder: str, options: tuple[tuple[str, str], ...])
                 packets = stream.encode(frame) + stream.encode(None)
             except (av.error.FFmpegError, ValueError, OSError):
                 return True  # a matter between the encoder and the frame
+            for packet in packets:
+                packet.dts = packet.pts  # of a single frame, x265 leaves it uninitialised
             output.mux(packets)
         memory.seek(0)
         with av.open(memory, "r") as written:
