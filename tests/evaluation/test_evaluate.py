@@ -1,4 +1,4 @@
-"""Measures: known values where they can be worked out by hand, the order of things where they cannot."""
+"""Scores: exact values where they can be worked out by hand, their order elsewhere."""
 
 import json
 import weakref
@@ -43,7 +43,7 @@ def saved(folder: Path, pictures: list[Any]) -> Path:
 
 
 def rained(dry: list[Any], density: float) -> list[Any]:
-    """The same clip under so many streaks per 10 000 px."""
+    """Render rain with a number of streaks per 10 000 px onto a clip."""
     generator = torch.Generator().manual_seed(1)
     style = (StreakLayer(angle_deg=5, length_px=14, width_px=1.5, density=density, opacity=0.4),)
     clear = torch.from_numpy(np.stack(dry)).permute(0, 3, 1, 2) / 255
@@ -63,7 +63,7 @@ def pair(dry: list[Any], tmp_path: Path) -> tuple[Path, Path]:
     return saved(tmp_path / "rain", rained(dry, 8)), saved(tmp_path / "clear", dry)
 
 
-def test_an_offset_of_all_values_has_the_psnr_of_the_formula() -> None:
+def test_psnr_of_a_constant_offset() -> None:
     truth = textured(1, (32, 40)) // 2
     found = quality(truth + np.uint8(10), truth)
     assert found.psnr_rgb_db == pytest.approx(20 * np.log10(255 / 10))
@@ -71,14 +71,14 @@ def test_an_offset_of_all_values_has_the_psnr_of_the_formula() -> None:
     assert found.worst8_levels == pytest.approx(10 * Y_PER_GREY)
 
 
-def test_a_picture_is_like_itself() -> None:
+def test_quality_of_identical_images() -> None:
     picture = textured(2, (30, 41))
     found = quality(picture, picture.copy())
     assert (found.psnr_y_db, found.ssim_y, found.psnr_rgb_db, found.ssim_rgb) == (99, 1, 99, 1)
     assert found.worst8_levels == 0
 
 
-def test_ssim_of_a_single_window_is_that_of_the_formula() -> None:
+def test_ssim_of_a_single_window_matches_the_formula() -> None:
     rng = np.random.default_rng(3)
     one, other = rng.integers(0, 256, (2, 11, 11, 3)).astype(np.uint8)
     away = np.arange(-5, 6) ** 2
@@ -99,7 +99,7 @@ def test_ssim_of_a_single_window_is_that_of_the_formula() -> None:
     assert found.ssim_y == pytest.approx(by_hand(y1, y2))
 
 
-def test_the_worst_block_is_found_wherever_it_is() -> None:
+def test_the_worst_block_is_found() -> None:
     truth = np.full((40, 50, 3), 100, np.uint8)
     picture = truth.copy()
     picture[16:24, 32:40] = 40
@@ -107,7 +107,7 @@ def test_the_worst_block_is_found_wherever_it_is() -> None:
     assert quality(picture, truth).worst8_levels == pytest.approx(60 * Y_PER_GREY)
 
 
-def test_a_clip_has_the_means_of_its_frames_and_its_worst_block() -> None:
+def test_scores_of_a_clip_are_means_and_its_worst_block() -> None:
     truth = textured(4, (32, 32)) // 2
     frames = [quality(truth + np.uint8(k), truth) for k in (2, 9, 4)]
     whole = over_frames(frames)
@@ -116,54 +116,54 @@ def test_a_clip_has_the_means_of_its_frames_and_its_worst_block() -> None:
     assert whole.worst8_levels == frames[1].worst8_levels
 
 
-def test_flicker_without_motion_is_the_squared_difference() -> None:
+def test_warp_error_without_motion_is_the_squared_difference() -> None:
     picture = textured(5, SIZE)
     error = warp_error(picture, picture + np.uint8(5), optical_flow(picture, picture))
     assert error == pytest.approx((5 / 255) ** 2 * 1e3)
 
 
-def test_motion_is_not_flicker() -> None:
+def test_warp_error_ignores_motion() -> None:
     now, after = drive(2, (96, 128), (3, 1))
     along = optical_flow(now, after)
     unmoved = ((after.astype(float) - now) ** 2).mean() / 255**2 * 1e3
     error = warp_error(now, after, along)
     assert error is not None
     assert error < unmoved / 20
-    assert along.seen.mean() > 0.9
+    assert along.visible.mean() > 0.9
 
 
-def test_where_nothing_is_seen_twice_there_is_no_flicker_to_tell(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_warp_error_is_none_where_all_pixels_are_occluded(monkeypatch: pytest.MonkeyPatch) -> None:
     picture = textured(5, SIZE)
     along = optical_flow(picture, picture)
-    along.seen[:] = False
+    along.visible[:] = False
     assert warp_error(picture, picture, along) is None
 
 
-def leftover(pictures: list[Any]) -> float:
+def residual_rain(pictures: list[Any]) -> float:
     seen = windows((as_frame(picture, i) for i, picture in enumerate(pictures)), 2)
     return float(np.mean([residual_rain_levels(window.aligned) for window in seen]))
 
 
-def test_rain_left_over_grows_with_rain() -> None:
+def test_residual_rain_grows_with_rain() -> None:
     dry = drive(6, (96, 128))
     noise = np.random.default_rng(6).normal(0, 3, (len(dry), 96, 128, 3))
 
     def noisy(density: float) -> list[Any]:
         return list(np.clip(rained(dry, density) + noise, 0, 255).round().astype(np.uint8))
 
-    found = [leftover(noisy(density)) for density in (0, 4, 8, 16, 32)]
-    assert abs(leftover(dry)) < 0.01
+    found = [residual_rain(noisy(density)) for density in (0, 4, 8, 16, 32)]
+    assert abs(residual_rain(dry)) < 0.01
     assert abs(found[0]) < 0.01, "noise is no rain"
     assert found[1] > 0.05
     assert all(more > 1.5 * less for less, more in pairwise(found[1:])), found
 
 
-def test_dark_ghosts_count_against_bright_rain(dry: list[Any]) -> None:
+def test_residual_rain_is_negative_for_dark_ghosts(dry: list[Any]) -> None:
     dark = [2 * d.astype(int) - r for d, r in zip(dry, rained(dry, 8), strict=True)]
-    assert leftover([np.clip(d, 0, 255).astype(np.uint8) for d in dark]) < -0.1
+    assert residual_rain([np.clip(d, 0, 255).astype(np.uint8) for d in dark]) < -0.1
 
 
-def test_videos_are_seen_as_ffmpeg_shows_them(clip: Make) -> None:
+def test_frames_are_rotated_and_converted_as_ffmpeg_does(clip: Make) -> None:
     source = clip("in.mp4", frames=3)
     with av.open(str(source)) as container:
         wanted = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
@@ -171,23 +171,23 @@ def test_videos_are_seen_as_ffmpeg_shows_them(clip: Make) -> None:
 
 
 @pytest.mark.parametrize("limit", [1, 5, 11])
-def test_a_limit_is_that_many_frames_at_any_frame_rate(clip: Make, limit: int) -> None:
+def test_limit_counts_frames_at_any_frame_rate(clip: Make, limit: int) -> None:
     source = clip("vfr.mp4", pts=[9000 + pts for pts in VFR_PTS], audio="aac")
     footage = Footage(source, limit=limit)
-    with VideoReader(source, duration_s=footage.lasting_s()) as reader:
+    with VideoReader(source, duration_s=footage.limit_s()) as reader:
         assert len(list(reader.frames())) == limit
     assert len(list(footage.pictures())) == limit
-    assert Footage(source, limit=len(VFR_PTS)).lasting_s() is None
+    assert Footage(source, limit=len(VFR_PTS)).limit_s() is None
 
 
 @pytest.mark.parametrize("limit", [1, 7, 10])
-def test_a_limit_is_that_many_pictures(tmp_path: Path, limit: int) -> None:
+def test_limit_counts_images_of_a_folder(tmp_path: Path, limit: int) -> None:
     folder = saved(tmp_path / "many", [textured(i, (16, 16)) for i in range(12)])
-    with PictureReader(folder, duration_s=Footage(folder, limit=limit).lasting_s()) as reader:
+    with PictureReader(folder, duration_s=Footage(folder, limit=limit).limit_s()) as reader:
         assert reader.count == limit
 
 
-def test_the_truth_compares_as_the_truth(pair: tuple[Path, Path], dry: list[Any]) -> None:
+def test_scores_against_truth(pair: tuple[Path, Path], dry: list[Any]) -> None:
     rain, clear = map(Footage, pair)
     found = evaluate_against_truth(rain, clear, clear)
     rainy = rained(dry, 8)
@@ -195,23 +195,23 @@ def test_the_truth_compares_as_the_truth(pair: tuple[Path, Path], dry: list[Any]
     by_hand = over_frames([quality(r, d) for r, d in zip(rainy, dry, strict=True)])
     assert found.quality_in == by_hand
     assert found.quality_out.psnr_y_db == 99
-    assert found.flicker_in and found.flicker_out
-    assert found.flicker_out.ratio == 1
+    assert found.stability_in and found.stability_out
+    assert found.stability_out.ratio == 1
     errors = [warp_error(rainy[i], rainy[i + 1], optical_flow(dry[i], dry[i + 1])) for i in range(5)]
-    assert found.flicker_in.warp == pytest.approx(np.mean(errors))
-    assert found.flicker_in.ratio == pytest.approx(found.flicker_in.warp / found.flicker_out.warp)
+    assert found.stability_in.warp == pytest.approx(np.mean(errors))
+    assert found.stability_in.ratio == pytest.approx(found.stability_in.warp / found.stability_out.warp)
 
 
-def test_without_the_truth_the_dry_clip_looks_drier(pair: tuple[Path, Path]) -> None:
+def test_scores_without_truth_are_better_for_the_dry_clip(pair: tuple[Path, Path]) -> None:
     found = evaluate_without_truth(*map(Footage, pair))
-    assert found.traces_in.warp and found.traces_out.warp
-    assert found.traces_in.warp > 2 * found.traces_out.warp
-    assert found.traces_in.residual_rain_levels > 0.2
-    assert abs(found.traces_out.residual_rain_levels) < 0.01
+    assert found.scores_in.warp and found.scores_out.warp
+    assert found.scores_in.warp > 2 * found.scores_out.warp
+    assert found.scores_in.residual_rain_levels > 0.2
+    assert abs(found.scores_out.residual_rain_levels) < 0.01
 
 
 @pytest.mark.parametrize("truth", [True, False])
-def test_no_clip_is_held_in_memory(truth: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_frames_are_streamed(truth: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     frames, alive, most = 60, 0, 0
     monkeypatch.setattr(evaluate, "cores", lambda: 2)
 
@@ -248,60 +248,60 @@ def ran(vderain: Run, *arguments: object) -> dict[str, Any]:
 SCORES = {"psnr_y_db", "ssim_y", "psnr_rgb_db", "ssim_rgb", "worst8_levels"}
 
 
-def test_a_rainy_folder_is_derained_and_compared(vderain: Run, tiny: Path, pair: tuple[Path, Path]) -> None:
+def test_command_derains_a_folder_and_compares_it(vderain: Run, tiny: Path, pair: tuple[Path, Path]) -> None:
     rain, clear = pair
     found = ran(vderain, "--rain", rain, "--clear", clear, "--model", tiny, "--limit", 3, "--harmless")
     assert (found["rain"], found["clear"], found["out"], found["model"]) == (str(rain), str(clear), None, "tiny")
     assert found["frames"] == 3
     assert {*found["quality_in"]} == {*found["quality_out"]} == {*found["quality_clear"]} == SCORES
-    assert {*found["flicker_in"]} == {*found["flicker_out"]} == {"warp", "ratio"}
+    assert {*found["stability_in"]} == {*found["stability_out"]} == {"warp", "ratio"}
     assert found["quality_in"] != found["quality_out"]
     assert names_in(rain.parent) == {"rain", "clear"}
 
 
-def test_at_strength_0_nothing_is_better_or_worse(vderain: Run, pair: tuple[Path, Path]) -> None:
+def test_scores_before_and_after_are_equal_at_strength_0(vderain: Run, pair: tuple[Path, Path]) -> None:
     rain, clear = pair
     found = ran(vderain, "--rain", rain, "--clear", clear, "--strength", 0, "--harmless")
     assert found["quality_in"] == found["quality_out"]
-    assert found["flicker_in"] == found["flicker_out"]
+    assert found["stability_in"] == found["stability_out"]
     assert found["quality_clear"]["psnr_rgb_db"] == 99
 
 
-def test_a_rainy_video_is_looked_at(vderain: Run, clip: Make, tiny: Path) -> None:
+def test_command_scores_a_video_without_truth(vderain: Run, clip: Make, tiny: Path) -> None:
     source = clip("rain.mp4", frames=5, audio="aac")
     found = ran(vderain, "--rain", source, "--model", tiny, "--limit", 4)
     assert found["frames"] == 4
-    assert {*found["traces_in"]} == {*found["traces_out"]} == {"warp", "residual_rain_levels"}
-    assert found["traces_in"] != found["traces_out"]
+    assert {*found["scores_in"]} == {*found["scores_out"]} == {"warp", "residual_rain_levels"}
+    assert found["scores_in"] != found["scores_out"]
 
 
-def test_a_video_may_be_held_against_pictures(vderain: Run, clip: Make, tmp_path: Path) -> None:
+def test_a_video_can_be_compared_with_a_folder(vderain: Run, clip: Make, tmp_path: Path) -> None:
     source = clip("rain.mkv", frames=3, codec="ffv1")
     clear = saved(tmp_path / "clear", list(Footage(source).pictures()))
     found = ran(vderain, "--rain", source, "--clear", clear, "--out", source)
     assert found["quality_out"]["psnr_rgb_db"] == 99
 
 
-def test_what_was_derained_before_is_scored_as_it_is(vderain: Run, pair: tuple[Path, Path]) -> None:
+def test_out_is_scored_as_it_is(vderain: Run, pair: tuple[Path, Path]) -> None:
     rain, clear = pair
     found = ran(vderain, "--rain", rain, "--clear", clear, "--out", clear)
     assert (found["out"], found["model"]) == (str(clear), None)
     assert found["quality_out"]["psnr_y_db"] == 99
 
 
-def test_single_pictures_may_differ_in_size(vderain: Run, tiny: Path, tmp_path: Path) -> None:
+def test_single_images_may_differ_in_size(vderain: Run, tiny: Path, tmp_path: Path) -> None:
     shapes = [(40, 60), (60, 40), (40, 60)]
     rain = saved(tmp_path / "rain", [textured(i, shape) for i, shape in enumerate(shapes)])
     clear = saved(tmp_path / "clear", [textured(i, shape) for i, shape in enumerate(shapes)])
     sheet = tmp_path / "sheet.png"
     found = ran(vderain, "--rain", rain, "--clear", clear, "--single", "--model", tiny, "--limit", 2, "--sheet", sheet)
     assert found["frames"] == 2
-    assert found["flicker_in"] is None
+    assert found["stability_in"] is None
     assert found["quality_in"]["psnr_y_db"] == 99
     assert sheet.exists()
 
 
-def test_pictures_that_differ_in_size_are_no_clip(vderain: Run, tmp_path: Path) -> None:
+def test_images_of_a_clip_must_have_one_size(vderain: Run, tmp_path: Path) -> None:
     rain = saved(tmp_path / "rain", [textured(1, (40, 60)), textured(2, (60, 40))])
     result = vderain("evaluate", "--rain", rain, "--clear", rain)
     assert result.exit_code != 0
@@ -309,7 +309,7 @@ def test_pictures_that_differ_in_size_are_no_clip(vderain: Run, tmp_path: Path) 
     assert "--single" in result.stderr
 
 
-def test_the_table_says_what_json_says(vderain: Run, pair: tuple[Path, Path]) -> None:
+def test_table_and_json_agree(vderain: Run, pair: tuple[Path, Path]) -> None:
     rain, clear = pair
     arguments = ("--rain", rain, "--clear", clear, "--out", clear)
     found = ran(vderain, *arguments)
@@ -318,12 +318,14 @@ def test_the_table_says_what_json_says(vderain: Run, pair: tuple[Path, Path]) ->
     rows = {line[:24].strip(): line[24:].split() for line in table[2:]}
     assert rows["PSNR Y, dB"] == [f"{found['quality_in']['psnr_y_db']:.2f}", "99.00"]
     assert rows["SSIM RGB"] == [f"{found['quality_in']['ssim_rgb']:.4f}", "1.0000"]
-    assert rows["E_warp / clear"] == [f"{found['flicker_in']['ratio']:.2f}", "1.00"]
+    assert rows["E_warp / clear"] == [f"{found['stability_in']['ratio']:.2f}", "1.00"]
     looked = vderain("evaluate", "--rain", rain, "--out", clear).stdout
     assert "rain left over" in looked
 
 
-def test_a_contact_sheet_shows_what_it_says(vderain: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_contact_sheet_shows_input_output_truth_and_difference(
+    vderain: Run, pair: tuple[Path, Path], tmp_path: Path
+) -> None:
     rain, clear = pair
     sheet = tmp_path / "sheet.png"
     ran(vderain, "--rain", rain, "--clear", clear, "--out", rain, "--sheet", sheet)
@@ -337,7 +339,7 @@ def test_a_contact_sheet_shows_what_it_says(vderain: Run, pair: tuple[Path, Path
     assert picture[:BAND_PX, :60].max() > 150, "a label"
 
 
-def test_a_sheet_is_not_written_over(vderain: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_contact_sheet_is_not_overwritten(vderain: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
     sheet = tmp_path / "sheet.png"
     sheet.write_bytes(b"mine")
     result = vderain("evaluate", "--rain", pair[0], "--out", pair[1], "--sheet", sheet)
@@ -347,9 +349,7 @@ def test_a_sheet_is_not_written_over(vderain: Run, pair: tuple[Path, Path], tmp_
     assert vderain("evaluate", "--rain", pair[0], "--sheet", tmp_path / "sheet.jpg").exit_code == 2
 
 
-def test_clips_that_do_not_go_together_are_refused_before_the_work(
-    vderain: Run, dry: list[Any], tmp_path: Path
-) -> None:
+def test_clips_of_different_length_or_size_are_refused_first(vderain: Run, dry: list[Any], tmp_path: Path) -> None:
     rain, clear = saved(tmp_path / "rain", dry), saved(tmp_path / "clear", dry[:4])
     small = saved(tmp_path / "small", [picture[:40] for picture in dry])
     result = vderain("evaluate", "--rain", rain, "--clear", clear, "--model", "no such model")
@@ -372,9 +372,7 @@ def test_clips_that_do_not_go_together_are_refused_before_the_work(
         (["--strength", 3], "strength 3"),
     ],
 )
-def test_flags_that_cannot_be_honoured_are_refused(
-    vderain: Run, pair: tuple[Path, Path], flags: list[object], says: str
-) -> None:
+def test_contradictory_flags_are_refused(vderain: Run, pair: tuple[Path, Path], flags: list[object], says: str) -> None:
     given = [pair[1] if flag == "CLEAR" else flag for flag in flags]
     result = vderain("evaluate", "--rain", pair[0], *given)
     assert result.exit_code == 2
@@ -382,7 +380,7 @@ def test_flags_that_cannot_be_honoured_are_refused(
     assert result.stderr.count("\n") == 1
 
 
-def test_what_is_not_there_or_too_little_is_named(vderain: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
+def test_missing_or_too_small_inputs_are_refused(vderain: Run, pair: tuple[Path, Path], tmp_path: Path) -> None:
     rain, clear = pair
     for flags in (["--rain", tmp_path / "none"], ["--rain", rain, "--clear", tmp_path / "none"]):
         result = vderain("evaluate", *flags)

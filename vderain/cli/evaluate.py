@@ -1,4 +1,4 @@
-"""`vderain evaluate`: clips enter, how well the rain was taken out of them is said."""
+"""`vderain evaluate`: measures how well rain was removed from a clip."""
 
 import json
 from collections.abc import Callable
@@ -46,14 +46,14 @@ def evaluate_command(
     with exit_on_error(quiet, verbose):
         choices = given(model=model, strength=strength, temporal=temporal, device=device, precision=precision)
         _check(rain, clear, derained, single, harmless, choices, limit)
-        from vderain.evaluation.contact_sheet import checked, write_sheet
+        from vderain.evaluation.contact_sheet import check_target, write_sheet
         from vderain.evaluation.evaluate import evaluate_against_truth, evaluate_without_truth
         from vderain.evaluation.footage import Footage, zip_frames
         from vderain.media.encode.encoder import EncodeOptions
         from vderain.process import Options, Progress
 
         if sheet:
-            checked(sheet)
+            check_target(sheet)
         options = Options(encode=EncodeOptions(codec="ffv1"), **choices)
         before = Footage(rain, single, limit)
         truth = Footage(clear, single, limit) if clear else None
@@ -66,13 +66,13 @@ def evaluate_command(
             kept = work.derained(truth, "clear") if truth and harmless else None
             with progress_display("measuring", quiet, False) as report:
 
-                def note(frames: int) -> None:
+                def on_progress(frames: int) -> None:
                     report(Progress(frames, 0, None))
 
                 found = (
-                    evaluate_against_truth(before, after, truth, kept, note)
+                    evaluate_against_truth(before, after, truth, kept, on_progress)
                     if truth
-                    else evaluate_without_truth(before, after, note)
+                    else evaluate_without_truth(before, after, on_progress)
                 )
             if sheet:
                 write_sheet(sheet, before, after, truth, found.frames)
@@ -111,7 +111,7 @@ class Work:
                     report(Progress(number, number, len(files)))
             else:
                 target = target if source.is_dir() else target.with_suffix(".png" if is_pictures(source) else ".mkv")
-                self._process(source, target, footage.lasting_s(), report)
+                self._process(source, target, footage.limit_s(), report)
         return replace(footage, path=target)
 
     def _process(
@@ -154,7 +154,7 @@ def _print(found: "Report", rain: Path, work: Work) -> None:
     by = f", {work.model} on {work.device}" if work.model else ""
     out.print(f"{rain}: {counted(found.frames, 'frame')}{by}", markup=False)
     table = Table("", box=None, pad_edge=False)
-    rows = _compared(found) if isinstance(found, PairedScores) else _looked(found)
+    rows = _paired_rows(found) if isinstance(found, PairedScores) else _unpaired_rows(found)
     for column in ("in", "out", "clear, derained")[: len(rows[0]) - 1]:
         table.add_column(column, justify="right")
     for row in rows:
@@ -162,7 +162,7 @@ def _print(found: "Report", rain: Path, work: Work) -> None:
     out.print(table)
 
 
-def _compared(found: "PairedScores") -> list[list[str]]:
+def _paired_rows(found: "PairedScores") -> list[list[str]]:
     sides = [q for q in (found.quality_in, found.quality_out, found.quality_clear) if q]
     rows = [
         ["PSNR Y, dB", *(f"{q.psnr_y_db:.2f}" for q in sides)],
@@ -171,14 +171,14 @@ def _compared(found: "PairedScores") -> list[list[str]]:
         ["SSIM RGB", *(f"{q.ssim_rgb:.4f}" for q in sides)],
         ["worst 8x8 block, levels", *(f"{q.worst8_levels:.1f}" for q in sides)],
     ]
-    flickers = [f for f in (found.flicker_in, found.flicker_out) if f]
-    if flickers:
-        rows.append(["E_warp / clear", *("-" if f.ratio is None else f"{f.ratio:.2f}" for f in flickers)])
+    stabilities = [each for each in (found.stability_in, found.stability_out) if each]
+    if stabilities:
+        rows.append(["E_warp / clear", *("-" if each.ratio is None else f"{each.ratio:.2f}" for each in stabilities)])
     return rows
 
 
-def _looked(found: "UnpairedScores") -> list[list[str]]:
-    sides = (found.traces_in, found.traces_out)
+def _unpaired_rows(found: "UnpairedScores") -> list[list[str]]:
+    sides = (found.scores_in, found.scores_out)
     return [
         ["rain left over, levels", *(f"{t.residual_rain_levels:.4f}" for t in sides)],
         ["E_warp, own motion", *("-" if t.warp is None else f"{t.warp:.3f}" for t in sides)],

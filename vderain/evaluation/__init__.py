@@ -1,1 +1,1 @@
-"""Measuring what was done to a clip: clips enter, numbers and a contact sheet leave."""
+"""Measures how well rain was removed: quality scores, temporal stability, residual rain and contact sheets."""

@@ -1,4 +1,4 @@
-"""A contact sheet: clips enter, a PNG of some of their frames beside each other leaves."""
+"""Writes a contact sheet: a PNG that shows frames of several clips side by side."""
 
 from pathlib import Path
 
@@ -10,19 +10,19 @@ from vderain.evaluation.footage import Footage, Picture, zip_frames
 
 ROWS = 4
 CELL_W_PX = 400
-BAND_PX = 24  # of labels, above each row
-GAIN = 4  # what was removed is too faint to be seen as it is
+BAND_PX = 24  # height of the labels above each row
+GAIN = 4  # removed rain is too faint to be seen at its own contrast
 REMOVED = f"removed x{GAIN} (grey: nothing)"
-MIDDLE = 128  # of a removed picture: nothing was removed
-TEXT, PAPER = (230, 230, 230), (24, 24, 24)
+MIDDLE = 128  # grey level of a difference of 0
+TEXT_RGB, BACKGROUND_RGB = (230, 230, 230), (24, 24, 24)
 
 
-def checked(target: Path) -> None:
-    """Find out before the work begins whether the sheet can be written.
+def check_target(target: Path) -> None:
+    """Check before the work begins that the sheet can be written.
 
     Raises:
-        UsageError: it would not be a PNG.
-        OutputError: it is there already, or its folder is not.
+        UsageError: the name does not end in .png.
+        OutputError: the file exists, or its folder does not.
     """
     if target.suffix.lower() != ".png":
         raise UsageError(f"{target.name} does not end in .png.", "A contact sheet is a PNG.")
@@ -33,17 +33,17 @@ def checked(target: Path) -> None:
 
 
 def write_sheet(target: Path, rain: Footage, out: Footage, clear: Footage | None, frames: int) -> None:
-    """Write some frames, evenly spread: before, after, the truth where known, and what was removed.
+    """Write some evenly spaced frames: before, after, ground truth if given, and what was removed.
 
     Args:
-        target: a PNG.
-        rain: before.
-        out: after.
-        clear: the truth, or None.
-        frames: how many there are of each.
+        target: the PNG to write.
+        rain: the rainy clip.
+        out: the derained clip.
+        clear: the ground truth, or None.
+        frames: number of frames in each clip.
 
     Raises:
-        OutputError: the disk refuses it.
+        OutputError: the file cannot be written.
     """
     chosen = {(2 * row + 1) * frames // (2 * ROWS) for row in range(ROWS)}
     labels = ["input", "output", *(["truth"] if clear else []), REMOVED]
@@ -59,24 +59,27 @@ def write_sheet(target: Path, rain: Footage, out: Footage, clear: Footage | None
 
 
 def removed(before: Picture, after: Picture) -> Picture:
-    """What was taken out, enlarged around a grey that stands for nothing."""
+    """Show the difference ``before - after``, amplified around mid-grey: (H, W, 3) uint8."""
     difference = (before.astype(np.int16) - after) * GAIN + MIDDLE
     return np.asarray(np.clip(difference, 0, 255), np.uint8)
 
 
 def png(picture: Picture) -> bytes:
+    """Encode an (H, W, 3) uint8 RGB image as PNG."""
     done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
     return data.tobytes() if done else b""
 
 
 def row(pictures: list[Picture], labels: list[str]) -> Picture:
-    """One frame's pictures beside each other, under their labels."""
+    """Lay images of one size side by side, each scaled to `CELL_W_PX` columns and with its label above."""
     height_px, width_px = pictures[0].shape[:2]
     cell = CELL_W_PX, max(1, round(height_px * CELL_W_PX / width_px))
-    way = cv2.INTER_AREA if width_px > CELL_W_PX else cv2.INTER_NEAREST
-    beside = np.hstack([np.asarray(cv2.resize(picture, cell, interpolation=way), np.uint8) for picture in pictures])
-    band = np.full((BAND_PX, beside.shape[1], 3), PAPER, np.uint8)
+    interpolation = cv2.INTER_AREA if width_px > CELL_W_PX else cv2.INTER_NEAREST
+    beside = np.hstack(
+        [np.asarray(cv2.resize(picture, cell, interpolation=interpolation), np.uint8) for picture in pictures]
+    )
+    band = np.full((BAND_PX, beside.shape[1], 3), BACKGROUND_RGB, np.uint8)
     for column, text in enumerate(labels):
         where = column * CELL_W_PX + 6, BAND_PX - 7
-        cv2.putText(band, text, where, cv2.FONT_HERSHEY_SIMPLEX, 0.5, TEXT, 1, cv2.LINE_AA)
+        cv2.putText(band, text, where, cv2.FONT_HERSHEY_SIMPLEX, 0.5, TEXT_RGB, 1, cv2.LINE_AA)
     return np.vstack([band, beside])

@@ -1,4 +1,4 @@
-"""The job: clips before and after, with the truth or without it, enter; a report leaves. No clip is held in memory."""
+"""Scores a derained clip with or without ground truth; frames are streamed, so memory does not grow with length."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -18,18 +18,19 @@ from vderain.runtime.device import cores
 from vderain.runtime.threads import ordered_map, sliding_window
 
 RGB8 = Colour("rgb", full_range=True)
-TRUTH = 2  # place of the clear clip among those compared
+TRUTH = 2  # index of the ground truth among the clips compared
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
-class Flicker:
-    """Unsteadiness along the motion of the clear clip.
+class TemporalStability:
+    """How much a clip flickers along the motion of the ground truth.
 
     Attributes:
-        warp: E_warp x 1e3.
-        ratio: to the same of the clear clip: above 1 is flicker, far below 1 is blur. None where that has none.
+        warp: warping error E_warp x 1e3.
+        ratio: `warp` divided by that of the ground truth: above 1 is flicker, far below 1 is blur. None where the
+            ground truth has none.
     """
 
     warp: float
@@ -38,30 +39,30 @@ class Flicker:
 
 @dataclass(frozen=True, slots=True)
 class PairedScores:
-    """Two clips held against the truth.
+    """Scores of a clip before and after deraining, against ground truth.
 
     Attributes:
-        frames: compared.
-        quality_in, quality_out: nearness to the truth before and after.
-        flicker_in, flicker_out: None for pictures that are no clip.
-        quality_clear: how near the clear clip stays to itself when it is derained; None where that was not asked.
+        frames: number of frames compared.
+        quality_in, quality_out: quality before and after.
+        stability_in, stability_out: temporal stability before and after; None for unrelated images.
+        quality_clear: quality of the ground truth after it was derained itself; None where that was not asked for.
     """
 
     frames: int
     quality_in: Quality
     quality_out: Quality
-    flicker_in: Flicker | None
-    flicker_out: Flicker | None
+    stability_in: TemporalStability | None
+    stability_out: TemporalStability | None
     quality_clear: Quality | None
 
 
 @dataclass(frozen=True, slots=True)
-class Traces:
-    """What can be said of a clip without the truth.
+class NoReferenceScores:
+    """Scores of a frame or a clip without ground truth.
 
     Attributes:
         warp: E_warp x 1e3 along the clip's own motion; None where no motion was found.
-        residual_rain_levels: rain left over; see `leftover`.
+        residual_rain_levels: rain that is left, in levels of 255; see `residual_rain`.
     """
 
     warp: float | None
@@ -70,95 +71,116 @@ class Traces:
 
 @dataclass(frozen=True, slots=True)
 class UnpairedScores:
-    """Two clips without a truth to hold them against."""
+    """Scores of a clip before and after deraining, without ground truth."""
 
     frames: int
-    traces_in: Traces
-    traces_out: Traces
+    scores_in: NoReferenceScores
+    scores_out: NoReferenceScores
 
 
 Report = PairedScores | UnpairedScores
-Note = Callable[[int], None]
+OnProgress = Callable[[int], None]  # called with the number of frames done
 
 
 def evaluate_against_truth(
-    rain: Footage, out: Footage, clear: Footage, harmless: Footage | None = None, note: Note = lambda frames: None
+    rain: Footage,
+    out: Footage,
+    clear: Footage,
+    derained_clear: Footage | None = None,
+    on_progress: OnProgress = lambda frames: None,
 ) -> PairedScores:
-    """Hold a clip, before and after, against the truth.
+    """Score a clip before and after deraining against ground truth.
 
     Args:
-        rain: before.
-        out: after.
-        clear: the truth.
-        harmless: the truth, itself derained.
-        note: is told how many frames are done.
+        rain: the rainy clip.
+        out: the derained clip.
+        clear: the ground truth.
+        derained_clear: the ground truth after it was derained, to measure unwanted changes.
+        on_progress: called after each frame with the number of frames done.
 
     Raises:
-        InputError: something cannot be read, or the clips do not go together.
+        InputError: a clip cannot be read, or the clips differ in length or size.
     """
-    clips = [rain, out, clear, *([harmless] if harmless else [])]
-    around = sliding_window(zip_frames(clips), 1)
-    pairs = ((now, None if rain.single else after) for _, now, after in around if now)
-    judged = _counted(ordered_map(_judged, pairs, cores()), note)
-    qualities, warps = zip(*judged, strict=True)
+    clips = [rain, out, clear, *([derained_clear] if derained_clear else [])]
+    triples = sliding_window(zip_frames(clips), 1)
+    pairs = ((now, None if rain.single else after) for _, now, after in triples if now)
+    scores = _counted(ordered_map(_score_frame, pairs, cores()), on_progress)
+    qualities, warps = zip(*scores, strict=True)
     before, after, *kept = (over_frames(frames) for frames in zip(*qualities, strict=True))
     known = [frame for frame in warps if frame]
     warp_in, warp_out, warp_clear = map(fmean, zip(*known, strict=True)) if known else (None, None, None)
     return PairedScores(
-        len(qualities), before, after, _flicker(warp_in, warp_clear), _flicker(warp_out, warp_clear),
-        kept[0] if kept else None,
-    )  # fmt: skip
+        frames=len(qualities),
+        quality_in=before,
+        quality_out=after,
+        stability_in=_stability(warp_in, warp_clear),
+        stability_out=_stability(warp_out, warp_clear),
+        quality_clear=kept[0] if kept else None,
+    )
 
 
-def evaluate_without_truth(rain: Footage, out: Footage, note: Note = lambda frames: None) -> UnpairedScores:
-    """Look at a clip, before and after, without the truth.
+def evaluate_without_truth(
+    rain: Footage, out: Footage, on_progress: OnProgress = lambda frames: None
+) -> UnpairedScores:
+    """Score a clip before and after deraining without ground truth.
+
+    Args:
+        rain: the rainy clip.
+        out: the derained clip.
+        on_progress: called after each frame with the number of frames done.
 
     Raises:
-        InputError: something cannot be read, the clips do not go together, or they are single pictures.
+        InputError: a clip cannot be read, the clips differ in length or size, or there is one frame only.
     """
-    clips = map(windows_of, _apart(zip_frames([rain, out])))
-    pairs = ((now, later) for _, now, later in sliding_window(zip(*clips, strict=True), 1) if now)
-    traces = list(_counted(ordered_map(_traced, pairs, cores()), note))
-    if len(traces) < 2:
+    clips = map(windows_of, _unzip(zip_frames([rain, out])))
+    pairs = ((now, after) for _, now, after in sliding_window(zip(*clips, strict=True), 1) if now)
+    scores = list(_counted(ordered_map(_score_windows, pairs, cores()), on_progress))
+    if len(scores) < 2:
         raise InputError(f"{rain.path} is one picture: rain shows itself by moving.", "Give a clip, or the truth.")
-    traces_in, traces_out = (_over_frames(list(side)) for side in zip(*traces, strict=True))
-    return UnpairedScores(len(traces), traces_in, traces_out)
+    scores_in, scores_out = (_mean(list(side)) for side in zip(*scores, strict=True))
+    return UnpairedScores(len(scores), scores_in, scores_out)
 
 
-def _judged(
+def _score_frame(
     pair: tuple[tuple[Picture, ...], tuple[Picture, ...] | None],
 ) -> tuple[list[Quality], tuple[float, ...] | None]:
-    """Quality of all but the truth, which is third; E_warp of the clips before, after and clear."""
+    """Quality of all clips but the ground truth; E_warp before, after and of the ground truth."""
     now, after = pair
     truth = now[TRUTH]
     qualities = [quality(picture, truth) for i, picture in enumerate(now) if i != TRUTH]
     if after is None:
         return qualities, None
-    along = optical_flow(truth, after[TRUTH])
-    warps = [warp_error(a, b, along) for a, b in zip(now[: TRUTH + 1], after, strict=False)]
+    flow = optical_flow(truth, after[TRUTH])
+    warps = [warp_error(a, b, flow) for a, b in zip(now[: TRUTH + 1], after, strict=False)]
     known = tuple(warp for warp in warps if warp is not None)
     return qualities, known or None
 
 
-def _traced(pair: tuple[tuple[AlignedWindow, ...], tuple[AlignedWindow, ...] | None]) -> list[Traces]:
-    now, later = pair
-    afters = later or (None,) * len(now)
-    return [Traces(_own_warp(a, b), residual_rain_levels(a.aligned)) for a, b in zip(now, afters, strict=True)]
+def _score_windows(
+    pair: tuple[tuple[AlignedWindow, ...], tuple[AlignedWindow, ...] | None],
+) -> list[NoReferenceScores]:
+    """Scores of the same frame of each clip; ``pair`` holds its windows and those of the next frame, if any."""
+    now, after = pair
+    following = after or (None,) * len(now)
+    return [
+        NoReferenceScores(_own_warp_error(a, b), residual_rain_levels(a.aligned))
+        for a, b in zip(now, following, strict=True)
+    ]
 
 
-def _own_warp(now: AlignedWindow, after: AlignedWindow | None) -> float | None:
+def _own_warp_error(now: AlignedWindow, after: AlignedWindow | None) -> float | None:
     if after is None:
         return None
     return warp_error(now.prepared.rgb, after.prepared.rgb, optical_flow(now.prepared.rgb, after.prepared.rgb))
 
 
-def _over_frames(frames: list[Traces]) -> Traces:
+def _mean(frames: list[NoReferenceScores]) -> NoReferenceScores:
     warps = [frame.warp for frame in frames if frame.warp is not None]
-    return Traces(fmean(warps) if warps else None, fmean(frame.residual_rain_levels for frame in frames))
+    return NoReferenceScores(fmean(warps) if warps else None, fmean(frame.residual_rain_levels for frame in frames))
 
 
-def _apart(pairs: Iterator[tuple[Picture, ...]]) -> tuple[Iterator[Picture], Iterator[Picture]]:
-    """The first of each pair, and the second of each; `itertools.tee` would hold 57 of them in memory."""
+def _unzip(pairs: Iterator[tuple[Picture, ...]]) -> tuple[Iterator[Picture], Iterator[Picture]]:
+    """Split an iterator of pairs into two; `itertools.tee` would hold 57 pairs in memory."""
     waiting: tuple[deque[Picture], deque[Picture]] = deque(), deque()
 
     def side(own: deque[Picture]) -> Iterator[Picture]:
@@ -175,19 +197,20 @@ def _apart(pairs: Iterator[tuple[Picture, ...]]) -> tuple[Iterator[Picture], Ite
 
 
 def windows_of(pictures: Iterable[Picture]) -> Iterator[AlignedWindow]:
-    """The pictures of a clip, each with its aligned neighbours."""
+    """Yield each frame of a clip with its aligned neighbours."""
     return windows(map(frame_of, pictures, count()), cores(), keep_flows=False)
 
 
 def frame_of(picture: Picture, number: int = 0) -> Frame:
+    """Wrap an (H, W, 3) RGB array into a `Frame` whose PTS is its number at `RATE` frames a second."""
     return Frame((picture[..., 0], picture[..., 1], picture[..., 2]), RGB8, number, 1, 1 / RATE)
 
 
-def _flicker(warp: float | None, clear: float | None) -> Flicker | None:
-    return None if warp is None or clear is None else Flicker(warp, warp / clear if clear else None)
+def _stability(warp: float | None, clear: float | None) -> TemporalStability | None:
+    return None if warp is None or clear is None else TemporalStability(warp, warp / clear if clear else None)
 
 
-def _counted(items: Iterable[T], note: Note) -> Iterator[T]:
+def _counted(items: Iterable[T], on_progress: OnProgress) -> Iterator[T]:
     for number, item in enumerate(items, 1):
-        note(number)
+        on_progress(number)
         yield item

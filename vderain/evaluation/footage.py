@@ -1,4 +1,4 @@
-"""What is measured: a video, a picture or a folder of pictures enters, upright RGB pictures leave, one by one."""
+"""Reads the footage to be measured (video, image or folder of images) as upright RGB frames, one at a time."""
 
 from collections import deque
 from collections.abc import Iterator
@@ -20,17 +20,17 @@ from vderain.media.pixel_format import picture_of
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
-RATE = Fraction(30)  # of a folder of pictures; no measure depends on it
+RATE = Fraction(30)  # frames per second assumed for a folder of images; no score depends on it
 
 
 @dataclass(frozen=True, slots=True)
 class Footage:
-    """Something to look at.
+    """Footage to be measured.
 
     Attributes:
-        path: a video, a picture, or a folder of pictures.
-        single: the pictures of the folder are no clip; their sizes may differ.
-        limit: how many frames to look at; all where None.
+        path: a video, an image, or a folder of images.
+        single: treat the folder as unrelated images, not as a clip; their sizes may differ.
+        limit: number of frames to read; None for all.
     """
 
     path: Path
@@ -38,21 +38,21 @@ class Footage:
     limit: int | None = None
 
     def files(self) -> list[Path]:
-        """The pictures of a folder, or a lone picture, in order."""
+        """List the images of a folder in order, or the one image."""
         with PictureReader(self.path) as reader:
             folder = self.path if reader.is_folder else self.path.parent
             return [folder / name for name in islice(reader.names, self.limit)]
 
     def pictures(self) -> Iterator[Picture]:
-        """The frames as a player shows them, decoded as they are asked for.
+        """Yield (H, W, 3) uint8 RGB frames, rotated as a player shows them and decoded on demand.
 
         Raises:
-            InputError: something cannot be read, or the frames of a clip differ in size.
+            InputError: the footage cannot be read, or the frames of a clip differ in size.
         """
         return islice(self._pictures(), self.limit)
 
-    def lasting_s(self) -> float | None:
-        """Seconds from the file's beginning that hold exactly `limit` frames; None where that is all of them."""
+    def limit_s(self) -> float | None:
+        """Seconds from the start of the file that hold exactly `limit` frames; None where that is the whole file."""
         if self.limit is None:
             return None
         if is_pictures(self.path):
@@ -72,7 +72,7 @@ class Footage:
             with VideoReader(self.path) as reader:
                 turns = quarter_turns(reader)
                 for frame in reader.frames():
-                    yield np.ascontiguousarray(np.rot90(_as_others_see(frame), turns))
+                    yield np.ascontiguousarray(np.rot90(_to_rgb(frame), turns))
             return
         for path in self.files() if self.single else [self.path]:
             with PictureReader(path, RATE) as reader:
@@ -85,16 +85,19 @@ class Footage:
                     yield picture
 
 
-def _as_others_see(frame: Frame) -> Picture:
-    """A frame as FFmpeg turns it into RGB; it rounds down, and with our own rounding no figure would match others'."""
+def _to_rgb(frame: Frame) -> Picture:
+    """Convert to RGB with FFmpeg, which rounds down: scores then match those of other tools."""
     return np.asarray(picture_of(frame.planes, frame.colour).to_ndarray(format="rgb24"), np.uint8)
 
 
 def zip_frames(clips: list[Footage]) -> Iterator[tuple[Picture, ...]]:
-    """The first frame of every clip, then the second of each, and so on.
+    """Yield tuples of the frames with the same number in each clip.
+
+    Args:
+        clips: clips of the same scene.
 
     Raises:
-        InputError: one clip ends before another, or two frames of one place differ in size.
+        InputError: the clips differ in length, or frames with the same number differ in size.
     """
     for number, pictures in enumerate(zip_longest(*(clip.pictures() for clip in clips))):
         ended = [clip.path for clip, picture in zip(clips, pictures, strict=True) if picture is None]
