@@ -256,7 +256,7 @@ class Bench:
     def _rained_on(self, source: Path, step: int) -> tuple[Path, Path]:
         """Forty frames of a clear clip, one in `step`, with a shower of ours and without, as folders of PNG."""
         rng = torch.Generator().manual_seed(RAIN_SEED)
-        light = Light(ambient=0.4, sky=0.9, occlusion=0.8, veil=0)
+        light = Light(ambient=0.4, sky=0.9, occlusion=0.8, haze=0)
         folders = self.work / f"rainy-{step}", self.work / f"clear-{step}"
         for folder in folders:
             folder.mkdir()

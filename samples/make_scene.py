@@ -443,7 +443,7 @@ def rainy(clear: list[Picture], seed: int) -> list[Picture]:
         StreakLayer(angle_deg=9, length_px=26, width_px=1.3, density=8.0, opacity=0.45),
         StreakLayer(angle_deg=8, length_px=13, width_px=0.9, density=20.0, opacity=0.38),
     )
-    light = Light(ambient=0.45, sky=0.86, occlusion=0.75, veil=0)
+    light = Light(ambient=0.45, sky=0.86, occlusion=0.75, haze=0)
     out: list[Picture] = []
     for picture in clear:
         opacity = streak_opacity(style, HEIGHT_PX, WIDTH_PX, rng)

@@ -48,7 +48,7 @@ def rained(dry: list[Any], density: float) -> list[Any]:
     style = (StreakLayer(angle_deg=5, length_px=14, width_px=1.5, density=density, opacity=0.4),)
     clear = torch.from_numpy(np.stack(dry)).permute(0, 3, 1, 2) / 255
     opacity = streak_opacity(style, *clear.shape[2:], generator, len(dry))
-    rainy = rain_onto(clear, opacity, Light(ambient=0.3, sky=0.9, occlusion=0.5, veil=0))
+    rainy = rain_onto(clear, opacity, Light(ambient=0.3, sky=0.9, occlusion=0.5, haze=0))
     return list((rainy.permute(0, 2, 3, 1) * 255).round().byte().numpy())
 
 

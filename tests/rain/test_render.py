@@ -1,4 +1,4 @@
-"""Rain over a clear clip: weather that behaves as weather, and a file of which nothing else has changed."""
+"""Rain rendered onto clear clips: physics of the rain, and files in which nothing else changes."""
 
 import json
 import math
@@ -16,9 +16,9 @@ from torch import Tensor
 
 from vderain.media.encode.encoder import EncodeOptions
 from vderain.media.frame import Colour, Frame
-from vderain.rain.refraction import seen_through, thickness_px
+from vderain.rain.refraction import refract_through, thickness_px
 from vderain.rain.render import Options, grey, render
-from vderain.rain.weather import FAR_M, STYLES, Weather, falling, veiled_by_depth
+from vderain.rain.weather import FAR_M, STYLES, Weather, add_depth_haze, streak_layers
 from vderain.rain.windshield import Drops, Glass, Windshield
 
 Make = Callable[..., Path]
@@ -38,9 +38,9 @@ def street(height: int = 96, width: int = 160) -> Tensor:
     return torch.linspace(0.9, 0.1, height).view(1, -1, 1).expand(3, height, width).clone()
 
 
-def rained(style: str, frames: int = 3, veil: bool = True, seed: int = 0) -> tuple[Tensor, Tensor]:
-    weather = Weather(STYLES[style], seeded(seed), veil)
-    pairs = [weather.over(street(), number / 30) for number in range(frames)]
+def rained(style: str, frames: int = 3, haze: bool = True, seed: int = 0) -> tuple[Tensor, Tensor]:
+    weather = Weather(STYLES[style], seeded(seed), haze)
+    pairs = [weather.render(street(), number / 30) for number in range(frames)]
     return torch.stack([rainy for rainy, _ in pairs]), torch.stack([opacity for _, opacity in pairs])
 
 
@@ -48,54 +48,54 @@ def alike(first: Tensor, second: Tensor) -> float:
     return float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])
 
 
-def who(drops: Drops) -> set[tuple[float, float]]:
+def identities(drops: Drops) -> set[tuple[float, float]]:
     return set(zip(drops.born_s.tolist(), drops.x_h.tolist(), strict=True))
 
 
-def raindrop_score(seed: int = 0, **glass: Any) -> Windshield:
+def wet_windshield(seed: int = 0, **glass: Any) -> Windshield:
     return Windshield(Glass(**glass), 16 / 9, seeded(seed))
 
 
-@pytest.mark.parametrize("veil", [True, False])
-def test_heavier_rain_is_brighter(veil: bool) -> None:
-    added = [float((rained(style, veil=veil)[0] - street()).mean()) for style in STREAKS]
+@pytest.mark.parametrize("haze", [True, False])
+def test_heavier_rain_is_brighter(haze: bool) -> None:
+    added = [float((rained(style, haze=haze)[0] - street()).mean()) for style in STREAKS]
     assert 0 < added[0] < added[1] < added[2]
 
 
-def test_streaks_are_elsewhere_in_each_frame_and_drops_are_not() -> None:
+def test_streaks_move_between_frames_and_drops_stay() -> None:
     streaks = rained("shower", 2)[1]
     assert float(streaks.std()) > 0
     assert alike(streaks[0], streaks[1]) < 0.2
-    glass = raindrop_score()
+    glass = wet_windshield()
     first, second = (thickness_px(glass.drops(t), t, 96, 170, CPU) for t in (0.1, 0.1 + 1 / 30))
     assert alike(first, second) > 0.9
 
 
 def test_drops_stay_for_seconds_and_grow() -> None:
-    glass = raindrop_score(wipe_every_s=1000.0, running=0.0)
+    glass = wet_windshield(wipe_every_s=1000.0, running=0.0)
     before = glass.drops(0.0)
     resting = before[(before.dry_s > 4) & (before.gone_s > 3) & (before.run_s > 3)]
     after = glass.drops(2.0)
     assert len(resting) > 0.5 * len(before)
-    assert who(resting) <= who(after)
+    assert identities(resting) <= identities(after)
     assert bool((resting.at(2.0)[2] > resting.at(0.0)[2]).all())
 
 
 def test_a_pass_of_the_wiper_clears_its_arc_and_nothing_else() -> None:
-    glass = raindrop_score()
+    glass = wet_windshield()
     begins_s = glass._wiped_s
     before = glass.drops(begins_s)
-    after = who(glass.drops(begins_s + glass.glass.wipe_s))
+    after = identities(glass.drops(begins_s + glass.glass.wipe_s))
     swept = torch.isfinite(glass.next_wipe_s(before.x_h, before.y_h, before.born_s)) & torch.isinf(before.run_s)
     stays = torch.isinf(before.gone_s) & (before.dry_s > begins_s + 2)
     assert int(swept.sum()) > 50
-    assert not after & who(before[swept])
+    assert not after & identities(before[swept])
     assert int(stays.sum()) > 5
-    assert who(before[stays]) <= after
+    assert identities(before[stays]) <= after
 
 
-def test_a_drop_that_runs_goes_down_and_leaves_a_trail() -> None:
-    glass = raindrop_score(running=1.0, landing=4.0, wipe_every_s=1000.0)
+def test_a_running_drop_goes_down_and_leaves_a_trail() -> None:
+    glass = wet_windshield(running=1.0, landing=4.0, wipe_every_s=1000.0)
     drops = glass.drops(3.0)
     running = drops[drops.run_s < 2.5]
     assert len(running) > 0
@@ -107,7 +107,7 @@ def test_a_drop_that_runs_goes_down_and_leaves_a_trail() -> None:
 
 
 def test_the_glass_does_not_depend_on_the_frame_rate() -> None:
-    often, once = raindrop_score(3), raindrop_score(3)
+    often, once = wet_windshield(3), wet_windshield(3)
     for number in range(90):
         often.drops(number / 30)
     first, second = often.drops(3.0), once.drops(3.0)
@@ -115,13 +115,13 @@ def test_the_glass_does_not_depend_on_the_frame_rate() -> None:
     assert all(torch.equal(a, b) for a, b in zip(first.at(3.0), second.at(3.0), strict=True))
 
 
-def test_a_drop_shows_the_street_upside_down_and_leaves_the_rest_alone() -> None:
-    drops = raindrop_score().drops(0.0)[:1]
-    for name, value in {"x_h": 0.8, "y_h": 0.5, "radius_h": 0.15, "lobe": 0, "tall": 1, "born_s": 0}.items():
+def test_a_drop_inverts_the_view_and_changes_nothing_else() -> None:
+    drops = wet_windshield().drops(0.0)[:1]
+    for name, value in {"x_h": 0.8, "y_h": 0.5, "radius_h": 0.15, "lobe": 0, "elongation": 1, "born_s": 0}.items():
         getattr(drops, name)[0] = value
     drops.run_s[0] = math.inf
     clear = street(120, 200)
-    rainy, cover = seen_through(clear[None], drops, 0.0, Glass())
+    rainy, cover = refract_through(clear[None], drops, 0.0, Glass())
     assert float(cover[60, 96]) == pytest.approx(1, abs=1e-4)
     rainy = rainy[0]
     assert float(rainy[0, 54, 96]) < float(rainy[0, 66, 96])  # the road above, the sky below
@@ -129,15 +129,15 @@ def test_a_drop_shows_the_street_upside_down_and_leaves_the_rest_alone() -> None
     assert 0 < int((cover > 0).sum()) < 0.15 * cover.numel()
 
 
-def test_the_veil_is_koschmieders_and_thinner_near_by() -> None:
-    passed = (veiled_by_depth(torch.ones(3, 100, 1), 20.0, sky=0.0))[0, :, 0]
+def test_haze_follows_koschmieder_and_grows_with_distance() -> None:
+    passed = (add_depth_haze(torch.ones(3, 100, 1), 20.0, sky=0.0))[0, :, 0]
     assert float(passed[0]) == pytest.approx(math.exp(-0.312 * 20**0.67 * FAR_M / 1000), rel=1e-4)
     assert bool((passed.diff() >= 0).all())
     assert float(passed[-1]) > 0.98
 
 
-def test_more_rain_is_more_drops_at_every_depth_as_marshall_and_palmer_count_them() -> None:
-    light, heavy = falling(2, 0, 600), falling(50, 0, 600)
+def test_number_of_drops_follows_marshall_and_palmer() -> None:
+    light, heavy = streak_layers(2, 0, 600), streak_layers(50, 0, 600)
     assert all(a.density < b.density for a, b in zip(light, heavy, strict=True))
     near = light[0]  # drops of 1 mm or more
     slope = 4.1 * 2**-0.21
@@ -147,10 +147,10 @@ def test_more_rain_is_more_drops_at_every_depth_as_marshall_and_palmer_count_the
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (45, 7)])
 @pytest.mark.parametrize("style", STYLES)
-def test_light_stays_light_at_any_size(style: str, size: tuple[int, int]) -> None:
+def test_values_stay_in_range_at_any_size(style: str, size: tuple[int, int]) -> None:
     weather = Weather(STYLES[style], seeded(1))
     for number in range(2):
-        rainy, opacity = weather.over(torch.rand(3, *size), number / 30)
+        rainy, opacity = weather.render(torch.rand(3, *size), number / 30)
         assert rainy.shape == (3, *size)
         assert opacity.shape == size
         for picture in (rainy, opacity):
@@ -174,12 +174,12 @@ def test_a_seed_repeats_the_file_bit_for_bit(clip: Make, tmp_path: Path, style: 
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p", "gray"])
 @pytest.mark.parametrize("style", ["downpour", "windshield"])
-def test_the_mask_is_black_where_nothing_changed_only(
+def test_the_mask_is_black_only_where_nothing_changed(
     clip: Make, tmp_path: Path, style: str, pixel_format: str
 ) -> None:  # fmt: skip
     source = clip("in.mkv", frames=3, size=(192, 160), pixel_format=pixel_format, codec="ffv1")
     target, mask = tmp_path / "rain.mkv", tmp_path / "mask.mkv"
-    render(source, target, mask, Options(style, veil=False, encode=LOSSLESS))
+    render(source, target, mask, Options(style, haze=False, encode=LOSSLESS))
     black = 16
     for before, after, grey_planes in zip(*map(planes_of_file, (source, target, mask)), strict=True):
         change = np.abs(before[0].astype(int) - after[0])
@@ -191,11 +191,11 @@ def test_the_mask_is_black_where_nothing_changed_only(
         assert all((plane == 128).all() for plane in grey_planes[1:])
 
 
-def test_the_veil_changes_the_picture_and_not_the_mask(clip: Make, tmp_path: Path) -> None:
+def test_haze_changes_the_frame_but_not_the_mask(clip: Make, tmp_path: Path) -> None:
     source = clip("in.mkv", frames=2)
     made = {
-        veil: render(source, tmp_path / f"{veil}.mkv", tmp_path / f"{veil}-mask.mkv", Options(veil=veil))
-        for veil in (True, False)
+        haze: render(source, tmp_path / f"{haze}.mkv", tmp_path / f"{haze}-mask.mkv", Options(haze=haze))
+        for haze in (True, False)
     }
     assert not identical(planes_of_file(made[True].target), planes_of_file(made[False].target))
     masks = [planes_of_file(each.mask) for each in made.values() if each.mask]
@@ -209,7 +209,7 @@ def test_a_mask_has_the_code_values_of_its_clip() -> None:
     assert [int(plane[0, 0]) for plane in whole.planes] == [940, 512, 512]
 
 
-def test_instants_and_sound_are_kept(clip: Make, tmp_path: Path) -> None:
+def test_timestamps_and_audio_are_kept(clip: Make, tmp_path: Path) -> None:
     source = clip("in.mp4", pts=VFR_PTS, audio="aac")
     result = render(source, tmp_path / "rain.mp4", tmp_path / "mask.mp4", Options("windshield"))
     assert result.mask is not None
@@ -219,7 +219,7 @@ def test_instants_and_sound_are_kept(clip: Make, tmp_path: Path) -> None:
     assert not identical(planes_of_file(result.target), planes_of_file(source))
 
 
-def test_rain_falls_downwards_as_shown(clip: Make, tmp_path: Path) -> None:
+def test_rain_falls_downwards_in_rotated_video(clip: Make, tmp_path: Path) -> None:
     def along(axis: int, planes: tuple[Any, ...]) -> float:
         rain = np.moveaxis(planes[0].astype(float), axis, 0)
         return float(np.corrcoef(rain[:-6].ravel(), rain[6:].ravel())[0, 1])
@@ -232,7 +232,7 @@ def test_rain_falls_downwards_as_shown(clip: Make, tmp_path: Path) -> None:
         assert along(down, planes) > along(1 - down, planes) + 0.1
 
 
-def test_pictures_and_folders_of_them(tmp_path: Path) -> None:
+def test_images_and_folders_of_images(tmp_path: Path) -> None:
     folder = tmp_path / "clear"
     folder.mkdir()
     for number in (2, 10):
@@ -245,7 +245,7 @@ def test_pictures_and_folders_of_them(tmp_path: Path) -> None:
     assert np.asarray(one).std(axis=1).max() > 0  # a row was of one grey
 
 
-def test_the_command_says_what_it_did(vderain: Run, clip: Make, tmp_path: Path) -> None:
+def test_command_reports_what_it_did(vderain: Run, clip: Make, tmp_path: Path) -> None:
     source, target = clip("in.mp4", frames=2), tmp_path / "rain.mp4"
     done = vderain("render", source, "-o", target, "--style", "drizzle", "--seed", 7, "--json", "--crf", 30)
     assert done.exit_code == 0, done.output
@@ -274,7 +274,7 @@ WRONG: dict[str, tuple[list[str], int, str]] = {
 
 
 @pytest.mark.parametrize("name", WRONG)
-def test_what_cannot_be_done_is_one_line(vderain: Run, clip: Make, tmp_path: Path, name: str) -> None:
+def test_errors_are_one_line(vderain: Run, clip: Make, tmp_path: Path, name: str) -> None:
     names = {"in": clip("in.mp4", frames=1), "out": tmp_path / "out.mp4", "there": tmp_path / "there.mp4"}
     names["there"].write_bytes(b"mine")
     arguments, code, message = WRONG[name]

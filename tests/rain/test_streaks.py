@@ -1,4 +1,4 @@
-"""Rendered rain: drawn by chance that a seed repeats, and lit so that light stays light."""
+"""Streaks and their lighting: reproducible for a seed, in range, and as dense and slanted as asked for."""
 
 import math
 from dataclasses import replace
@@ -9,11 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vderain.rain.composite import Light, draw_light, rain_onto, veiled
+from vderain.rain.composite import Light, add_haze, draw_light, rain_onto
 from vderain.rain.streaks import StreakLayer, draw_style, streak_opacity
 
 LAYER = StreakLayer(angle_deg=0, length_px=30, width_px=1.5, density=3, opacity=0.6)
-NOTHING = Light(ambient=0.5, sky=0.9, occlusion=0.8, veil=0)
+NOTHING = Light(ambient=0.5, sky=0.9, occlusion=0.8, haze=0)
 
 
 def seeded(seed: int) -> torch.Generator:
@@ -39,7 +39,7 @@ def test_a_seed_repeats_style_rain_and_light() -> None:
 
 @settings(max_examples=8, deadline=None)
 @given(st.integers(0, 2**31), st.integers(1, 90), st.integers(1, 90))
-def test_opacity_is_a_share_at_any_size(seed: int, height: int, width: int) -> None:
+def test_opacity_is_in_range_at_any_size(seed: int, height: int, width: int) -> None:
     generator = seeded(seed)
     opacity = streak_opacity(draw_style(generator), height, width, generator, 2)
     assert opacity.shape == (2, height, width)
@@ -47,7 +47,7 @@ def test_opacity_is_a_share_at_any_size(seed: int, height: int, width: int) -> N
     assert float(opacity.max()) <= 1
 
 
-def test_streaks_of_one_frame_are_not_those_of_the_next() -> None:
+def test_streaks_are_redrawn_for_each_frame() -> None:
     first, second = drawn(LAYER, frames=2)
     both = torch.stack([first.flatten(), second.flatten()])
     assert float(first.mean()) == pytest.approx(float(second.mean()), rel=0.5)
@@ -55,14 +55,14 @@ def test_streaks_of_one_frame_are_not_those_of_the_next() -> None:
 
 
 @pytest.mark.parametrize("angle_deg", [-35, -10, 0, 20, 45])
-def test_streaks_lie_as_the_style_says(angle_deg: float) -> None:
+def test_streaks_have_the_angle_of_the_style(angle_deg: float) -> None:
     opacity = drawn(StreakLayer(angle_deg, 60, 6, 3, 0.5), seed=1)[0].double()
     gy, gx = torch.gradient(opacity)
     across = 0.5 * math.atan2(2 * float((gx * gy).sum()), float((gx**2 - gy**2).sum()))
     assert -math.degrees(across) == pytest.approx(angle_deg, abs=2.5)
 
 
-def test_in_gusts_streaks_fall_in_many_directions() -> None:
+def test_spread_varies_the_direction_of_streaks() -> None:
     def across_share(spread_deg: float) -> float:
         gy, gx = torch.gradient(drawn(replace(LAYER, length_px=60, spread_deg=spread_deg), seed=1)[0])
         return float((gy**2).sum() / (gx**2).sum())
@@ -88,7 +88,7 @@ def test_a_heavier_style_covers_more() -> None:
     assert covered(0.0) < covered(0.5) < covered(1.0)
 
 
-def test_no_rain_and_no_veil_is_the_picture_itself() -> None:
+def test_without_rain_and_haze_the_frame_is_unchanged() -> None:
     clear = torch.rand(2, 3, 70, 90)
     assert torch.equal(rain_onto(clear, torch.zeros(2, 70, 90), NOTHING), clear)
 
@@ -105,12 +105,12 @@ def test_rain_never_darkens_what_is_darker_than_a_drop(seed: int) -> None:
     assert float(rainy.max()) <= 1
 
 
-def test_a_veil_draws_everything_towards_the_sky() -> None:
+def test_haze_blends_towards_the_sky() -> None:
     clear = torch.rand(1, 3, 40, 40)
-    assert torch.allclose(veiled(clear, Light(0.5, 0.8, 0.5, veil=0.25)), clear + 0.25 * (0.8 - clear))
+    assert torch.allclose(add_haze(clear, Light(0.5, 0.8, 0.5, haze=0.25)), clear + 0.25 * (0.8 - clear))
 
 
 def test_full_occlusion_and_opacity_show_only_the_drop() -> None:
     clear = torch.rand(1, 3, 40, 40)
-    rainy = rain_onto(clear, torch.ones(1, 40, 40), Light(ambient=0, sky=0.7, occlusion=1, veil=0))
+    rainy = rain_onto(clear, torch.ones(1, 40, 40), Light(ambient=0, sky=0.7, occlusion=1, haze=0))
     assert torch.allclose(rainy, torch.full_like(rainy, 0.7))

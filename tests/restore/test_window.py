@@ -42,7 +42,7 @@ def rained_on(pictures: list[np.ndarray], seed: int = 0) -> list[np.ndarray]:
     style = (StreakLayer(8, 26, 1.6, 9, 0.6), StreakLayer(4, 14, 1.0, 14, 0.4))
     generator = torch.Generator().manual_seed(seed)
     opacity = streak_opacity(style, *pictures[0].shape[:2], generator, len(pictures))
-    rainy = rain_onto(clear, opacity, Light(ambient=0.4, sky=0.95, occlusion=0.8, veil=0))
+    rainy = rain_onto(clear, opacity, Light(ambient=0.4, sky=0.95, occlusion=0.8, haze=0))
     return list((rainy * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy())
 
 

@@ -1,4 +1,4 @@
-"""`vderain render`: a clear clip and a kind of rain enter, the clip in that rain leaves."""
+"""`vderain render`: renders rain onto a clear clip."""
 
 import json
 from pathlib import Path
@@ -39,7 +39,7 @@ def render_command(
         from vderain.rain.render import Options, render
 
         encode = given(encode=EncodeOptions(crf=crf) if crf is not None else None)
-        chosen = given(style=style, seed=seed, veil=veil, noise=noise, device=device) | encode
+        chosen = given(style=style, seed=seed, haze=veil, noise=noise, device=device) | encode
         options = Options(overwrite=overwrite, **chosen)
         with progress_display(source.name, quiet, as_json) as report:
             result = render(source, output, mask, options, report)

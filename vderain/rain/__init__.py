@@ -1,1 +1,1 @@
-"""Rendering rain onto clear pictures."""
+"""Renders synthetic rain onto clear frames: streaks, haze, and raindrops on a windshield."""

@@ -1,4 +1,4 @@
-"""Rain for one file: a clear clip enters, the same clip in rain leaves, and where the rain is if that is asked for."""
+"""Renders rain onto a video, an image or a folder of images, and optionally writes a mask of the rain."""
 
 import time
 from collections.abc import Callable
@@ -31,27 +31,27 @@ from vderain.runtime.device import choose_device
 __all__ = ["Options", "Progress", "Result", "render"]
 
 NOISE_MAX = 64.0  # levels of 255
-LOSSLESS_CRF = 0.0  # for the mask, which is a measure and no picture
-NOISE_SEED = 1  # beyond the rain's, so that noise does not change the rain
+LOSSLESS_CRF = 0.0  # for the mask, whose values are measurements
+NOISE_SEED = 1  # added to the seed of the rain, so that noise does not change the rain
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user can choose; the single home of these defaults.
+    """Options of `render` and their defaults.
 
     Attributes:
-        style: of `rain.weather.STYLES`.
-        seed: the same rain for the same seed and device.
-        veil: let distant rain haze the picture, which counts as rain but has no place in the mask.
-        noise: standard deviation of the sensor's noise, in levels of 255.
-        device: see `restore.device`; by default the CPU, so that a seed means the same rain on all machines.
-        encode: codec and quality; the default compresses as dashcams do.
+        style: a key of `rain.weather.STYLES`.
+        seed: the same seed gives the same rain on the same device.
+        haze: add the haze of distant rain, which is not part of the mask.
+        noise: standard deviation of sensor noise, in levels of 255.
+        device: see `runtime.device`; the CPU by default, so that a seed gives the same rain on all machines.
+        encode: codec and quality; the default compresses about as strongly as dashcams do.
         overwrite: replace outputs that exist.
     """
 
     style: str = "shower"
     seed: int = 0
-    veil: bool = True
+    haze: bool = True
     noise: float = 0.0
     device: str = "cpu"
     encode: EncodeOptions = field(default_factory=lambda: EncodeOptions(crf=23))
@@ -68,15 +68,15 @@ class Options:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What was done.
+    """What `render` did.
 
     Attributes:
-        source, target, mask: files or folders; the mask None where none was asked for.
+        source, target, mask: files or folders; the mask is None where none was written.
         style, seed: of the rain.
-        frames: written.
-        repeated: frames that stood in for damaged ones.
-        kept, dropped: other streams that were copied, and what the container could not hold.
-        device: where it ran.
+        frames: number of frames written.
+        repeated: number of damaged frames that were replaced by a neighbour.
+        kept, dropped: other streams that were copied, and those that the container cannot hold.
+        device: device that rendered.
         seconds: wall-clock time.
     """
 
@@ -95,19 +95,19 @@ class Result:
 
 def render(
     source: Path, target: Path, mask: Path | None = None, options: Options | None = None,
-    report: Callable[[Progress], None] = lambda progress: None,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Result:  # fmt: skip
-    """Let it rain on one video, picture or folder of numbered pictures.
+    """Render rain onto a video, an image or a folder of numbered images.
 
     Args:
-        source: what to read.
-        target: what to write.
-        mask: where to write the opacity of streaks and drops as grey, black where there are none.
-        options: the user's choices.
-        report: is told of progress after every frame.
+        source: the clear video, image or folder.
+        target: the file or folder to write.
+        mask: where to write the opacity of streaks and drops as grey; None for no mask.
+        options: style, seed and more.
+        on_progress: called after each frame.
 
     Raises:
-        VderainError: whatever goes wrong; nothing is left under the target's name then.
+        VderainError: for any failure; the target does not exist then.
     """
     options = options or Options()
     check_source(source)
@@ -132,40 +132,45 @@ def render(
             if masker is not None:
                 masker.write(grey(frame, opacity_HW))
             frames += 1
-            report(Progress(frames, rain.time_s + float(frame.duration * frame.time_base), total_s))
+            on_progress(Progress(frames, rain.time_s + float(frame.duration * frame.time_base), total_s))
     return Result(
-        source, target, mask, options.style, options.seed, frames,
-        damaged_frames(reader),
-        tuple(getattr(writer, "kept", ())), tuple(getattr(writer, "dropped", ())), str(device),
-        time.monotonic() - started_s,
-    )  # fmt: skip
+        source=source,
+        target=target,
+        mask=mask,
+        style=options.style,
+        seed=options.seed,
+        frames=frames,
+        repeated=damaged_frames(reader),
+        kept=tuple(getattr(writer, "kept", ())),
+        dropped=tuple(getattr(writer, "dropped", ())),
+        device=str(device),
+        seconds=time.monotonic() - started_s,
+    )
 
 
 class _Rain:
-    """Frames to frames in rain, one after the other."""
+    """Renders rain onto successive frames."""
 
     def __init__(self, options: Options, device: torch.device, turns: int) -> None:
         rng = torch.Generator(device).manual_seed(options.seed)
         self._noise = options.noise / 255
-        self._noise_chance = torch.Generator(device).manual_seed(options.seed + NOISE_SEED)
-        self._weather = Weather(STYLES[options.style], rng, options.veil)
+        self._noise_rng = torch.Generator(device).manual_seed(options.seed + NOISE_SEED)
+        self._weather = Weather(STYLES[options.style], rng, options.haze)
         self._device, self._turns = device, turns
         self._first_s: float | None = None
         self.time_s = 0.0  # of the last frame, from the first
 
     def __call__(self, frame: Frame) -> tuple[Frame, NDArray[np.float32]]:
-        """The frame in rain, and the rain's opacity, (H, W) in 0..1 as stored."""
+        """Return the rainy frame and the opacity of its rain, (H, W) float32 in 0..1, as stored."""
         now_s = float(frame.pts * frame.time_base)
         self._first_s = now_s if self._first_s is None else self._first_s
         self.time_s = now_s - self._first_s
-        upright = np.ascontiguousarray(np.rot90(to_rgb8(frame), self._turns))  # rain falls downwards as shown
+        upright = np.ascontiguousarray(np.rot90(to_rgb8(frame), self._turns))  # rain falls downwards on the screen
         clear = torch.from_numpy(upright).to(self._device).permute(2, 0, 1).float() / 255  # (3, H, W)
-        rainy, opacity = self._weather.over(clear, self.time_s)
+        rainy, opacity = self._weather.render(clear, self.time_s)
         change = (rainy - clear).permute(1, 2, 0)  # (H, W, 3)
         if self._noise:
-            change = change + self._noise * torch.randn(
-                change.shape, generator=self._noise_chance, device=change.device
-            )
+            change = change + self._noise * torch.randn(change.shape, generator=self._noise_rng, device=change.device)
         return add_residual(frame, self._as_stored(change)), self._as_stored(opacity)
 
     def _as_stored(self, picture: Tensor) -> NDArray[np.float32]:
@@ -173,7 +178,12 @@ class _Rain:
 
 
 def grey(frame: Frame, opacity_HW: NDArray[np.float32]) -> Frame:
-    """An opacity as a grey picture of the same instant, in the planes and code values of a frame."""
+    """Convert an opacity to a grey frame.
+
+    Args:
+        frame: gives timestamp, planes and range of code values.
+        opacity_HW: (H, W) float32 in 0..1.
+    """
     scale, offset = code_scale(frame.colour)
     kind = frame.planes[0].dtype
     codes = np.rint(offset[0] + scale[0] * opacity_HW).astype(kind)

@@ -1,8 +1,8 @@
-"""Streaks of falling rain: a style is drawn once a clip, positions afresh each frame, an opacity map leaves.
+"""Renders opacity maps of rain streaks: the style is drawn once per clip, positions are drawn for each frame.
 
 A drop falls a decimetre or more between two frames, so streaks do not repeat (Garg & Nayar, "Vision and rain", IJCV
-2007); in an exposure it draws a line whose opacity is the share of the exposure it covered the pixel. A clip has a few
-depth layers: near drops are long, wide, faint and few, far ones short, thin and many.
+2007). During an exposure a drop draws a line, whose opacity is the share of the exposure for which it covers a pixel. A
+clip has a few depth layers: near streaks are long, wide, faint and few, far ones short, thin and many.
 """
 
 import math
@@ -14,15 +14,15 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class StreakLayer:
-    """Drops at about one depth.
+    """Streaks at about one depth.
 
     Attributes:
-        angle_deg: fall direction from the vertical, positive to the right.
-        length_px, width_px: of the mean streak.
-        density: streaks begun per 10 000 px.
-        opacity: of the mean streak at its middle, 0..1.
-        spread_deg: by which single streaks fall otherwise, either way: gusts.
-        uneven: share of its opacity that a streak loses in places: a drop wobbles as it falls, and glints.
+        angle_deg: direction of fall from the vertical, positive to the right.
+        length_px, width_px: mean size of a streak.
+        density: streaks per 10 000 px.
+        opacity: mean opacity at the middle of a streak, 0..1.
+        spread_deg: largest deviation of single streaks from `angle_deg` (gusts).
+        uneven: share of its opacity that a streak loses in places, since drops oscillate as they fall.
     """
 
     angle_deg: float
@@ -38,10 +38,24 @@ Style = tuple[StreakLayer, ...]
 
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:
+    """Draw a number from a uniform distribution.
+
+    Args:
+        low: smallest value.
+        high: largest value.
+        generator: random number generator.
+    """
     return low + (high - low) * float(torch.rand((), generator=generator, device=generator.device))
 
 
 def log_uniform(low: float, high: float, generator: torch.Generator) -> float:
+    """Draw a number whose logarithm is uniformly distributed.
+
+    Args:
+        low: smallest value, above 0.
+        high: largest value.
+        generator: random number generator.
+    """
     return math.exp(uniform(math.log(low), math.log(high), generator))
 
 
@@ -91,12 +105,19 @@ def _out_of_focus(wind_deg: float, generator: torch.Generator) -> StreakLayer:
 
 
 def streak_opacity(style: Style, height_px: int, width_px: int, generator: torch.Generator, frames: int = 1) -> Tensor:
-    """Opacity of the rain in each of some frames: fresh positions, the same style.
+    """Render the opacity of rain in successive frames: one style, new positions in each frame.
 
-    Seeds are scattered and convolved with drawn lines by FFT, so the cost does not grow with the number of drops.
+    Random impulses are convolved with lines by FFT, so the cost does not depend on the number of streaks.
+
+    Args:
+        style: layers of streaks.
+        height_px: height of a frame.
+        width_px: width of a frame.
+        generator: random number generator.
+        frames: number of frames.
 
     Returns:
-        (frames, H, W) in 0..1, on the generator's device.
+        (frames, H, W) float32 in 0..1, on the generator's device.
     """
     device = generator.device
     clear = torch.ones(frames, height_px, width_px, device=device)
@@ -111,24 +132,24 @@ def streak_opacity(style: Style, height_px: int, width_px: int, generator: torch
     return 1 - clear
 
 
-VARIANTS = 4  # lines of differing length, width and angle in a layer: enough not to look stamped
+VARIANTS = 4  # lines of different length, width and angle in a layer, so that repetition is not visible
 
 
 def fft_side_px(side_px: int) -> int:
-    """At least this, a multiple of 64: FFTs of sides with large prime factors are several times slower."""
+    """Round up to a multiple of 64: FFTs of sizes with large prime factors are several times slower."""
     return -(-side_px // 64) * 64
 
 
 def _seeds(layer: StreakLayer, frames: int, shape: tuple[int, int], generator: torch.Generator) -> Tensor:
-    """(frames, h, w), zero but where a streak begins: its opacity there, spread widely as that of real drops is."""
+    """Draw impulses, (frames, h, w): the opacity of a streak where one is centred, 0 elsewhere."""
     probability = layer.density / VARIANTS / 1e4
-    begun = torch.rand((frames, *shape), generator=generator, device=generator.device) < probability
+    present = torch.rand((frames, *shape), generator=generator, device=generator.device) < probability
     strength = torch.rand((frames, *shape), generator=generator, device=generator.device) * 1.4 + 0.3
-    return begun * strength * layer.opacity
+    return present * strength * layer.opacity
 
 
 def _line(layer: StreakLayer, variant: int, generator: torch.Generator) -> Tensor:
-    """(h, w) a soft, anti-aliased line of peak 1, thinner and fainter towards both ends."""
+    """Draw an anti-aliased line, (h, w) with a peak of 1, that fades towards both ends."""
     length_px = layer.length_px * (0.55 + 0.3 * variant) * uniform(0.9, 1.1, generator)
     sigma_px = max(0.32, layer.width_px / 2.35 * uniform(0.8, 1.2, generator))
     angle = math.radians(layer.angle_deg + uniform(-layer.spread_deg, layer.spread_deg, generator))

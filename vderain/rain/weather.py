@@ -1,10 +1,10 @@
-"""A clip's rain: clear frames and their instants enter in order; rainy frames and the rain's opacity leave.
+"""Renders physically based rain onto the frames of a clip: streaks, haze, and raindrops on a windshield.
 
-How many drops of which size fill the air follows from the rain rate R in mm/h (Marshall & Palmer, "The distribution of
-raindrops with size", J. Meteorology 1948): N(D) = 8000 exp(-4.1 R^-.21 D) drops per m^3 and mm of diameter D. A drop
-falls at 200 sqrt(D / 2) m/s with D in metres and hides a pixel for D / v of the exposure (Garg & Nayar, "Vision and
-rain", IJCV 2007). Drops too far away to be seen one by one are a veil: a share exp(-beta d) of the light of a thing at
-distance d comes through, the rest is light of the sky (Koschmieder 1924), with beta = .312 R^.67 per km.
+The number and size of drops follow from the rain rate R in mm/h (Marshall & Palmer, "The distribution of raindrops with
+size", J. Meteorology 1948): N(D) = 8000 exp(-4.1 R^-.21 D) drops per m^3 and mm of diameter D. A drop falls at
+v = 200 sqrt(D / 2) m/s with D in metres and covers a pixel for D / v of the exposure (Garg & Nayar, "Vision and rain",
+IJCV 2007). Drops too far away to be seen one by one are haze: a share exp(-beta d) of the light from distance d is
+transmitted, the rest is skylight (Koschmieder 1924), with beta = .312 R^.67 per km.
 """
 
 import math
@@ -16,29 +16,31 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from vderain.rain.composite import Light, rain_onto
-from vderain.rain.refraction import seen_through
+from vderain.rain.refraction import refract_through
 from vderain.rain.streaks import StreakLayer, streak_opacity, uniform
 from vderain.rain.windshield import Glass, Windshield
 
-DEPTHS_M = (0.35, 0.9, 2.2, 5.0)  # borders of the layers
-FOCAL = 0.9  # focal length by the longer side of the picture: about that of a dashcam
+DEPTHS_M = (0.35, 0.9, 2.2, 5.0)  # boundaries of the layers of streaks
+FOCAL = 0.9  # focal length in units of the longer side of the frame: about that of a dashcam
 EXPOSURE_S = 1 / 80  # by day under rain clouds
-BOLD = 7.0  # a free choice: streaks of average drops, as the physics has them, are hardly seen in 8 bits
-SMALLEST_MM = 1.0  # smaller drops are not told apart
-SMALLEST_PX = 0.5  # nor are narrower ones
-DRIFT_DEG, DRIFT_S = 3.0, 17.0  # of the wind
-NEAR_M, FAR_M, HORIZON = 4.0, 160.0, 0.45  # of the veil: at the lower edge, at the horizon, which is that far down
-SKY_PARTS, SKY_SHARE = 8, 0.1  # a side of the picture, among which the sky is; by which its light follows each frame
+OPACITY_GAIN = 7.0  # our choice: physically exact streaks of average drops are hardly visible in 8 bits
+SMALLEST_MM = 1.0  # smaller drops are counted as haze
+SMALLEST_PX = 0.5  # and so are narrower ones
+DRIFT_DEG, DRIFT_S = 3.0, 17.0  # amplitude and period of changes of the wind
+NEAR_M, FAR_M = 4.0, 160.0  # distance at the lower edge of the frame, and at the horizon
+HORIZON = 0.45  # height of the horizon, from the upper edge, in frame heights
+SKY_CELLS = 8  # the sky is the brightest cell of a grid with so many rows and columns
+SKY_SMOOTHING = 0.1  # weight of the current frame in the running mean of the sky's brightness
 
 
 @dataclass(frozen=True, slots=True)
 class Style:
-    """Weather with a name.
+    """A named kind of rain.
 
     Attributes:
         rate_mm_h: rain rate.
-        wind_deg: the most the rain slants.
-        glass: the windshield in front of the lens, if there is one.
+        wind_deg: largest slant of the streaks from the vertical.
+        glass: windshield in front of the lens, or None.
     """
 
     rate_mm_h: float
@@ -55,39 +57,39 @@ STYLES: dict[str, Style] = {
 
 
 class Weather:
-    """The rain of one clip.
+    """Renders the rain of one clip.
 
     Args:
-        style: what kind of rain.
-        generator: the source of chance; its device is where frames are worked on.
-        veil: whether distant rain hazes the picture.
+        style: kind of rain.
+        generator: random number generator; frames must be on its device.
+        haze: whether distant rain adds haze.
     """
 
-    def __init__(self, style: Style, generator: torch.Generator, veil: bool = True) -> None:
+    def __init__(self, style: Style, generator: torch.Generator, haze: bool = True) -> None:
         self.style = style
         self._generator = generator
-        self._veil = veil
+        self._haze = haze
         self._wind_deg = uniform(-style.wind_deg, style.wind_deg, generator)
         self._phase = uniform(0, 2 * math.pi, generator)
         self._glass_seed = int(torch.randint(2**62, (), generator=generator, device=generator.device))
         self._windshield: Windshield | None = None
         self._sky: float | None = None
 
-    def over(self, clear: Tensor, time_s: float) -> tuple[Tensor, Tensor]:
-        """Let it rain on the next frame.
+    def render(self, clear: Tensor, time_s: float) -> tuple[Tensor, Tensor]:
+        """Render rain onto the next frame.
 
         Args:
-            clear: (3, H, W) in 0..1, on the generator's device, upright.
-            time_s: its instant, later than that of the frame before.
+            clear: (3, H, W) RGB in 0..1, upright, on the generator's device.
+            time_s: timestamp, later than that of the previous frame.
 
         Returns:
-            (3, H, W) in 0..1, and the opacity of streaks and drops, (H, W) in 0..1, in which the veil does not count.
+            The rainy frame, (3, H, W) in 0..1, and the opacity of streaks and drops without the haze, (H, W) in 0..1.
         """
         height_px, width_px = clear.shape[1:]
-        light = Light(ambient=0.3, sky=self._brightest(clear), occlusion=1.0, veil=0.0)
-        rainy = veiled_by_depth(clear, self.style.rate_mm_h, light.sky) if self._veil else clear
+        light = Light(ambient=0.3, sky=self._sky_brightness(clear), occlusion=1.0, haze=0.0)
+        rainy = add_depth_haze(clear, self.style.rate_mm_h, light.sky) if self._haze else clear
         wind_deg = self._wind_deg + DRIFT_DEG * math.sin(2 * math.pi * time_s / DRIFT_S + self._phase)
-        layers = falling(self.style.rate_mm_h, wind_deg, FOCAL * max(height_px, width_px))
+        layers = streak_layers(self.style.rate_mm_h, wind_deg, FOCAL * max(height_px, width_px))
         opacity = streak_opacity(layers, height_px, width_px, self._generator)
         rainy = rain_onto(rainy[None], opacity, light)[0]
         return self._through_glass(rainy, opacity[0], time_s)
@@ -99,23 +101,23 @@ class Weather:
             rng = torch.Generator().manual_seed(self._glass_seed)
             self._windshield = Windshield(self.style.glass, rainy.shape[2] / rainy.shape[1], rng)
         sky = self._sky or 1.0
-        rainy, cover = seen_through(rainy[None], self._windshield.drops(time_s), time_s, self.style.glass, sky)
+        rainy, cover = refract_through(rainy[None], self._windshield.drops(time_s), time_s, self.style.glass, sky)
         return rainy[0], 1 - (1 - opacity) * (1 - cover)
 
-    def _brightest(self, clear: Tensor) -> float:
-        """Of the larger parts of the picture: the sky by day, a lit street by night. It follows slowly."""
-        parts = F.adaptive_avg_pool2d(clear, (min(SKY_PARTS, clear.shape[1]), min(SKY_PARTS, clear.shape[2])))
-        now = float(parts.mean(0).max())
-        self._sky = now if self._sky is None else self._sky + SKY_SHARE * (now - self._sky)
+    def _sky_brightness(self, clear: Tensor) -> float:
+        """Smoothed brightness of the brightest cell of a coarse grid: the sky by day, a lit street by night."""
+        cells = F.adaptive_avg_pool2d(clear, (min(SKY_CELLS, clear.shape[1]), min(SKY_CELLS, clear.shape[2])))
+        now = float(cells.mean(0).max())
+        self._sky = now if self._sky is None else self._sky + SKY_SMOOTHING * (now - self._sky)
         return self._sky
 
 
-def falling(rate_mm_h: float, wind_deg: float, focal_px: float) -> tuple[StreakLayer, ...]:
-    """Layers of streaks by the physics above, from near to far.
+def streak_layers(rate_mm_h: float, wind_deg: float, focal_px: float) -> tuple[StreakLayer, ...]:
+    """Compute layers of streaks, from near to far, by Marshall & Palmer and Garg & Nayar.
 
     Args:
         rate_mm_h: rain rate.
-        wind_deg: by which the rain slants.
+        wind_deg: slant of the streaks from the vertical.
         focal_px: focal length of the camera.
     """
     slope = 4.1 * rate_mm_h**-0.21  # 1/mm
@@ -124,7 +126,7 @@ def falling(rate_mm_h: float, wind_deg: float, focal_px: float) -> tuple[StreakL
         depth_m = math.sqrt(near_m * far_m)
         smallest_mm = max(SMALLEST_MM, SMALLEST_PX * depth_m / focal_px * 1e3)
         per_m3 = 8000 / slope * math.exp(-slope * smallest_mm)
-        diameter_m = (smallest_mm + 1 / slope) * 1e-3  # the mean of an exponential beyond its threshold
+        diameter_m = (smallest_mm + 1 / slope) * 1e-3  # mean of an exponential distribution above its threshold
         speed_m_s = 200 * math.sqrt(diameter_m / 2)
         layers.append(
             StreakLayer(
@@ -132,16 +134,25 @@ def falling(rate_mm_h: float, wind_deg: float, focal_px: float) -> tuple[StreakL
                 length_px=focal_px * speed_m_s * EXPOSURE_S / depth_m,
                 width_px=focal_px * diameter_m / depth_m,
                 density=per_m3 * (far_m**3 - near_m**3) / 3 / focal_px**2 * 1e4,
-                opacity=min(1.0, BOLD * diameter_m / speed_m_s / EXPOSURE_S),
+                opacity=min(1.0, OPACITY_GAIN * diameter_m / speed_m_s / EXPOSURE_S),
             )
         )
     return tuple(layers)
 
 
-def veiled_by_depth(clear: Tensor, rate_mm_h: float, sky: float) -> Tensor:
-    """(3, H, W): a flat road below the horizon stands for the distances of a street, the same for all of a row."""
+def add_depth_haze(clear: Tensor, rate_mm_h: float, sky: float) -> Tensor:
+    """Add haze that grows with distance, which is taken from a flat road below the horizon.
+
+    Args:
+        clear: (3, H, W) in 0..1.
+        rate_mm_h: rain rate.
+        sky: brightness of the sky, 0..1.
+
+    Returns:
+        (3, H, W) in 0..1.
+    """
     height_px = clear.shape[1]
     down = (torch.arange(height_px, device=clear.device) + 0.5) / height_px
     distance_m = (NEAR_M * (1 - HORIZON) / (down - HORIZON).clamp(min=1e-6)).clamp(max=FAR_M)
-    passed = torch.exp(-0.312 * rate_mm_h**0.67 * distance_m / 1e3).view(-1, 1)
-    return clear * passed + sky * (1 - passed)
+    transmission = torch.exp(-0.312 * rate_mm_h**0.67 * distance_m / 1e3).view(-1, 1)
+    return clear * transmission + sky * (1 - transmission)

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vderain.rain.composite import draw_light, rain_onto, veiled
-from vderain.rain.refraction import seen_through
+from vderain.rain.composite import add_haze, draw_light, rain_onto
+from vderain.rain.refraction import refract_through
 from vderain.rain.streaks import draw_style, streak_opacity
 from vderain.rain.windshield import Windshield, draw_glass
 from vderain.restore.flow import FlowEstimator, align, consistent_flow, flow_luma
@@ -165,7 +165,7 @@ def _rained_on(
     """As many frames as there is rain for: veiled, and in rain, (T, 3, S, S) in 0..1; the sky's light; the chance."""
     generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
     light = draw_light(generator)
-    frames = veiled(torch.from_numpy(clear[: len(opacity)]).permute(0, 3, 1, 2).float() / 255, light)
+    frames = add_haze(torch.from_numpy(clear[: len(opacity)]).permute(0, 3, 1, 2).float() / 255, light)
     return frames, rain_onto(frames, torch.from_numpy(opacity).float() / 255, light), light.sky, generator
 
 
@@ -175,7 +175,7 @@ def _through_glass(frames: Tensor, sky: float, generator: torch.Generator) -> Te
     if torch.rand((), generator=generator) < 0.5:  # dusk: what shines into the drops is no brighter than what is seen
         sky = min(sky, float(frames.amax(1).flatten()[::7].quantile(0.98)))
     drops = Windshield(glass, frames.shape[3] / frames.shape[2], generator).drops(0.0)
-    return seen_through(frames, drops, 0.0, glass, sky)[0]
+    return refract_through(frames, drops, 0.0, glass, sky)[0]
 
 
 def rain_cuts(seed: int, index: int, side_px: int, frames: int, rng: np.random.Generator) -> NDArray[np.uint8]:
