@@ -29,7 +29,7 @@ from vderain.media.encode.segments import SEGMENT_FRAMES, SegmentedWriter, Segme
 from vderain.media.fingerprint import fingerprint
 from vderain.media.frame import Frame
 from vderain.media.gps import gpx_file, read_fixes
-from vderain.media.image.sequence import PictureReader, is_pictures
+from vderain.media.image.sequence import ImageReader, is_image_source
 from vderain.media.remux.capabilities import CONTAINERS, DEFAULT_SUFFIX
 from vderain.options import Options, settings, weights
 from vderain.pipeline import LoadedModels, Pipeline, load_models
@@ -102,7 +102,7 @@ def default_target(source: Path, container: str | None = None) -> Path:
         raise UsageError(f"there is no place beside {source} for the output.", "Name the output with -o.")
     if not source.is_file():
         return source.with_name(f"{source.name}.derained")
-    writable = is_pictures(source) or source.suffix.lower() in CONTAINERS
+    writable = is_image_source(source) or source.suffix.lower() in CONTAINERS
     suffix = f".{container}" if container else source.suffix if writable else DEFAULT_SUFFIX
     return source.with_name(f"{source.stem}.derained{suffix}")
 
@@ -189,7 +189,7 @@ def process(
 def _check_container(source: Path, target: Path | None, container: str | None) -> None:
     if container is None:
         return
-    if is_pictures(source):
+    if is_image_source(source):
         raise UsageError(f"{source} is no video, so --container has no part in it.", "Leave it out.")
     if target is not None and target.suffix.lower() != f".{container}":
         raise UsageError(f"{target} is not the name of a {container} file.", "Leave out --container, or change -o.")
@@ -198,7 +198,7 @@ def _check_container(source: Path, target: Path | None, container: str | None) -
 @contextmanager
 def _track(target: Path, reader: Reader, options: Options) -> Iterator[Path | None]:
     """The GPS track of a video, which takes its name when the video has been written."""
-    if not options.gpx or isinstance(reader, PictureReader):
+    if not options.gpx or isinstance(reader, ImageReader):
         yield None
         return
     gpx = target.with_suffix(".gpx")
@@ -217,7 +217,7 @@ def _store(
     resume: Path | None, reader: Reader, target: Path, options: Options, device: str, segment_frames: int
 ) -> SegmentStore | None:
     """Where pieces are kept; None where nobody wants them, or the whole is not longer than one."""
-    if resume is None or isinstance(reader, PictureReader):
+    if resume is None or isinstance(reader, ImageReader):
         return None
     if reader.info.frames_estimate is not None and reader.info.frames_estimate <= segment_frames:
         return None
@@ -226,7 +226,7 @@ def _store(
 
 
 def _create(target: Path, reader: Reader, options: Options, store: SegmentStore | None) -> Writer:
-    if isinstance(reader, PictureReader):
+    if isinstance(reader, ImageReader):
         return create_clip(target, reader, options.encode)
     width_px, height_px = reader.info.width_px, reader.info.height_px
     if options.compare == "side":  # beside each other as shown: a clip on its side grows upwards as stored
@@ -237,5 +237,5 @@ def _create(target: Path, reader: Reader, options: Options, store: SegmentStore 
 
 
 def _pixels(reader: Reader) -> int:
-    size = reader if isinstance(reader, PictureReader) else reader.info
+    size = reader if isinstance(reader, ImageReader) else reader.info
     return size.width_px * size.height_px

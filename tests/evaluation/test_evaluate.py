@@ -23,7 +23,7 @@ from vderain.evaluation.quality import over_frames, quality
 from vderain.evaluation.residual_rain import residual_rain_levels
 from vderain.evaluation.warping_error import optical_flow, warp_error
 from vderain.media.decode.reader import VideoReader
-from vderain.media.image.sequence import PictureReader
+from vderain.media.image.sequence import ImageReader
 from vderain.rain.composite import Light, rain_onto
 from vderain.rain.streaks import StreakLayer, streak_opacity
 from vderain.restore.window import windows
@@ -183,7 +183,7 @@ def test_limit_counts_frames_at_any_frame_rate(clip: Make, limit: int) -> None:
 @pytest.mark.parametrize("limit", [1, 7, 10])
 def test_limit_counts_images_of_a_folder(tmp_path: Path, limit: int) -> None:
     folder = saved(tmp_path / "many", [textured(i, (16, 16)) for i in range(12)])
-    with PictureReader(folder, duration_s=Footage(folder, limit=limit).limit_s()) as reader:
+    with ImageReader(folder, duration_s=Footage(folder, limit=limit).limit_s()) as reader:
         assert reader.count == limit
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from vderain.batch.plan import Item
 from vderain.errors import VderainError
 from vderain.media.clip import open_clip
-from vderain.media.image.sequence import PictureReader
+from vderain.media.image.sequence import ImageReader
 from vderain.options import Options
 from vderain.process import LoadedModels, load_models, process
 
@@ -81,7 +81,7 @@ def _looked_into(items: Iterable[Item], options: Options) -> tuple[list[_Size], 
     for item in items:
         try:
             with open_clip(item.source, options.strict, options.start_s, options.duration_s, options.rate) as reader:
-                if isinstance(reader, PictureReader):
+                if isinstance(reader, ImageReader):
                     sizes.append(_Size(item, reader.count, reader.width_px * reader.height_px, float(reader.rate)))
                 else:
                     info = reader.info

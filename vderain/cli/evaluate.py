@@ -97,7 +97,7 @@ class Work:
 
     def derained(self, footage: "Footage", name: str) -> "Footage":
         """A lossless result: a video as FFV1, pictures as PNG."""
-        from vderain.media.image.sequence import is_pictures
+        from vderain.media.image.sequence import is_image_source
         from vderain.process import Progress
 
         source = footage.path
@@ -110,7 +110,9 @@ class Work:
                     self._process(file, target / f"{file.stem}.png")
                     report(Progress(number, number, len(files)))
             else:
-                target = target if source.is_dir() else target.with_suffix(".png" if is_pictures(source) else ".mkv")
+                target = (
+                    target if source.is_dir() else target.with_suffix(".png" if is_image_source(source) else ".mkv")
+                )
                 self._process(source, target, footage.limit_s(), report)
         return replace(footage, path=target)
 

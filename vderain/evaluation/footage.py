@@ -15,7 +15,7 @@ from vderain.media.clip import quarter_turns
 from vderain.media.colour import to_rgb8
 from vderain.media.decode.reader import VideoReader
 from vderain.media.frame import Frame
-from vderain.media.image.sequence import PictureReader, is_pictures
+from vderain.media.image.sequence import ImageReader, is_image_source
 from vderain.media.pixel_format import picture_of
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
@@ -39,7 +39,7 @@ class Footage:
 
     def files(self) -> list[Path]:
         """List the images of a folder in order, or the one image."""
-        with PictureReader(self.path) as reader:
+        with ImageReader(self.path) as reader:
             folder = self.path if reader.is_folder else self.path.parent
             return [folder / name for name in islice(reader.names, self.limit)]
 
@@ -55,7 +55,7 @@ class Footage:
         """Seconds from the start of the file that hold exactly `limit` frames; None where that is the whole file."""
         if self.limit is None:
             return None
-        if is_pictures(self.path):
+        if is_image_source(self.path):
             return float((self.limit - Fraction(1, 2)) / RATE)
         with VideoReader(self.path, duration_s=1) as reader:
             begin_s = (reader.cut.end_s or Fraction(1)) - 1  # of the earliest stream, from which durations count
@@ -67,15 +67,15 @@ class Footage:
         return float((last_s[0][1] + last_s[1][1]) / 2 - begin_s)
 
     def _pictures(self) -> Iterator[Picture]:
-        reader: VideoReader | PictureReader
-        if not is_pictures(self.path):
+        reader: VideoReader | ImageReader
+        if not is_image_source(self.path):
             with VideoReader(self.path) as reader:
                 turns = quarter_turns(reader)
                 for frame in reader.frames():
                     yield np.ascontiguousarray(np.rot90(_to_rgb(frame), turns))
             return
         for path in self.files() if self.single else [self.path]:
-            with PictureReader(path, RATE) as reader:
+            with ImageReader(path, RATE) as reader:
                 for name, picture in zip(reader.names, map(to_rgb8, reader.frames()), strict=True):
                     if picture.shape[:2] != (reader.height_px, reader.width_px):
                         raise InputError(

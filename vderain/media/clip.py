@@ -8,10 +8,11 @@ from vderain.errors import InputError, OutputError, UsageError
 from vderain.media.decode.reader import VideoReader
 from vderain.media.encode.encoder import EncodeOptions
 from vderain.media.encode.writer import VideoWriter
-from vderain.media.image.sequence import PictureReader, PictureWriter, is_pictures
+from vderain.media.image.codec import refuse_unsupported_image
+from vderain.media.image.sequence import ImageReader, ImageWriter, is_image_source
 
-Reader = VideoReader | PictureReader
-Writer = VideoWriter | PictureWriter
+Reader = VideoReader | ImageReader
+Writer = VideoWriter | ImageWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +33,15 @@ def check_source(source: Path) -> None:
     """Finds before anything else whether there is a source.
 
     Raises:
-        InputError: there is none, or nobody may look.
+        InputError: there is none, nobody may look, or it is an image of a kind that is not read.
     """
     try:
         if not source.exists():
             raise InputError(f"there is no file {source}.", "Check the path.")
     except OSError as error:  # a name too long, a folder that may not be looked into
         raise InputError(f"{source} cannot be read ({error.strerror}).", "Check the path.") from error
+    if source.is_file():
+        refuse_unsupported_image(source)
 
 
 def check_name(target: Path, source: Path, overwrite: bool) -> None:
@@ -65,8 +68,8 @@ def open_clip(
     rate: Fraction = Fraction(30),
 ) -> Reader:  # fmt: skip
     """A reader of a video, a picture, or a folder of numbered pictures, which go at a rate; not yet entered."""
-    if is_pictures(source):
-        return PictureReader(source, rate, start_s, duration_s)
+    if is_image_source(source):
+        return ImageReader(source, rate, start_s, duration_s)
     return VideoReader(source, strict, start_s, duration_s)
 
 
@@ -79,8 +82,8 @@ def create_clip(target: Path, like: Reader, encode: EncodeOptions, size_px: tupl
         encode: codec and quality of a video.
         size_px: stored width and height of a video's frames, where they are not those of the source.
     """
-    if isinstance(like, PictureReader):
-        return PictureWriter(target, like)
+    if isinstance(like, ImageReader):
+        return ImageWriter(target, like)
     return VideoWriter(target, like, encode, size_px)
 
 
@@ -95,6 +98,6 @@ def quarter_turns(reader: Reader) -> int:
 
 
 def duration_s(reader: Reader) -> float | None:
-    if isinstance(reader, PictureReader):
+    if isinstance(reader, ImageReader):
         return float(reader.count / reader.rate)
     return reader.info.duration_s

@@ -14,7 +14,7 @@ from typing import Self
 
 from vderain.errors import InputError, OutputError, UsageError
 from vderain.media.frame import Colour, Frame
-from vderain.media.image.codec import Picture, changed, dropped, encoded_picture, planes_of, read_picture
+from vderain.media.image.codec import DecodedImage, changed_parts, encode_image, lost_parts, planes_of, read_image
 from vderain.runtime.files import temporary_path
 
 log = logging.getLogger(__name__)
@@ -22,12 +22,12 @@ log = logging.getLogger(__name__)
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 
 
-def is_pictures(path: Path) -> bool:
+def is_image_source(path: Path) -> bool:
     """Whether the path is an existing picture, told by its suffix, or a folder."""
     return path.is_dir() or (path.is_file() and path.suffix.lower() in SUFFIXES)
 
 
-class PictureReader:
+class ImageReader:
     """A picture, or the pictures of a folder in natural order (frame2 before frame10), as Frames.
 
     Args:
@@ -78,7 +78,7 @@ class PictureReader:
                 "Ask for an earlier start or a longer duration.",
             )
         self._paths = listed[self._first : end]
-        self.height_px, self.width_px = self.picture(0).pixels.shape[:2]
+        self.height_px, self.width_px = self.image(0).pixels.shape[:2]
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -91,20 +91,20 @@ class PictureReader:
             InputError: a picture cannot be read.
         """
         for index in range(self.count):
-            pixels = self.picture(index).pixels
+            pixels = self.image(index).pixels
             colour = Colour("rgb", full_range=True, depth_bits=8 * pixels.itemsize)
             yield Frame(planes_of(pixels), colour, self._first + index, 1, 1 / self.rate)
 
-    def picture(self, index: int) -> Picture:
+    def image(self, index: int) -> DecodedImage:
         """The file behind the frame of that order, with its alpha and metadata.
 
         Raises:
             InputError: it cannot be read.
         """
-        return read_picture(self._paths[index])
+        return read_image(self._paths[index])
 
 
-class PictureWriter:
+class ImageWriter:
     """Frames to a picture or a folder of PNG, under a temporary name until all is well.
 
     The order of frames tells whose alpha channel and metadata they take: the first written belongs to the first of
@@ -119,7 +119,7 @@ class PictureWriter:
         dropped: what they do not hold any more, in words.
     """
 
-    def __init__(self, target: Path, like: PictureReader) -> None:
+    def __init__(self, target: Path, like: ImageReader) -> None:
         self.target = target
         self.changed: list[str] = []
         self.dropped: list[str] = []
@@ -158,10 +158,10 @@ class PictureWriter:
             raise ValueError(f"{self._like.path} has {self._like.count} pictures, and all are written")
         path = self._partial / self._name(self._written) if self._like.is_folder else self._partial
         suffix = ".png" if self._like.is_folder else self.target.suffix.lower()
-        source = self._like.picture(self._written)
-        data = encoded_picture(frame, source, suffix, self.target)
-        self.changed += [each for each in changed(source, suffix) if each not in self.changed]
-        self.dropped += [each for each in dropped(source, suffix, data) if each not in self.dropped]
+        source = self._like.image(self._written)
+        data = encode_image(frame, source, suffix, self.target)
+        self.changed += [each for each in changed_parts(source, suffix) if each not in self.changed]
+        self.dropped += [each for each in lost_parts(source, suffix, data) if each not in self.dropped]
         try:
             path.write_bytes(data)
         except OSError as error:
