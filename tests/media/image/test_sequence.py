@@ -410,6 +410,7 @@ def test_tiff_tags_and_colour_model_are_read(tmp_path: Path) -> None:
     metadata = read_metadata(path.read_bytes())
     assert metadata.names == {"EXIF", "description", "colour profile", "density"}
     assert (metadata.density_dpi, metadata.images, metadata.size_px) == ((72, 36), 1, (17, 12))
+    assert read_metadata(tiff(tmp_path / "c.tif").read_bytes()).density_dpi is None
     Image.new("LAB", (8, 8)).save(tmp_path / "b.tif")
     assert read_metadata((tmp_path / "b.tif").read_bytes()).colour_model == "CIELAB"
 

@@ -40,6 +40,7 @@ _TIFF_NAMES = {
     34853: "EXIF", 700: "XMP", 33723: "IPTC", 34377: "IPTC", 34675: "colour profile",
 }  # fmt: skip
 _TIFF_SUBFILE_TYPE = 254  # bit 0 marks a reduced copy of another page
+_TIFF_X_RESOLUTION = 282
 _COLOUR_MODELS = {"CMYK": "CMYK", "LAB": "CIELAB"}
 
 
@@ -164,6 +165,8 @@ def _density_dpi(image: Image.Image) -> tuple[float, float] | None:
     dpi = image.info.get("dpi")
     if isinstance(image, JpegImageFile) and not image.info.get("jfif_unit"):
         return None  # Pillow has taken it from EXIF, or set 72
+    if isinstance(image, TiffImageFile) and _TIFF_X_RESOLUTION not in image.tag_v2:
+        return None  # Pillow has set 1
     if not isinstance(dpi, tuple) or not all(0.5 <= side < 2**31 * _INCH_M for side in dpi):  # so is NaN
         return None
     return float(dpi[0]), float(dpi[1])
