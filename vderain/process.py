@@ -204,7 +204,7 @@ def _track(target: Path, reader: Reader, options: Options) -> Iterator[Path | No
     gpx = target.with_suffix(".gpx")
     check_name(gpx, reader.path, options.overwrite)
     end_s = None if options.duration_s is None else (options.start_s or 0) + options.duration_s
-    fixes = read_fixes(reader.path, options.start_s, end_s)
+    fixes = read_fixes(reader.media, options.start_s, end_s)
     if not fixes:
         log.warning("'%s' has no GPS track that can be read: no .gpx was written.", reader.path.name)
         yield None

@@ -3,24 +3,22 @@
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import av
 
-from vderain.media.decode.open import codec_name, main_video, open_input, stream_kind
-from vderain.media.decode.probe import frame_rate, probe
+from vderain.media.decode.media_file import MediaFile, StreamInfo
+from vderain.media.decode.open import TIMECODE
+from vderain.media.decode.probe import frame_rate, open_media
 from vderain.media.decode.side_data import is_kept
 from vderain.media.encode.verify import joined_programs
 from vderain.media.gps import read_fixes
-from vderain.media.mp4.vendor_boxes import HOLDERS, find_vendor_boxes
+from vderain.media.mp4.vendor_boxes import HOLDERS
+from vderain.media.pyav_types import Stream
 from vderain.media.remux.capabilities import (
     BOXED,
     DEFAULT_SUFFIX,
-    TIMECODE,
     can_hold,
     fallback_codec,
-    is_chapter_track,
-    is_nameless,
     output_format,
 )
 
@@ -102,40 +100,53 @@ def describe(path: str | os.PathLike[str], suffix: str = DEFAULT_SUFFIX) -> File
     """
     source = Path(path)
     muxer = output_format(Path(f"output{suffix}"))
-    with open_input(source) as container:
-        main = main_video(container, source)
-        streams = tuple(_describe_stream(stream, main.index, muxer) for stream in container.streams)
-        duration_s = container.duration / av.time_base if container.duration is not None else None
-        info = probe(container, main, source)
-        hidden = [HiddenDescription(part.name, part.movable and muxer in HOLDERS) for part in find_vendor_boxes(source)]
-        hidden += [HiddenDescription(name, is_kept(name, main, muxer)) for name in info.lost_side_data]
+    with open_media(source) as (container, media):
+        streams = tuple(_describe_stream(container.streams[info.index], info, media, muxer) for info in media.streams)
+        hidden = [HiddenDescription(part.name, part.movable and muxer in HOLDERS) for part in media.vendor_boxes]
+        hidden += [
+            HiddenDescription(name, is_kept(name, media.main_stream, muxer)) for name in media.video.lost_side_data
+        ]
         hidden += [HiddenDescription(name, False) for name in joined_programs(container)]
-        return FileDescription(
-            source, container.format.name, muxer, duration_s, source.stat().st_size,
-            len(container.chapters()), dict(container.metadata), streams,
-            tuple(hidden), len(read_fixes(source)), info.interlaced,
-        )  # fmt: skip
-
-
-def _describe_stream(stream: Any, main_index: int, muxer: str) -> StreamDescription:
-    processed = stream.index == main_index
-    timecode = codec_name(stream) == TIMECODE
-    remade = timecode and muxer in BOXED
-    kept = processed or is_chapter_track(stream) or remade or is_nameless(muxer, stream)
-    kept = kept or (not timecode and can_hold(muxer, stream))
-    becomes = None if kept else "a tag" if timecode else fallback_codec(muxer, stream)
-    kind = "chapters" if is_chapter_track(stream) else stream_kind(stream)
-    return StreamDescription(
-        stream.index, kind, codec_name(stream), _detail(stream), stream.language, processed, kept, becomes
+    return FileDescription(
+        path=source,
+        container=media.container,
+        output_format=muxer,
+        duration_s=media.duration_s,
+        size_bytes=media.size_bytes,
+        chapters=len(media.chapters),
+        metadata=dict(media.tags),
+        streams=streams,
+        hidden=tuple(hidden),
+        gps_fixes=len(read_fixes(media)),
+        interlaced=media.video.interlaced,
     )
 
 
-def _detail(stream: Any) -> str:
+def _describe_stream(stream: Stream, info: StreamInfo, media: MediaFile, muxer: str) -> StreamDescription:
+    processed = info.index == media.video.stream_index
+    timecode = info.codec == TIMECODE
+    # MP4 and MOV write a timecode track of their own, and data tracks that FFmpeg has no name for.
+    kept = processed or info.is_chapter_track or (muxer in BOXED and (timecode or info.is_unnamed_data))
+    kept = kept or (not timecode and can_hold(muxer, stream, info))
+    becomes = None if kept else "a tag" if timecode else fallback_codec(muxer, stream)
+    return StreamDescription(
+        index=info.index,
+        kind="chapters" if info.is_chapter_track else "cover picture" if info.is_cover else info.type,
+        codec=info.codec,
+        detail=_detail(stream),
+        language=info.language,
+        processed=processed,
+        kept=kept,
+        becomes=becomes,
+    )
+
+
+def _detail(stream: Stream) -> str:
     context = stream.codec_context
-    if stream.type == "video" and context is not None:
+    if isinstance(context, av.VideoCodecContext) and isinstance(stream, av.VideoStream):
         rate = frame_rate(stream)
-        said = f", {float(rate):.6g} fps" if rate else ""
-        return f"{context.width}x{context.height}, {context.pix_fmt}{said}"
-    if stream.type == "audio" and context is not None:
+        fps = f", {float(rate):.6g} fps" if rate else ""
+        return f"{context.width}x{context.height}, {context.pix_fmt}{fps}"
+    if isinstance(context, av.AudioCodecContext):
         return f"{context.sample_rate} Hz, {context.layout.name}"
     return str(stream.metadata.get("handler_name") or stream.metadata.get("filename") or "")

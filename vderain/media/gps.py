@@ -15,13 +15,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from xml.etree import ElementTree
 
-import av
 from av.stream import Discard
 
-from vderain.media.decode.open import open_input, read_packets
+from vderain.media.decode.media_file import MediaFile
+from vderain.media.decode.open import input_errors, open_input, read_packets
 from vderain.media.encode.preflight import output_error
 from vderain.media.mp4.boxes import read_span
-from vderain.media.mp4.vendor_boxes import GPS_MAGIC, find_vendor_boxes, within
+from vderain.media.mp4.vendor_boxes import GPS_MAGIC, within
 from vderain.runtime.files import temporary_path
 
 KNOT_MPS = 1852 / 3600
@@ -56,29 +56,37 @@ class Fix:
     course_deg: float | None = None
 
 
-def read_fixes(path: Path, begin_s: float | None = None, end_s: float | None = None) -> list[Fix]:
-    """The fixes of a video file in its order, those of the part between two instants from its beginning.
+def read_fixes(media: MediaFile, begin_s: float | None = None, end_s: float | None = None) -> list[Fix]:
+    """Reads the GPS fixes of a video file, in its order.
+
+    Args:
+        media: the file.
+        begin_s: seconds from the beginning of the file at which to start, or None.
+        end_s: seconds from the beginning of the file at which to stop, or None.
 
     Raises:
         InputError: the file cannot be read.
     """
-    return list(_of_records(path, begin_s, end_s)) or list(_of_streams(path, begin_s, end_s))
+    return list(_of_records(media, begin_s, end_s)) or list(_of_streams(media, begin_s, end_s))
 
 
-def _of_records(path: Path, begin_s: float | None, end_s: float | None) -> Iterator[Fix]:
-    with open_input(path) as container:
-        duration_s = container.duration / av.time_base if container.duration else None
-    with path.open("rb") as file:
-        for part in find_vendor_boxes(path):
-            for begin, size in within(part, duration_s, begin_s, end_s).spans if part.is_gps else ():
+def _of_records(media: MediaFile, begin_s: float | None, end_s: float | None) -> Iterator[Fix]:
+    records = [part for part in media.vendor_boxes if part.is_gps]
+    if not records:
+        return
+    with input_errors(media.path), media.path.open("rb") as file:
+        for part in records:
+            for begin, size in within(part, media.duration_s, begin_s, end_s).spans:
                 fix = fix_of_record(read_span(file, begin, min(size, _BLOCK_BYTES)))
                 if fix is not None:
                     yield fix
 
 
-def _of_streams(path: Path, begin_s: float | None, end_s: float | None) -> Iterator[Fix]:
-    with open_input(path) as container:
-        zero_s = (container.start_time or 0) / av.time_base
+def _of_streams(media: MediaFile, begin_s: float | None, end_s: float | None) -> Iterator[Fix]:
+    if not any(stream.type == "data" for stream in media.streams):
+        return
+    with open_input(media.path) as container:
+        zero_s = float(media.start_s)
         streams = [stream for stream in container.streams if stream.type == "data"]
         for stream in container.streams:
             if stream not in streams:

@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from vderain.batch.report.page import ReportRow, write_report
 from vderain.batch.report import page as report
+from vderain.batch.report.page import ReportRow, write_report
 from vderain.batch.report.thumbnails import (
     KEPT,
     LONGEST_PX,

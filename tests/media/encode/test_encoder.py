@@ -17,7 +17,7 @@ import pytest
 from clips import Clip, decoded_pts, drive, identical, make, names_in, planes_of_file, psnr
 
 from vderain.errors import OutputError, UsageError
-from vderain.media.decode.bit_rate import source_rate
+from vderain.media.decode.probe import probe
 from vderain.media.decode.reader import VideoReader
 from vderain.media.encode import codecs
 from vderain.media.encode import encoder as encoders
@@ -154,7 +154,7 @@ def film(path: Path, crf: int, frames: int = 240) -> Path:
 
 
 def bits_s(path: Path) -> float:
-    rate = source_rate(path, 0)
+    rate = probe(path).bit_rate
     assert rate is not None
     return rate.bits_s
 
@@ -205,7 +205,7 @@ def test_the_rate_of_a_source(tmp_path: Path, clip: Make) -> None:
     with av.open(str(source)) as container:
         packets = [(float(p.pts * p.time_base), 8 * p.size) for p in container.demux(video=0) if p.size]
     total = sum(bits for _, bits in packets)
-    rate = source_rate(source, 0)
+    rate = probe(source).bit_rate
     assert rate is not None and rate.burst_bits is not None
     assert rate.bits_s == pytest.approx(total / 3, rel=0.01)
     levels, level = [], 0.0
@@ -219,11 +219,10 @@ def test_the_rate_of_a_source(tmp_path: Path, clip: Make) -> None:
             if packet.size:
                 packet.stream = stream
                 output.mux(packet)
-    other = source_rate(tmp_path / "in.mkv", 0)
+    other = probe(tmp_path / "in.mkv").bit_rate
     assert other is not None and other.burst_bits is None
     assert other.bits_s == pytest.approx(rate.bits_s, rel=0.1)
     (tmp_path / "no.mp4").write_text("nothing")
-    assert source_rate(tmp_path / "no.mp4", 0) is None
 
 
 def test_encoders_of_graphics_cards_get_a_constant_quality() -> None:

@@ -15,12 +15,13 @@ from clips import decoded_pts, identical, names_in, packets, planes_of_file
 from dashcam import Dashcam, box, content, dashcam, listed_records, record, top
 
 from vderain.errors import OutputError
+from vderain.media.decode.probe import probe
 from vderain.media.describe import describe
 from vderain.media.encode.encoder import EncodeOptions
 from vderain.media.gps import fix_of_record, fixes_of_packet, read_fixes
 from vderain.media.mp4 import vendor_boxes as telemetry
 from vderain.media.mp4.boxes import OFFSET32_MAX, grow_moov
-from vderain.media.mp4.vendor_boxes import find_vendor_boxes
+from vderain.media.mp4.vendor_boxes import VendorBox, find_vendor_boxes
 from vderain.process import Options, process
 
 Make = Callable[..., Path]
@@ -34,6 +35,11 @@ ODD = box(b"vndr", b"\xa9made by nobody\0\1\2")
 def plain(clip: Make) -> Path:
     """Ten seconds with sound, without fast start."""
     return clip("plain.mp4", frames=50, rate=Fraction(5), audio="aac", b_frames=2, metadata={"title": "Rain"})
+
+
+def vendor_boxes(path: Path) -> list[VendorBox]:
+    with path.open("rb") as file:
+        return find_vendor_boxes(file)
 
 
 def same_streams(first: Path, second: Path) -> bool:
@@ -189,23 +195,23 @@ def test_padding_and_common_boxes_are_nothing(tmp_path: Path, plain: Path, clip:
     fast = clip("fast.mov", chapters=True, audio="aac", muxer_options={"movflags": "+faststart"})
     fragments = clip("fragments.mp4", muxer_options={"movflags": "frag_keyframe+empty_moov"})
     for path in (plain, fast, fragments, clip("a.mkv"), clip("a.avi"), dashcam(plain, tmp_path / "in.mp4", padded)):
-        assert find_vendor_boxes(path) == [], path
+        assert vendor_boxes(path) == [], path
         assert describe(path).hidden == () and describe(path).gps_fixes == 0
 
 
 def test_a_cut_off_box_is_not_carried_over(tmp_path: Path, plain: Path, clip: Make) -> None:
     fast = clip("fast.mp4", frames=50, muxer_options={"movflags": "+faststart"})
     fast.write_bytes(fast.read_bytes()[:-3000])
-    assert find_vendor_boxes(fast) == []
+    assert vendor_boxes(fast) == []
 
 
 @pytest.mark.parametrize("content", [b"", b"\0\0\0", box(b"free") + b"\0\0\0\4free", b"\0\0\0\0free", b"\xff" * 40])
 def test_sizes_that_make_no_sense_end_the_search(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "a.mp4"
     path.write_bytes(content)
-    assert find_vendor_boxes(path) == []
+    assert vendor_boxes(path) == []
     path.write_bytes(content + box(b"moov", box(b"gps ", bytes(16)) + b"\0\0\0\3udta"))
-    assert len(find_vendor_boxes(path)) <= 1
+    assert len(vendor_boxes(path)) <= 1
 
 
 def test_a_list_that_lies_does_no_harm(tmp_path: Path, plain: Path) -> None:
@@ -349,8 +355,8 @@ def test_a_data_stream_is_read_in_its_part(tmp_path: Path, clip: Make) -> None:
             extra.pts = extra.dts = number * 250
             extra.duration, extra.time_base, extra.is_keyframe, extra.stream = 250, Fraction(1, 1000), True, data
             output.mux(extra)
-    assert [fix.latitude_deg for fix in read_fixes(path)] == [40, 41, 42, 43]
-    assert [fix.latitude_deg for fix in read_fixes(path, 0.2, 0.6)] == [41, 42]
+    assert [fix.latitude_deg for fix in read_fixes(probe(path))] == [40, 41, 42, 43]
+    assert [fix.latitude_deg for fix in read_fixes(probe(path), 0.2, 0.6)] == [41, 42]
 
 
 def test_what_does_not_read_back_is_named(tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:

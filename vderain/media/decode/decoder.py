@@ -17,8 +17,9 @@ from av.codec.context import ThreadType
 
 from vderain.media.decode.deinterlace import Deinterlacer
 from vderain.media.decode.matroska import ends_early, has_holes
+from vderain.media.decode.media_file import Crop, VideoInfo
 from vderain.media.decode.open import input_errors, main_video, open_input, read_packets
-from vderain.media.decode.probe import FALLBACK_RATE, Crop, VideoInfo, colour
+from vderain.media.decode.probe import FALLBACK_RATE, colour
 from vderain.media.decode.side_data import LostSideData
 from vderain.media.decode.timestamps import VideoClock, is_joinable
 from vderain.media.frame import Frame

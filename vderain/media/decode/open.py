@@ -5,13 +5,14 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import BinaryIO
 
 import av
-from av.container import InputContainer
+from av.container import Container, InputContainer
 from av.stream import Disposition
 
 from vderain.errors import InputError
+from vderain.media.pyav_types import Packet, Stream, format_dump
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +23,7 @@ _BOXED_VIDEO = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # how an 
 
 _TAG = re.compile(r"\((\w{4}) / 0x[0-9A-F]{8}\)")  # the four characters by which MP4 and MOV tell data apart
 _READ_ERRORS_MAX = 100  # in a row; beyond the end of a truncated MP4 every remaining sample is one
+TIMECODE = "tmcd"  # the codec tag of a timecode track
 _TEXT = frozenset({"tty", "bin", "xbin", "adf", "idf", "cdg"})  # FFmpeg takes plain text for a film of these kinds
 
 
@@ -35,34 +37,56 @@ def input_errors(path: Path) -> Iterator[None]:
 
 
 def open_input(path: Path) -> InputContainer:
-    """Opens a file for reading; nothing but local files is ever touched, whatever a playlist inside it says.
+    """Opens a file for demuxing; only local files are touched, whatever a playlist inside it says.
 
     Raises:
         InputError: the file is missing, empty, a directory or a pipe, unreadable or not a video file.
     """
     with input_errors(path):
-        if not path.exists():
-            raise InputError(f"'{path}' does not exist.", "Check the path and the spelling.")
-        if path.is_dir():
-            raise InputError(f"'{path}' is a directory.", "Give a video file.")
-        if not path.is_file():  # it would be opened several times, and the second time wait for ever
-            raise InputError(f"'{path}' is a pipe or a device.", "Save the video to a file first.")
-        if path.stat().st_size == 0:
-            raise InputError(f"'{path}' is empty.", "Copy it again from where it was recorded.")
-        # surrogateescape carries bytes that are not UTF-8 unchanged from the source's metadata to the output's
-        container = av.open(
-            str(path.absolute()),
-            "r",
-            container_options={"protocol_whitelist": "file"},
-            metadata_errors="surrogateescape",
-        )
-        if container.format.name in _TEXT:
-            container.close()
-            raise ValueError("text")
-        return container
+        _check_is_file(path)
+        return _open(str(path.absolute()))
 
 
-def read_packets(container: InputContainer, streams: Sequence[Any], level: int = logging.DEBUG) -> Iterator[Any]:
+@contextmanager
+def open_input_file(path: Path) -> Iterator[tuple[BinaryIO, InputContainer]]:
+    """Opens a file once, for demuxing and for reading its bytes.
+
+    The demuxer reads through the same file object and counts on its position: put it back after each read.
+
+    Raises:
+        InputError: the file is missing, empty, a directory or a pipe, unreadable or not a video file.
+    """
+    with input_errors(path):
+        _check_is_file(path)
+        file = path.absolute().open("rb")
+    with file:
+        with input_errors(path):
+            container = _open(file)
+        with container:
+            yield file, container
+
+
+def _check_is_file(path: Path) -> None:
+    if not path.exists():
+        raise InputError(f"'{path}' does not exist.", "Check the path and the spelling.")
+    if path.is_dir():
+        raise InputError(f"'{path}' is a directory.", "Give a video file.")
+    if not path.is_file():  # it is opened several times, and the second open of a pipe would block
+        raise InputError(f"'{path}' is a pipe or a device.", "Save the video to a file first.")
+    if path.stat().st_size == 0:
+        raise InputError(f"'{path}' is empty.", "Copy it again from where it was recorded.")
+
+
+def _open(file: str | BinaryIO) -> InputContainer:
+    # surrogateescape carries bytes that are not UTF-8 unchanged from the source's metadata to the output's
+    container = av.open(file, "r", container_options={"protocol_whitelist": "file"}, metadata_errors="surrogateescape")
+    if container.format.name in _TEXT:
+        container.close()
+        raise ValueError("text")
+    return container
+
+
+def read_packets(container: InputContainer, streams: Sequence[Stream], level: int = logging.DEBUG) -> Iterator[Packet]:
     """The packets of some streams that have something in them; goes on behind what cannot be read.
 
     Args:
@@ -121,7 +145,7 @@ def main_video(container: InputContainer, path: Path) -> "av.VideoStream":
     return stream
 
 
-def codec_name(stream: Any) -> str:
+def codec_name(stream: Stream) -> str:
     """FFmpeg's name of a stream's codec; its four-character tag where FFmpeg has no codec for it."""
     context = stream.codec_context
     if context is not None:
@@ -133,29 +157,29 @@ def codec_name(stream: Any) -> str:
     return str(name or "unknown")
 
 
-def description(container: Any, index: int) -> str:
+def description(container: Container, index: int) -> str:
     """FFmpeg's own lines about a stream; PyAV shows some of what is in them nowhere else."""
     found = re.search(rf"^ *Stream #0:{index}\b.*(\n(?! *Stream #).*)*", _described(container), re.MULTILINE)
     return found[0].strip() if found else ""
 
 
-def programs(container: Any) -> int:
+def programs(container: Container) -> int:
     """How many programs a transport stream has; 0 in all other formats."""
     return len(re.findall(r"^ *Program \d+", _described(container), re.MULTILINE))
 
 
-def _described(container: Any) -> str:
+def _described(container: Container) -> str:
     level = av.logging.get_level()
     try:
         av.logging.set_level(av.logging.VERBOSE)
         av.logging.set_libav_level(av.logging.VERBOSE)
-        return str(container.dumps_format())
+        return format_dump(container)
     finally:
         av.logging.set_level(level)
         av.logging.set_libav_level(av.logging.INFO)
 
 
-def stream_name(stream: Any) -> str:
+def stream_name(stream: Stream) -> str:
     """A stream as people name it: ``audio #1 (aac, eng)``."""
     parts = [codec_name(stream)] if stream.type != "attachment" else [str(stream.metadata.get("filename", "unnamed"))]
     if stream.language not in (None, "und"):
@@ -163,6 +187,6 @@ def stream_name(stream: Any) -> str:
     return f"{stream_kind(stream)} #{stream.index} ({', '.join(parts)})"
 
 
-def stream_kind(stream: Any) -> str:
+def stream_kind(stream: Stream) -> str:
     """What a stream is, in a word."""
     return "cover picture" if stream.disposition & Disposition.attached_pic else str(stream.type)

@@ -1,23 +1,53 @@
-"""Owns what is known of a video stream before it is read: an open stream enters, a StreamInfo leaves."""
+"""Probes a media file with one open: streams, tags, bit rate, vendor boxes, and what its first frame says.
+
+The first frame is decoded because containers are silent or wrong about half of this: pixel format, colour tags, field
+order, rotation and HDR metadata are often in the bit stream alone.
+"""
 
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import BinaryIO
 
 import av
+import numpy as np
+from av.container import InputContainer
+from av.stream import Discard
 
 from vderain.errors import InputError
 from vderain.media.decode.deinterlace import shows_fields
-from vderain.media.decode.open import codec_name, description, open_input
+from vderain.media.decode.media_file import (
+    Clock,
+    ColourTags,
+    Crop,
+    MediaFile,
+    SourceRate,
+    StreamInfo,
+    VideoInfo,
+)
+from vderain.media.decode.open import (
+    TIMECODE,
+    codec_name,
+    description,
+    input_errors,
+    main_video,
+    open_input,
+    open_input_file,
+    programs,
+    stream_name,
+)
 from vderain.media.decode.side_data import lost_side_data
 from vderain.media.frame import Colour
-from vderain.media.hdr import HdrMetadata, hdr_metadata_of
-from vderain.media.pixel_format import UNSPECIFIED, Layout, colour_of, nearest_layout
+from vderain.media.hdr import hdr_metadata_of
+from vderain.media.mp4.sample_entry import SampleEntry, read_sample_entries
+from vderain.media.mp4.vendor_boxes import find_vendor_boxes
+from vderain.media.pixel_format import UNSPECIFIED, colour_of, nearest_layout
+from vderain.media.pyav_types import Packet, Stream, frame_side_data
 
 log = logging.getLogger(__name__)
 
@@ -25,139 +55,260 @@ _CHROMA_LOCATION = re.compile(r"[(,] ?(left|center|topleft|top|bottomleft|bottom
 FALLBACK_RATE = Fraction(25)  # frames a second of a raw stream that does not say; FFmpeg assumes the same
 _RATE_MAX = 1000  # frames a second; a timecode can count no more
 _CROPPING = re.compile(r"Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)")  # left, right, top, bottom
-_STAMP_PACKETS = 64  # how far the first time stamp is looked for
-_PROBE_PACKETS = 600  # how far the first picture is looked for: 10 s at 60 fps
+_TIMESTAMP_PACKETS = 64  # how many video packets are read for a first timestamp
+_PROBE_PACKETS = 600  # how many video packets are read for a first frame: 10 s at 60 fps
+_OTHER_PACKETS = 600  # how many packets are read after that for the first one of each other stream
+_INDEX_SHARE = 0.9  # of the frames that an index must list: some formats list their keyframes only
 
 
-@dataclass(frozen=True, slots=True)
-class ColourTags:
-    """How a stream is tagged, in FFmpeg's numbers (2: unspecified, for the range 0).
-
-    Attributes:
-        primaries: AVColorPrimaries.
-        transfer: AVColorTransferCharacteristic.
-        matrix: AVColorSpace.
-        range: AVColorRange.
-        chroma_location: FFmpeg's name such as ``left`` or ``topleft``, or None.
-    """
-
-    primaries: int = UNSPECIFIED
-    transfer: int = UNSPECIFIED
-    matrix: int = UNSPECIFIED
-    range: int = 0
-    chroma_location: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Crop:
-    """How much of a decoded picture's edges is not shown."""
-
-    left_px: int = 0
-    right_px: int = 0
-    top_px: int = 0
-    bottom_px: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class VideoInfo:
-    """What is known of the main video stream before it is read.
-
-    Attributes:
-        width_px, height_px: size of the stored pictures, before rotation.
-        time_base: seconds in one unit of a frame's ``pts``.
-        average_rate: frames a second, or None; for estimates only, never for timing.
-        start_pts: pts of the first frame that will be delivered, in units of ``time_base``, as far as known.
-        duration_s: seconds that will be read, or None.
-        codec: FFmpeg's codec name such as ``h264``.
-        pixel_format: FFmpeg's name of the decoded pixel format.
-        colour: what the delivered planes mean.
-        tags: the colour tags for the writer.
-        rotation_deg: counter-clockwise turn a player makes before showing, -180..180.
-        display_matrix: the nine numbers behind the rotation, or None.
-        sample_aspect_ratio: width of a pixel over its height, or None.
-        bit_rate: bits a second of the video stream, or None.
-        container: FFmpeg's name of the file format.
-        frames_estimate: how many frames will be delivered, or None.
-        clock: where the pts come from: ``pts`` of the file; its ``dts``, in order, for AVI, which has no pts; or the
-            frame ``rate`` where a file has no time stamps at all.
-        stream_index: place of the stream in the file.
-        interlaced: whether the first picture consists of two fields.
-        misflagged: whether it is flagged as if it did, while pictures of the part that is read are whole.
-        light: how bright HDR is meant to be, or None.
-        crop: what is left out of the decoded pictures because the container says so.
-        lost_side_data: what the first picture carries beside its samples that an output will not have, in words.
-    """
-
-    width_px: int
-    height_px: int
-    time_base: Fraction
-    average_rate: Fraction | None
-    start_pts: int
-    duration_s: float | None
-    codec: str
-    pixel_format: str
-    colour: Colour
-    tags: ColourTags
-    rotation_deg: int
-    display_matrix: tuple[int, ...] | None
-    sample_aspect_ratio: Fraction | None
-    bit_rate: int | None
-    container: str
-    frames_estimate: int | None
-    clock: Literal["pts", "dts", "rate"]
-    stream_index: int
-    interlaced: bool = False
-    misflagged: bool = False
-    light: HdrMetadata | None = None
-    crop: Crop = Crop()
-    lost_side_data: tuple[str, ...] = ()
-
-
-def probe(
-    container: Any, stream: Any, path: Path, start_s: float | None = None, duration_s: float | None = None
-) -> VideoInfo:
-    """Decodes the first picture, because containers are silent or wrong about half of this.
+def probe(path: Path, start_s: float | None = None, duration_s: float | None = None) -> MediaFile:
+    """Reads what is known of a media file, and closes it again.
 
     Args:
-        container: the open file.
-        stream: its main video stream.
-        path: its name, for errors.
+        path: the file.
         start_s: seconds from the beginning at which reading will start, or None.
-        duration_s: seconds that are wanted, or None.
+        duration_s: seconds that will be read, or None for all.
 
     Raises:
-        InputError: no picture can be decoded.
+        InputError: the file is not a video that can be decoded.
     """
-    picture, unstamped, stamp = _first_picture(container, stream, path)
-    flagged = bool(picture.interlaced_frame)
-    misflagged = flagged and not shows_fields(_pictures(path, stream.index, start_s))
-    described = description(container, stream.index)
-    crop = _crop(described, nearest_layout(picture.format.name)) or Crop()
-    if picture.width <= crop.left_px + crop.right_px or picture.height <= crop.top_px + crop.bottom_px:
-        crop = Crop()  # nothing would be left: the container is wrong
-    if picture.width <= 0 or picture.height <= 0:
+    with open_media(path, start_s, duration_s) as (_, media):
+        return media
+
+
+@contextmanager
+def open_media(
+    path: Path, start_s: float | None = None, duration_s: float | None = None
+) -> Iterator[tuple[InputContainer, MediaFile]]:
+    """Probes a media file and keeps it open; packets up to the first frame have been read then.
+
+    Args:
+        path: the file.
+        start_s: seconds from the beginning at which reading will start, or None.
+        duration_s: seconds that will be read, or None for all.
+
+    Raises:
+        InputError: the file is not a video that can be decoded.
+    """
+    with open_input_file(path) as (file, container):
+        stream = main_video(container, path)
+        # Before any packet is read: demuxers change start times, tags and indexes on the way.
+        streams = _stream_infos(file, container)
+        bit_rate = _rate_from_index(stream) or _rate_from_totals(container, stream)
+        with input_errors(path), _position_kept(file):
+            vendor_boxes = tuple(find_vendor_boxes(file, container.streams))
+        duration = container.duration / av.time_base if container.duration else None
+        media_start_s = Fraction(container.start_time or 0, av.time_base)
+        tags, chapters = dict(container.metadata), tuple(container.chapters())
+        others = [each for each in container.streams if each.type in ("audio", "video") and each is not stream]
+        head = _read_head(container, stream, path, others)
+        video = _video_info(container, stream, path, head, start_s, duration_s)
+        yield (
+            container,
+            MediaFile(
+                path=path,
+                container=container.format.name,
+                size_bytes=path.stat().st_size,
+                start_s=media_start_s,
+                duration_s=duration,
+                tags=tags,
+                chapters=chapters,
+                programs=programs(container),
+                streams=tuple(replace(each, first_packet=head.first_packets.get(each.index)) for each in streams),
+                video=video,
+                bit_rate=bit_rate,
+                vendor_boxes=vendor_boxes,
+            ),
+        )
+
+
+def probe_video(container: InputContainer, stream: av.VideoStream, path: Path) -> VideoInfo:
+    """Reads the properties of one video stream of an open file, from its first packets on.
+
+    Args:
+        container: the open file, of which no packet has been read.
+        stream: the video stream.
+        path: the file, for error messages.
+
+    Raises:
+        InputError: no frame can be decoded.
+    """
+    return _video_info(container, stream, path, _read_head(container, stream, path), None, None)
+
+
+def frame_rate(stream: av.VideoStream) -> Fraction | None:
+    """Frames a second, as far as the file says; for raw DV the average is the tick rate of its clock instead."""
+    rates = (stream.average_rate, stream.guessed_rate)
+    return next((rate for rate in rates if rate and rate <= _RATE_MAX), None)
+
+
+@contextmanager
+def _position_kept(file: BinaryIO) -> Iterator[None]:
+    """Restores the position of a file that a demuxer reads as well; it counts on its own reads alone."""
+    position = file.tell()
+    try:
+        yield
+    finally:
+        file.seek(position)
+
+
+def _stream_infos(file: BinaryIO, container: InputContainer) -> list[StreamInfo]:
+    entries: dict[int, SampleEntry] = {}
+    if any(stream.type == "data" and stream.name is None for stream in container.streams):
+        with _position_kept(file):
+            entries = read_sample_entries(file)
+    return [_stream_info(stream, entries.get(stream.id)) for stream in container.streams]
+
+
+def _stream_info(stream: Stream, entry: SampleEntry | None) -> StreamInfo:
+    codec = codec_name(stream)
+    is_unnamed = stream.type == "data" and stream.name is None and codec not in ("unknown", TIMECODE)
+    return StreamInfo(
+        index=stream.index,
+        type=stream.type,
+        codec=codec,
+        name=stream_name(stream),
+        language=stream.language,
+        time_base=stream.time_base,
+        start_time=stream.start_time or 0,
+        tags=dict(stream.metadata),
+        disposition=stream.disposition,
+        is_chapter_track=stream.discard == Discard.all,
+        is_unnamed_data=is_unnamed and entry is not None and entry.plain and entry.kind == codec,
+        sample_rate_hz=stream.codec_context.sample_rate if isinstance(stream, av.AudioStream) else None,
+    )
+
+
+def _rate_from_index(stream: av.VideoStream) -> SourceRate | None:
+    """Mean bit rate and largest burst, from the sizes in the file's index; None where it does not list the packets."""
+    entries = [(entry.timestamp, entry.size) for entry in stream.index_entries]
+    if len(entries) < max(2.0, _INDEX_SHARE * stream.frames) or not stream.frames or stream.time_base is None:
+        return None
+    ticks, sizes = np.array(sorted(entries), np.float64).T
+    times_s = (ticks - ticks[0]) * float(stream.time_base)
+    bits = 8 * sizes
+    length_s = times_s[-1] * len(entries) / (len(entries) - 1)  # the last frame has a duration as well
+    if length_s <= 0 or bits.sum() <= 0:
+        return None
+    bits_s = bits.sum() / length_s
+    # A leaky bucket that empties at the average rate: its highest level is the burst.
+    after = np.cumsum(bits) - bits_s * times_s
+    before = after - bits
+    return SourceRate(float(bits_s), float((after - np.minimum.accumulate(before)).max()))
+
+
+def _rate_from_totals(container: InputContainer, stream: av.VideoStream) -> SourceRate | None:
+    """Mean bit rate as the stream states it, else from the file's size less its audio."""
+    if stream.codec_context is not None and stream.codec_context.bit_rate:
+        return SourceRate(float(stream.codec_context.bit_rate), None)
+    if not container.duration or not container.size:
+        return None
+    others = sum(s.codec_context.bit_rate or 0 for s in container.streams.audio if s.codec_context is not None)
+    total = 8 * container.size / (container.duration / av.time_base)
+    return SourceRate(total - others, None) if total > others else None
+
+
+@dataclass(slots=True)
+class _Head:
+    """The beginning of a file as far as it was read.
+
+    Attributes:
+        frame: the first frame that decodes, damaged or not.
+        first_pts: the earliest pts, or None where packets have none.
+        unstamped: packets without a pts before the first with one; Matroska loses timestamps before zero.
+        first_packets: the first packet of each stream that was asked for, by index of the stream.
+    """
+
+    frame: av.VideoFrame
+    first_pts: int | None
+    unstamped: int
+    first_packets: dict[int, Packet] = field(default_factory=dict)
+
+
+def _read_head(container: InputContainer, stream: av.VideoStream, path: Path, others: Sequence[Stream] = ()) -> _Head:
+    """Reads packets until the first frame of a video stream is decoded and a packet of each other stream is there."""
+    frame: av.VideoFrame | None = None
+    unstamped = tried = 0
+    stamps: list[int] = []
+    first_packets: dict[int, Packet] = {}
+    packets = _packets(container, [stream, *others])
+    for packet in packets:
+        if packet.size:
+            first_packets.setdefault(packet.stream_index, packet)
+        if packet.stream_index != stream.index:
+            continue
+        if packet.pts is not None:
+            stamps.append(packet.pts)
+        elif not stamps:
+            unstamped += 1
+        if frame is None:
+            frame = _first_frame(packet)
+        enough = stamps or tried >= _TIMESTAMP_PACKETS
+        if (frame is not None and enough) or tried >= _PROBE_PACKETS:
+            break
+        tried += 1
+    if frame is None:
+        raise InputError(f"No picture in '{path}' can be decoded.", "Copy or record the file again.")
+    if frame.pts is not None and stamps:
+        stamps.append(frame.pts)
+    missing = {each.index for each in others} - first_packets.keys()
+    for packet in islice(packets, _OTHER_PACKETS if missing else 0):
+        if packet.size:
+            first_packets.setdefault(packet.stream_index, packet)
+            missing.discard(packet.stream_index)
+        if not missing:
+            break
+    return _Head(frame, min(stamps, default=None), unstamped if stamps else 0, first_packets)
+
+
+def _packets(container: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet]:
+    """The packets of some streams, the closing empty ones included, up to the first that cannot be read."""
+    try:
+        yield from container.demux(*streams)
+    except (av.error.FFmpegError, OSError) as error:
+        log.debug("reading the head of a file: %s", error)
+
+
+def _first_frame(packet: Packet) -> av.VideoFrame | None:
+    try:
+        frame = next(iter(packet.decode()), None)
+    except (av.error.FFmpegError, ValueError):
+        return None
+    return frame if isinstance(frame, av.VideoFrame) else None
+
+
+def _video_info(
+    container: InputContainer,
+    stream: av.VideoStream,
+    path: Path,
+    head: _Head,
+    start_s: float | None,
+    duration_s: float | None,
+) -> VideoInfo:
+    frame = head.frame
+    if frame.width <= 0 or frame.height <= 0:
         raise InputError(f"The pictures in '{path}' have no size.", "Copy or record the file again.")
-    rate = frame_rate(stream) or FALLBACK_RATE
-    clock: Literal["pts", "dts", "rate"] = "rate" if stamp is None else "pts"
-    if container.format.name == "avi" and stamp is not None:
-        clock = "dts"
-    time_base = 1 / rate if clock == "rate" else stream.time_base
-    start_pts = (stamp or 0) - round(unstamped / (rate * time_base)) if clock == "pts" else 0
+    flagged = bool(frame.interlaced_frame)
+    misflagged = flagged and not shows_fields(_frames_from(path, stream.index, start_s))
+    described = description(container, stream.index)
+    crop = _crop(described, frame)
+    clock, time_base, start_pts = _clock(container, stream, head)
     read_s = _duration_s(container, stream, start_s, duration_s)
+    rate = frame_rate(stream) or FALLBACK_RATE
     return VideoInfo(
-        width_px=picture.width - crop.left_px - crop.right_px,
-        height_px=picture.height - crop.top_px - crop.bottom_px,
+        width_px=frame.width - crop.left_px - crop.right_px,
+        height_px=frame.height - crop.top_px - crop.bottom_px,
         time_base=time_base,
         average_rate=frame_rate(stream),
         start_pts=start_pts if start_s is None else 0,
         duration_s=read_s,
         codec=codec_name(stream),
-        pixel_format=picture.format.name,
-        colour=colour(picture, stream),
-        tags=replace(_tags(picture, stream), chroma_location=_chroma_location(described)),
-        rotation_deg=picture.rotation,
-        display_matrix=_display_matrix(picture),
-        # some codecs say it only in their pictures
+        pixel_format=frame.format.name,
+        colour=colour(frame, stream),
+        tags=replace(_tags(frame, stream), chroma_location=_chroma_location(described)),
+        rotation_deg=frame.rotation,
+        display_matrix=_display_matrix(frame),
+        # some codecs state it in their frames only
         sample_aspect_ratio=stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or None,
         bit_rate=stream.codec_context.bit_rate or None,
         container=container.format.name,
@@ -166,91 +317,58 @@ def probe(
         stream_index=stream.index,
         interlaced=flagged and not misflagged,
         misflagged=misflagged,
-        light=hdr_metadata_of(picture),
+        light=hdr_metadata_of(frame),
         crop=crop,
-        lost_side_data=tuple(sorted(lost_side_data(picture))),
+        lost_side_data=tuple(sorted(lost_side_data(frame))),
     )
 
 
-def frame_rate(stream: Any) -> Fraction | None:
-    """Frames a second, as far as the file says; raw DV says how often its clock ticks instead."""
-    rates = (stream.average_rate, stream.guessed_rate)
-    return next((rate for rate in rates if rate and rate <= _RATE_MAX), None)
+def _clock(container: InputContainer, stream: av.VideoStream, head: _Head) -> tuple[Clock, Fraction, int]:
+    """Where timestamps come from, their time base in seconds, and the first pts."""
+    rate = frame_rate(stream) or FALLBACK_RATE
+    if head.first_pts is None or stream.time_base is None:
+        return "rate", 1 / rate, 0
+    if container.format.name == "avi":
+        return "dts", stream.time_base, 0
+    return "pts", stream.time_base, head.first_pts - round(head.unstamped / (rate * stream.time_base))
 
 
-def _first_picture(container: Any, stream: Any, path: Path) -> tuple[Any, int, int | None]:
-    """Looks at the head of a stream.
-
-    Returns:
-        The first picture that decodes, sound or not; how many packets before the first with a pts have none (Matroska
-        loses times before zero); the earliest pts, or None where there is none.
-    """
-    picture: Any = None
-    unstamped = 0
-    stamps: list[int] = []
-    for tried, packet in enumerate(_packets(container, stream)):
-        if packet.pts is not None:
-            stamps.append(packet.pts)
-        elif not stamps:
-            unstamped += 1
-        if picture is None:
-            picture = _picture(packet)
-        enough = stamps or tried >= _STAMP_PACKETS
-        if (picture is not None and enough) or tried >= _PROBE_PACKETS:
-            break
-    if picture is None:
-        raise InputError(f"No picture in '{path}' can be decoded.", "Copy or record the file again.")
-    if picture.pts is not None and stamps:
-        stamps.append(picture.pts)
-    return picture, unstamped if stamps else 0, min(stamps, default=None)
-
-
-def _pictures(path: Path, stream_index: int, start_s: float | None) -> Iterator[Any]:
-    """Pictures from about a place on, for a look at them."""
+def _frames_from(path: Path, stream_index: int, start_s: float | None) -> Iterator[av.VideoFrame]:
+    """Frames from about a time on, without any care for damage."""
     with open_input(path) as container:
         stream = next(each for each in container.streams.video if each.index == stream_index)
         if start_s:
             with suppress(av.error.FFmpegError):  # then the beginning has to do
                 container.seek((container.start_time or 0) + int(start_s * av.time_base))
-        for packet in _packets(container, stream):
+        for packet in _packets(container, [stream]):
             with suppress(av.error.FFmpegError, ValueError):
-                yield from packet.decode()
+                yield from (frame for frame in packet.decode() if isinstance(frame, av.VideoFrame))
 
 
-def _packets(container: Any, stream: Any) -> Iterator[Any]:
-    """The packets of a stream, the closing empty one included, up to the first that cannot be read."""
-    try:
-        yield from container.demux(stream)
-    except (av.error.FFmpegError, OSError) as error:
-        log.debug("looking at the head of a stream: %s", error)
+def colour(frame: av.VideoFrame, stream: av.VideoStream) -> Colour:
+    """The meaning of a frame's code values.
+
+    Args:
+        frame: decoded.
+        stream: its stream, whose tags count where the frame has none.
+    """
+    name = frame.format.name
+    tags = _tags(frame, stream)
+    return colour_of(nearest_layout(name), name, tags.matrix, tags.range, (frame.width, frame.height))
 
 
-def _picture(packet: Any) -> Any:
-    try:
-        return next(iter(packet.decode()), None)
-    except (av.error.FFmpegError, ValueError):
-        return None
-
-
-def colour(picture: Any, stream: Any) -> Colour:
-    """What the planes of a picture mean."""
-    name = picture.format.name
-    tags = _tags(picture, stream)
-    return colour_of(nearest_layout(name), name, tags.matrix, tags.range, (picture.width, picture.height))
-
-
-def _tags(picture: Any, stream: Any) -> ColourTags:
-    """The picture's own tags; the stream's where it has none."""
+def _tags(frame: av.VideoFrame, stream: av.VideoStream) -> ColourTags:
+    """The frame's own tags; the stream's where it has none."""
     context = stream.codec_context
 
-    def pick(of_picture: int, of_stream: int, silent: int) -> int:
-        return int(of_picture if of_picture != silent else of_stream)
+    def pick(of_frame: int, of_stream: int, silent: int) -> int:
+        return int(of_frame if of_frame != silent else of_stream)
 
     return ColourTags(
-        primaries=pick(picture.color_primaries, context.color_primaries, UNSPECIFIED),
-        transfer=pick(picture.color_trc, context.color_trc, UNSPECIFIED),
-        matrix=pick(picture.colorspace, context.colorspace, UNSPECIFIED),
-        range=pick(picture.color_range, context.color_range, 0),
+        primaries=pick(frame.color_primaries, context.color_primaries, UNSPECIFIED),
+        transfer=pick(frame.color_trc, context.color_trc, UNSPECIFIED),
+        matrix=pick(frame.colorspace, context.colorspace, UNSPECIFIED),
+        range=pick(frame.color_range, context.color_range, 0),
     )
 
 
@@ -260,26 +378,31 @@ def _chroma_location(described: str) -> str | None:
     return match[1] if match else None
 
 
-def _crop(described: str, layout: Layout) -> Crop | None:
-    """What a container wants to be left out at the edges, down to whole chroma samples at the left and the top."""
+def _crop(described: str, frame: av.VideoFrame) -> Crop:
+    """The edges that the container hides, rounded down to whole chroma samples at the left and the top."""
     match = _CROPPING.search(described)
     if match is None:
-        return None
+        return Crop()
+    layout = nearest_layout(frame.format.name)
     left, right, top, bottom = (int(edge) for edge in match.groups())
     crop = Crop(left - left % layout.chroma_w, right, top - top % layout.chroma_h, bottom)
-    return crop if crop != Crop() else None
+    if frame.width <= crop.left_px + crop.right_px or frame.height <= crop.top_px + crop.bottom_px:
+        return Crop()  # nothing would be left: the container is wrong
+    return crop
 
 
-def _display_matrix(picture: Any) -> tuple[int, ...] | None:
-    for side_data in picture.side_data:
+def _display_matrix(frame: av.VideoFrame) -> tuple[int, ...] | None:
+    for side_data in frame_side_data(frame):
         if side_data.type.name == "DISPLAYMATRIX":
             return tuple(memoryview(bytes(side_data)).cast("i"))
     return None
 
 
-def _duration_s(container: Any, stream: Any, start_s: float | None, wanted_s: float | None) -> float | None:
+def _duration_s(
+    container: InputContainer, stream: av.VideoStream, start_s: float | None, wanted_s: float | None
+) -> float | None:
     """Seconds that will be read, of those wanted."""
-    if stream.duration is not None:
+    if stream.duration is not None and stream.time_base is not None:
         whole_s = float(stream.duration * stream.time_base)
     elif container.duration is not None:
         whole_s = container.duration / av.time_base
@@ -289,7 +412,9 @@ def _duration_s(container: Any, stream: Any, start_s: float | None, wanted_s: fl
     return rest_s if wanted_s is None else min(rest_s, float(wanted_s))
 
 
-def _frames_estimate(stream: Any, rate: Fraction | None, duration_s: float | None, whole: bool) -> int | None:
+def _frames_estimate(
+    stream: av.VideoStream, rate: Fraction | None, duration_s: float | None, whole: bool
+) -> int | None:
     if stream.frames and whole:
         return int(stream.frames)
     return round(duration_s * float(rate)) if duration_s is not None and rate else None

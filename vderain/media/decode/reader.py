@@ -7,17 +7,15 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any
 
 import av
 
 from vderain.errors import DamageError, InputError, UsageError
 from vderain.media.decode.decoder import FrameDecoder
-from vderain.media.decode.open import main_video, open_input
-from vderain.media.decode.probe import Crop, VideoInfo, probe
+from vderain.media.decode.media_file import Crop, MediaFile, TimeRange, VideoInfo
+from vderain.media.decode.probe import probe
 from vderain.media.frame import Frame
 from vderain.media.pixel_format import UNSPECIFIED
-from vderain.media.remux.capabilities import TimeRange
 
 __all__ = ["Damage", "TimeRange", "VideoInfo", "VideoReader"]
 
@@ -70,7 +68,8 @@ class VideoReader:
     frame delivered has pts 0, and ``cut`` tells the writer how far everything else has to move with it.
 
     Attributes:
-        info: what is known of the stream, from entering the context on.
+        media: what is known of the file, from entering the context on.
+        info: what is known of its main video stream, likewise.
         damage: what was broken so far in the current pass.
         cut: what part of the source's clock is read; where the front is cut off, complete from the first frame on.
         share: the part of the file that is read, 0..1.
@@ -88,6 +87,7 @@ class VideoReader:
         UsageError: on entering the context, where the part asked for is empty.
     """
 
+    media: MediaFile
     info: VideoInfo
 
     def __init__(
@@ -115,11 +115,9 @@ class VideoReader:
             raise UsageError("The duration must be more than 0 s.", "Give the number of seconds to process.")
         if self._start_s is not None and self._start_s > _LATEST_S:
             self._nothing_delivered()
-        with open_input(self.path) as container:
-            stream = main_video(container, self.path)
-            self._window = _window(container, self._start_s, self._duration_s)
-            self.info = probe(container, stream, self.path, self._start_s, self._duration_s)
-            whole_s = container.duration / av.time_base if container.duration else None
+        self.media = probe(self.path, self._start_s, self._duration_s)
+        self.info, whole_s = self.media.video, self.media.duration_s
+        self._window = _window(self.media.start_s, self._start_s, self._duration_s)
         if whole_s and self.info.duration_s is not None:
             self.share = min(1.0, self.info.duration_s / whole_s)
         self.cut = TimeRange(None, self._window.end_s)
@@ -234,12 +232,11 @@ class VideoReader:
         raise InputError(f"No picture in '{self.path}' can be decoded.", "Copy or record the file again.")
 
 
-def _window(container: Any, start_s: float | None, duration_s: float | None) -> TimeRange:
+def _window(zero_s: Fraction, start_s: float | None, duration_s: float | None) -> TimeRange:
     """The part asked for, on the source's clock; players count from the earliest stream."""
     if start_s is None and duration_s is None:
         return TimeRange()
     # A microsecond early, because the container states its start rounded to that.
-    zero_s = Fraction(container.start_time or 0, av.time_base) - Fraction(1, av.time_base)
-    begin_s = zero_s + Fraction(start_s or 0).limit_denominator(av.time_base)
+    begin_s = zero_s - Fraction(1, av.time_base) + Fraction(start_s or 0).limit_denominator(av.time_base)
     end_s = begin_s + Fraction(duration_s).limit_denominator(av.time_base) if duration_s is not None else None
     return TimeRange(begin_s if start_s is not None else None, end_s)

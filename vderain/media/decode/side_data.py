@@ -6,6 +6,8 @@ It lies in the stream between the pictures, and is gone when they are encoded an
 import gc
 from typing import Any
 
+from vderain.media.decode.media_file import StreamInfo
+
 _NAMES = {  # FFmpeg's kinds of side data -> in words
     "A53_CC": "closed captions",
     "AFD": "active format description",
@@ -39,7 +41,7 @@ def lost_side_data(picture: Any) -> frozenset[str]:
     )
 
 
-def is_kept(part: str, stream: Any, muxer: str) -> bool:
+def is_kept(part: str, stream: StreamInfo, muxer: str) -> bool:
     """Whether a copy has something of `unkept` after all, because the container says it, too.
 
     Args:
@@ -47,7 +49,7 @@ def is_kept(part: str, stream: Any, muxer: str) -> bool:
         stream: of the source.
         muxer: FFmpeg's name of the copy's container.
     """
-    return part.startswith(_NAMES["STEREO3D"]) and "stereo_mode" in stream.metadata and muxer in ("matroska", "webm")
+    return part.startswith(_NAMES["STEREO3D"]) and "stereo_mode" in stream.tags and muxer in ("matroska", "webm")
 
 
 class LostSideData:

@@ -17,7 +17,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vderain.errors import UsageError
-from vderain.media.decode.probe import VideoInfo
+from vderain.media.decode.media_file import VideoInfo
 from vderain.media.pixel_format import Layout, choose_layout, layout_of, nearest_layout
 
 log = logging.getLogger(__name__)

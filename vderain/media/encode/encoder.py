@@ -12,8 +12,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vderain.errors import OutputError, UsageError
-from vderain.media.decode.bit_rate import SourceRate
-from vderain.media.decode.probe import VideoInfo
+from vderain.media.decode.media_file import SourceRate, VideoInfo
 from vderain.media.encode.codecs import (
     BITS,
     FAMILIES,

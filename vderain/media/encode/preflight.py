@@ -4,15 +4,16 @@ import errno
 import math
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 import av
 
 from vderain.errors import OutputError, UsageError
-from vderain.media.decode.open import open_input
+from vderain.media.decode.media_file import StreamInfo
 from vderain.media.decode.reader import VideoReader
 from vderain.media.encode.encoder import CAP_FACTOR, EncodeOptions
-from vderain.media.remux.capabilities import DISK_ERRORS, can_hold
+from vderain.media.remux.capabilities import DISK_ERRORS
 from vderain.media.remux.metadata import portable_tags
 
 _LOSSY_BITS_PX = 1.0  # more than any picture needs at the default quality
@@ -86,39 +87,38 @@ def _expected_bytes(target: Path, reader: VideoReader, options: EncodeOptions) -
     return min(source_bytes, pixels * _LOSSY_BITS_PX / 8) if shrinks else source_bytes
 
 
-def muxer_options(muxer: str, reader: VideoReader) -> dict[str, str]:
-    """Options that make the container keep time exactly."""
+def muxer_options(muxer: str, reader: VideoReader, recoded: Sequence[StreamInfo]) -> dict[str, str]:
+    """Options that make the container keep time exactly.
+
+    Args:
+        muxer: FFmpeg's name.
+        reader: of the source.
+        recoded: the audio streams that will be encoded again.
+    """
     options = {"avoid_negative_ts": "disabled"}  # else one early audio packet would shift every frame
     if muxer in _MP4_LIKE:
         scale = reader.info.time_base.denominator
         flags = "+faststart"
         classic = _CLASSIC_TAGS | (_CLASSIC_MOV_TAGS if muxer == "mov" else frozenset())
-        if portable_tags(_metadata(reader)).keys() - classic:
+        if portable_tags(reader.media.tags).keys() - classic:
             flags += "+use_metadata_tags"  # keys such as com.apple.quicktime.make have no classic tag
         options |= {
             "movflags": flags,
             "video_track_timescale": str(scale),
-            "movie_timescale": str(_movie_scale(muxer, reader)),
+            "movie_timescale": str(_movie_scale(reader, recoded)),
         }
     return options
 
 
-def _metadata(reader: VideoReader) -> dict[str, str]:
-    with open_input(reader.path) as container:
-        return dict(container.metadata)
-
-
-def _movie_scale(muxer: str, reader: VideoReader) -> int:
+def _movie_scale(reader: VideoReader, recoded: Sequence[StreamInfo]) -> int:
     """A clock for edit lists in which the start offsets of all streams are whole numbers.
 
     MP4's usual clock of 1 ms is kept where it will do, because old players know only 32 bits of it.
     """
-    with open_input(reader.path) as container:
-        starts = [(s.start_time or 0) * s.time_base for s in container.streams if s.time_base]
-        bases = [s.time_base.denominator for s in container.streams if s.time_base]
-        # Sound that is encoded anew begins earlier, by a lead-in counted in samples.
-        recoded = [s for s in container.streams.audio if not can_hold(muxer, s)]
-        bases += [s.codec_context.sample_rate for s in recoded if s.codec_context is not None]
+    starts = [stream.start_s for stream in reader.media.streams if stream.start_s is not None]
+    bases = [stream.time_base.denominator for stream in reader.media.streams if stream.time_base]
+    # Audio that is encoded again begins earlier, by a lead-in counted in samples.
+    bases += [stream.sample_rate_hz for stream in recoded if stream.sample_rate_hz]
     moves = reader.cuts_front or reader.info.start_pts < 0 or recoded
     if not moves and all((start * _MP4_SCALE).denominator == 1 or start < 0 for start in starts):
         return _MP4_SCALE

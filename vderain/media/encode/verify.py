@@ -11,8 +11,8 @@ from typing import Any
 
 from av.stream import Disposition
 
+from vderain.media.decode.media_file import VideoInfo
 from vderain.media.decode.open import programs, stream_name
-from vderain.media.decode.probe import VideoInfo
 from vderain.media.pixel_format import UNSPECIFIED
 from vderain.media.remux.metadata import portable_tags, same_language
 

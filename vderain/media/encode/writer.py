@@ -12,19 +12,19 @@ from types import TracebackType
 from typing import Any
 
 import av
-from av.container import InputContainer, OutputContainer
+from av.container import OutputContainer
 
 from vderain.errors import OutputError
-from vderain.media.decode.bit_rate import SourceRate, source_rate
-from vderain.media.decode.open import codec_name, open_input
-from vderain.media.decode.probe import VideoInfo, probe
+from vderain.media.decode.media_file import SourceRate, VideoInfo
+from vderain.media.decode.open import TIMECODE, codec_name, open_input
+from vderain.media.decode.probe import probe_video
 from vderain.media.decode.reader import VideoReader
 from vderain.media.encode.encoder import EncodeOptions, add_encoder
 from vderain.media.encode.preflight import check_target, muxer_options, output_error
 from vderain.media.encode.verify import lost_chapters, lost_colour, lost_of_file, lost_of_streams
 from vderain.media.frame import Frame
 from vderain.media.mp4.sample_entry import rename_entries
-from vderain.media.mp4.vendor_boxes import HOLDERS, VendorBox, carry_over, find_vendor_boxes, within
+from vderain.media.mp4.vendor_boxes import HOLDERS, VendorBox, carry_over, within
 from vderain.media.pixel_format import (
     has_alpha,
     is_resampled,
@@ -33,7 +33,7 @@ from vderain.media.pixel_format import (
     picture_of,
     with_neutral_chroma,
 )
-from vderain.media.remux.capabilities import TIMECODE, output_format
+from vderain.media.remux.capabilities import output_format
 from vderain.media.remux.copier import StreamCopier, chapters_in
 from vderain.media.remux.metadata import copy_tags, portable_tags
 from vderain.runtime.files import temporary_path
@@ -137,17 +137,18 @@ class VideoWriter:
             self._mux(self._encoder.encode(self._picture(frame, pts)))
 
     def _open(self) -> None:
+        self._copier = StreamCopier(self._reader.media, self._reader.cuts_front)
+        options = muxer_options(self._muxer, self._reader, self._copier.recoded_audio(self._muxer))
         self._output = av.open(
             str(self._partial.absolute()), "w", format=self._muxer,
-            container_options=muxer_options(self._muxer, self._reader), metadata_errors="surrogateescape",
+            container_options=options, metadata_errors="surrogateescape",
         )  # fmt: skip
-        self._copier = StreamCopier(self._reader.path, self._reader.info.stream_index, self._reader.cuts_front)
         self.kept, self.changed, self.dropped = self._copier.kept, self._copier.changed, self._copier.dropped
         info = self._reader.info
         if self._size_px:
             info = replace(info, width_px=self._size_px[0], height_px=self._size_px[1])
         self._info = info
-        parts = find_vendor_boxes(self._reader.path)
+        parts = self._reader.media.vendor_boxes
         self._hidden = [part for part in parts if part.movable and self._muxer in HOLDERS]
         self.dropped += [part.name for part in parts if part not in self._hidden]
         for stream in self._copier.streams():
@@ -186,7 +187,7 @@ class VideoWriter:
     def _source_rate(self) -> SourceRate | None:
         """What the source spends on as many pixels as will come."""
         info = self._reader.info
-        rate = source_rate(self._reader.path, info.stream_index)
+        rate = self._reader.media.bit_rate
         if rate is None or self._size_px is None:
             return rate
         share = self._size_px[0] * self._size_px[1] / (info.width_px * info.height_px)
@@ -210,7 +211,7 @@ class VideoWriter:
         if self._shift_s:
             cut = replace(cut, shift_s=cut.shift_s + self._shift_s)
             log.info("'%s' begins before zero: all streams move by %.3f s.", self.target.name, -float(self._shift_s))
-        self._chapters = chapters_in(self._copier.source, cut)
+        self._chapters = chapters_in(self._reader.media, cut)
         self._output.set_chapters(self._chapters)
         self._output.start_encoding()
         self._copier.begin(self._output, cut)
@@ -264,7 +265,7 @@ class VideoWriter:
         if self._copier.kinds:
             rename_entries(self._partial, self._copier.kinds)
         if self._hidden:
-            self._carry_over(self._copier.source)
+            self._carry_over()
         self._verify(self._copier)
         self._copier.close()
         self._partial.replace(self.target)
@@ -273,12 +274,12 @@ class VideoWriter:
         if self.dropped:
             log.warning("'%s' cannot hold: %s.", self.target.name, ", ".join(self.dropped))
 
-    def _carry_over(self, source: InputContainer) -> None:
+    def _carry_over(self) -> None:
         """Puts into the closed file what FFmpeg does not see of the source."""
-        cut, zero_s = self._reader.cut, (source.start_time or 0) / av.time_base
+        cut, zero_s = self._reader.cut, float(self._reader.media.start_s)
         begin_s = float(cut.begin_s) - zero_s if cut.begin_s is not None else None
         end_s = float(cut.end_s) - zero_s if cut.end_s is not None else None
-        duration_s = source.duration / av.time_base if source.duration else None
+        duration_s = self._reader.media.duration_s
         parts = [within(part, duration_s, begin_s, end_s) for part in self._hidden]
         lost = carry_over(self._reader.path, parts, self._partial)
         self.kept += [part.name for part in parts if part not in lost]
@@ -328,7 +329,7 @@ class VideoWriter:
     def _note_pictures(self) -> None:
         """Names what decoding the first picture shows to be lost."""
         with open_input(self._partial) as container:
-            written = probe(container, self._written(container), self._partial)
+            written = probe_video(container, self._written(container), self._partial)
         self.dropped += [part for part in self._reader.dropped if part not in written.lost_side_data]
         self.dropped += lost_colour(self._reader.info, written)
 

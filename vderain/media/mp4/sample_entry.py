@@ -34,7 +34,12 @@ class SampleEntry:
 def sample_entries(path: Path) -> dict[int, SampleEntry]:
     """The first sample entry of each track, by the track's number; none for other kinds of file."""
     with path.open("rb") as file:
-        return dict(_entries(file))
+        return read_sample_entries(file)
+
+
+def read_sample_entries(file: BinaryIO) -> dict[int, SampleEntry]:
+    """The same of an open file."""
+    return dict(_entries(file))
 
 
 def rename_entries(path: Path, kinds: Mapping[int, str]) -> None:

@@ -10,15 +10,11 @@ of GPS records are those of the new file.
 import hashlib
 import os
 import re
-from collections.abc import Iterator, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
-import av
-
-from vderain.errors import VderainError
-from vderain.media.decode.open import open_input
 from vderain.media.mp4.boxes import (
     OFFSET32_MAX,
     Box,
@@ -30,6 +26,7 @@ from vderain.media.mp4.boxes import (
     read_span,
     sample_bytes,
 )
+from vderain.media.pyav_types import Stream
 
 HOLDERS = ("mp4", "mov")  # muxers whose files have boxes
 GPS_INDEX, GPS_MAGIC = b"gps ", b"freeGPS "
@@ -88,18 +85,28 @@ class VendorBox:
         return f"{self.label} ({len(self.spans)} records)" if self.is_gps else self.label
 
 
-def find_vendor_boxes(path: Path) -> list[VendorBox]:
-    """What is hidden in an MP4 or MOV file; nothing for other kinds of file."""
-    with path.open("rb") as file:
-        tops = [box for box in file_boxes(file) if _FOURCC.fullmatch(box.kind)]
-        moov = next((box for box in tops if box.kind == b"moov"), None)
-        if moov is None:
-            return []
-        gps = _gps(file, path, tops, moov)
-        records = {begin for part in gps for begin, _ in part.spans}
-        others = [box for box in tops if box.begin not in records and _is_foreign(file, box, _OF_FILES)]
-        parts = [_part(box, "file", movable=box.kind not in _ABSOLUTE) for box in others]
-        return gps + parts + list(_inside(file, moov)) + _behind(file, tops)
+def find_vendor_boxes(file: BinaryIO, streams: Iterable[Stream] = ()) -> list[VendorBox]:
+    """Finds data of the camera's maker beside the streams of an MP4 or MOV file.
+
+    Args:
+        file: any file, open for reading; its position changes.
+        streams: the same file's streams as demuxed; GPS records between their samples are searched for.
+
+    Returns:
+        The parts in order of importance; none for other kinds of file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    tops = [box for box in file_boxes(file) if _FOURCC.fullmatch(box.kind)]
+    moov = next((box for box in tops if box.kind == b"moov"), None)
+    if moov is None:
+        return []
+    gps = _gps(file, streams, tops, moov)
+    records = {begin for part in gps for begin, _ in part.spans}
+    others = [box for box in tops if box.begin not in records and _is_foreign(file, box, _OF_FILES)]
+    parts = [_part(box, "file", movable=box.kind not in _ABSOLUTE) for box in others]
+    return gps + parts + list(_inside(file, moov)) + _behind(file, tops)
 
 
 def _inside(file: BinaryIO, moov: Box) -> Iterator[VendorBox]:
@@ -148,7 +155,7 @@ def _behind(file: BinaryIO, tops: list[Box]) -> list[VendorBox]:
     return [VendorBox(f"{end - begin} bytes behind the last box", "end", b"", ((begin, end - begin),))]
 
 
-def _gps(file: BinaryIO, path: Path, tops: list[Box], moov: Box) -> list[VendorBox]:
+def _gps(file: BinaryIO, streams: Iterable[Stream], tops: list[Box], moov: Box) -> list[VendorBox]:
     """The GPS track of the camera's maker: its list, or where there is none, the records as they are found."""
     for box in boxes(file, moov.content, moov.end):
         if box.kind == GPS_INDEX:
@@ -159,7 +166,7 @@ def _gps(file: BinaryIO, path: Path, tops: list[Box], moov: Box) -> list[VendorB
     media = [box for box in tops if box.kind == b"mdat"]
     more = sum(box.end - box.content for box in media) - sample_bytes(file, moov)
     if more >= _RECORD_HEAD_BYTES and not any(box.kind == b"moof" for box in tops):  # there is more than samples
-        found += _unlisted(file, path, media[0].content)
+        found += _unlisted(file, streams, media[0].content)
     if not found:
         return []
     return [VendorBox(_GPS_LABEL, "file", b"free", tuple(sorted(set(found))), is_gps=True)]
@@ -178,12 +185,10 @@ def _holds_record(file: BinaryIO, begin: int) -> bool:
     return GPS_MAGIC in read_span(file, begin, _RECORD_HEAD_BYTES)
 
 
-def _unlisted(file: BinaryIO, path: Path, reached: int) -> list[tuple[int, int]]:
+def _unlisted(file: BinaryIO, streams: Iterable[Stream], reached: int) -> list[tuple[int, int]]:
     """Records that lie between the samples of all streams, from a place on."""
-    try:
-        with open_input(path) as container:
-            samples = sorted((entry.pos, entry.size) for stream in container.streams for entry in stream.index_entries)
-    except (VderainError, av.error.FFmpegError):  # not a video after all: its reader will say so
+    samples = sorted((entry.pos, entry.size) for stream in streams for entry in stream.index_entries)
+    if not samples:
         return []
     found = []
     for begin, size in [*samples, (os.fstat(file.fileno()).st_size, 0)]:
@@ -225,9 +230,8 @@ def carry_over(source: Path, parts: list[VendorBox], target: Path) -> list[Vendo
     with source.open("rb") as file:
         _write(file, parts, target)
         wanted = [(part, _digest(file, part)) for part in parts]
-    found = find_vendor_boxes(target)
     with target.open("rb") as file:
-        digests = {_digest(file, part) for part in found}
+        digests = {_digest(file, part) for part in find_vendor_boxes(file)}
     return [part for part, digest in wanted if digest not in digests]
 
 

@@ -1,6 +1,5 @@
 """Tells which output containers there are, and which streams each of them can hold."""
 
-from dataclasses import dataclass
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -8,11 +7,12 @@ from typing import Any
 
 import av
 from av.container import OutputContainer
-from av.stream import Discard, Disposition
+from av.stream import Disposition, Stream
 
 from vderain.errors import UsageError
+from vderain.media.decode.media_file import StreamInfo
 from vderain.media.decode.open import codec_name, open_input, read_packets
-from vderain.media.mp4.sample_entry import sample_entries
+from vderain.media.pyav_types import Packet, copy_packet
 from vderain.media.remux import audio as sound
 from vderain.media.remux.metadata import copy_tags
 
@@ -22,29 +22,8 @@ CONTAINERS = {  # file suffix -> FFmpeg muxer
 }  # fmt: skip
 
 COVER_NAMES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
-TIMECODE = "tmcd"  # the tag of a timecode track
 BOXED = ("mp4", "mov")  # they make such a track themselves, from the tag of the video
-_BOXED_INPUTS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2"})  # FFmpeg's name of the demuxer of both
 DISK_ERRORS = frozenset({5, 27, 28, 30, 122})  # EIO, EFBIG, ENOSPC, EROFS, EDQUOT
-
-
-@dataclass(frozen=True, slots=True)
-class TimeRange:
-    """The part of a source that is read, in seconds of the source's own clock.
-
-    Attributes:
-        begin_s: instant of the first picture; None where nothing is cut in front.
-        end_s: first instant that is left out; None where nothing is cut behind.
-        shift_s: what to subtract from the source's times.
-    """
-
-    begin_s: Fraction | None = None
-    end_s: Fraction | None = None
-    shift_s: Fraction = Fraction(0)
-
-    def holds(self, time_s: Fraction) -> bool:
-        """Whether an instant of the source is inside."""
-        return (self.begin_s is None or time_s >= self.begin_s) and (self.end_s is None or time_s < self.end_s)
 
 
 def output_format(target: Path) -> str:
@@ -62,12 +41,7 @@ def output_format(target: Path) -> str:
         ) from None
 
 
-def is_chapter_track(stream: Any) -> bool:
-    """True for the hidden track in which MP4 and MOV store chapter titles: chapters are copied as chapters."""
-    return bool(stream.discard == Discard.all)
-
-
-def can_hold(muxer: str, stream: Any) -> bool:
+def can_hold(muxer: str, stream: Stream, info: StreamInfo) -> bool:
     """Whether a container takes a stream as it is, found by writing a file to memory and reading it back.
 
     Audio and video go in with their first packet, because some muxers refuse a stream only in their trailer.
@@ -75,6 +49,7 @@ def can_hold(muxer: str, stream: Any) -> bool:
     Args:
         muxer: FFmpeg's name.
         stream: of an open input.
+        info: what is known of it.
     """
     if becomes_attachment(muxer, stream):
         return True
@@ -83,7 +58,7 @@ def can_hold(muxer: str, stream: Any) -> bool:
         with av.open(memory, "w", format=muxer) as trial:
             copy = add_copy(trial, stream)
             trial.start_encoding()
-            packet = _token_packet(copy) if stream.type == "data" else _first_packet(stream)
+            packet = _token_packet(copy) if stream.type == "data" else _first_packet(stream, info)
             if packet is None:
                 return True
             packet.stream = copy
@@ -97,27 +72,20 @@ def can_hold(muxer: str, stream: Any) -> bool:
         return False
 
 
-def _first_packet(stream: Any) -> Any:
+def _first_packet(stream: Stream, info: StreamInfo) -> Packet | None:
     """The first packet of audio or video, moved to time 0; None for other streams and for empty ones."""
     if stream.type not in ("audio", "video"):
         return None
-    with open_input(Path(stream.container.name)) as container:
-        packet = next(iter(read_packets(container, [container.streams[stream.index]])), None)
+    if info.first_packet is not None:
+        packet: Packet | None = copy_packet(info.first_packet)
+    else:  # it lies further on than the file was probed, or there is none
+        with open_input(Path(stream.container.name)) as container:
+            packet = next(iter(read_packets(container, [container.streams[stream.index]])), None)
     if packet is not None:
         stamp = next((t for t in (packet.dts, packet.pts) if t is not None), 0)
         packet.pts = (packet.pts if packet.pts is not None else stamp) - stamp
         packet.dts = 0
     return packet
-
-
-def is_nameless(muxer: str, stream: Any) -> bool:
-    """Whether a track of data has a kind that FFmpeg has no name for, but that can be written into MP4 and MOV."""
-    if muxer not in BOXED or stream.type != "data" or codec_name(stream) in ("unknown", TIMECODE):
-        return False
-    if stream.name is not None or stream.container.format.name not in _BOXED_INPUTS:
-        return False
-    entry = sample_entries(Path(stream.container.name)).get(stream.id)
-    return entry is not None and entry.plain and entry.kind == codec_name(stream)
 
 
 def file_of_data() -> BytesIO:

@@ -5,29 +5,25 @@ from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from math import ceil
-from pathlib import Path
 from typing import Any
 
 import av
 from av.container import InputContainer, OutputContainer
 from av.stream import Discard, Disposition
 
-from vderain.media.decode.open import codec_name, input_errors, open_input, read_packets, stream_name
+from vderain.media.decode.media_file import MediaFile, StreamInfo, TimeRange
+from vderain.media.decode.open import TIMECODE, codec_name, input_errors, open_input, read_packets, stream_name
 from vderain.media.decode.timestamps import continuous, is_joinable
 from vderain.media.remux import audio as sound
 from vderain.media.remux.capabilities import (
     BOXED,
     COVER_NAMES,
     DISK_ERRORS,
-    TIMECODE,
-    TimeRange,
     add_copy,
     becomes_attachment,
     can_hold,
     fallback_codec,
     file_of_data,
-    is_chapter_track,
-    is_nameless,
     readable_name,
 )
 from vderain.media.remux.metadata import copy_tags
@@ -42,8 +38,7 @@ class StreamCopier:
     """Copies every stream but the main video from a source into an output, packet for packet, as time goes on.
 
     Args:
-        source: the file to copy from; it is opened a second time, so that nothing has to be kept in memory.
-        main_index: the stream that is not copied.
+        media: the file to copy from; it is opened a second time, so that nothing has to be kept in memory.
         cuts_front: whether the beginning is cut off; a timecode track, which holds for the first frame, is dropped.
 
     Attributes:
@@ -53,11 +48,13 @@ class StreamCopier:
         kinds: by number of the track, what its samples have to be called once the file is closed.
     """
 
-    def __init__(self, source: Path, main_index: int, cuts_front: bool = False) -> None:
-        self._source = source
+    def __init__(self, media: MediaFile, cuts_front: bool = False) -> None:
+        self._media = media
+        self._source = media.path
         self._cuts_front = cuts_front
-        self._container = open_input(source)
-        self._main_index = main_index
+        self._container = open_input(media.path)
+        self._main_index = media.video.stream_index
+        self._held: dict[tuple[str, int], bool] = {}  # answers of `can_hold` so far
         self._targets: dict[int, Any] = {}
         self._recoders: dict[int, sound.Recoder] = {}
         self._refused: dict[int, int] = {}
@@ -83,17 +80,18 @@ class StreamCopier:
 
     def add(self, output: OutputContainer, stream: Any) -> None:
         """Prepares the copy of one stream, or notes that it cannot be copied."""
-        if is_chapter_track(stream):
+        info = self._media.streams[stream.index]
+        if info.is_chapter_track:
             return
         name, muxer = stream_name(stream), output.format.name
         if codec_name(stream) == TIMECODE:
             self._keep_timecode(muxer, name)
             return
-        if is_nameless(muxer, stream):
+        if info.is_unnamed_data and muxer in BOXED:
             self._add_nameless(output, stream)
             self.kept.append(name)
             return
-        if not can_hold(muxer, stream):
+        if not self._can_hold(muxer, info):
             if (encoder := sound.fallback_codec(muxer, stream)) is not None:
                 recoder = self._recoders[stream.index] = sound.Recoder(output, stream, encoder)
                 self._targets[stream.index] = recoder.stream
@@ -102,10 +100,24 @@ class StreamCopier:
                 self.dropped.append(name)
             return
         if becomes_attachment(muxer, stream):
-            self._attach_cover(output, stream)
+            self._attach_cover(output, stream, info)
         else:
             self._targets[stream.index] = add_copy(output, stream)
         self.kept.append(name)
+
+    def recoded_audio(self, muxer: str) -> list[StreamInfo]:
+        """The audio streams that a container cannot hold as they are.
+
+        Args:
+            muxer: FFmpeg's name.
+        """
+        return [info for info in self._media.streams if info.type == "audio" and not self._can_hold(muxer, info)]
+
+    def _can_hold(self, muxer: str, info: StreamInfo) -> bool:
+        key = muxer, info.index
+        if key not in self._held:
+            self._held[key] = can_hold(muxer, self._container.streams[info.index], info)
+        return self._held[key]
 
     def _add_nameless(self, output: OutputContainer, stream: Any) -> None:
         with av.open(file_of_data()) as template:  # PyAV's own way to add data asks MOV's muxer, which denies it
@@ -124,10 +136,13 @@ class StreamCopier:
         else:
             self.changed.append(f"{name} written as a tag")
 
-    def _attach_cover(self, output: OutputContainer, stream: Any) -> None:
+    def _attach_cover(self, output: OutputContainer, stream: Any, info: StreamInfo) -> None:
         filename, mimetype = COVER_NAMES[codec_name(stream)]
-        with open_input(self._source) as container:
-            picture = next(bytes(p) for p in container.demux(container.streams[stream.index]) if p.size)
+        if info.first_packet is not None:
+            picture = bytes(info.first_packet)
+        else:
+            with open_input(self._source) as container:
+                picture = next(bytes(p) for p in container.demux(container.streams[stream.index]) if p.size)
         filename = stream.metadata.get("filename", filename)
         output.add_attachment(filename, stream.metadata.get("mimetype", mimetype), picture)
 
@@ -283,10 +298,10 @@ class StreamCopier:
         packet.dts = packet.dts - ticks if packet.dts is not None else packet.pts
 
 
-def chapters_in(container: InputContainer, cut: TimeRange) -> list[Any]:
+def chapters_in(media: MediaFile, cut: TimeRange) -> list[Any]:
     """The chapters of a source as they lie in the cut, on the output's clock."""
     chapters = []
-    for chapter in container.chapters():
+    for chapter in media.chapters:
         base = chapter["time_base"] or Fraction(1, av.time_base)
         begin = max(chapter["start"] * base, cut.begin_s) if cut.begin_s is not None else chapter["start"] * base
         end = min(chapter["end"] * base, cut.end_s) if cut.end_s is not None else chapter["end"] * base

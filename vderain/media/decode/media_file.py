@@ -1,0 +1,222 @@
+"""What is known of a media file before it is processed: its streams, tags, time base, colour and vendor boxes.
+
+`vderain.media.decode.probe.probe` fills these records with one open of the file; reader, writer and stream copier take
+what they need from there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+from typing import Literal
+
+from av.stream import Disposition
+
+from vderain.media.frame import Colour
+from vderain.media.hdr import HdrMetadata
+from vderain.media.mp4.vendor_boxes import VendorBox
+from vderain.media.pixel_format import UNSPECIFIED
+from vderain.media.pyav_types import Chapter, Packet
+
+Clock = Literal["pts", "dts", "rate"]
+
+
+@dataclass(frozen=True, slots=True)
+class TimeRange:
+    """The part of a source that is read, in seconds of the source's own clock.
+
+    Attributes:
+        begin_s: time of the first frame; None where nothing is cut off at the front.
+        end_s: first time that is left out; None where nothing is cut off at the end.
+        shift_s: what to subtract from the source's timestamps.
+    """
+
+    begin_s: Fraction | None = None
+    end_s: Fraction | None = None
+    shift_s: Fraction = Fraction(0)
+
+    def holds(self, time_s: Fraction) -> bool:
+        """Whether a time of the source lies inside."""
+        return (self.begin_s is None or time_s >= self.begin_s) and (self.end_s is None or time_s < self.end_s)
+
+
+@dataclass(frozen=True, slots=True)
+class ColourTags:
+    """Colour tags of a stream, in FFmpeg's numbers (2 means unspecified; for the range 0 does).
+
+    Attributes:
+        primaries: AVColorPrimaries.
+        transfer: AVColorTransferCharacteristic.
+        matrix: AVColorSpace.
+        range: AVColorRange.
+        chroma_location: FFmpeg's name such as ``left`` or ``topleft``, or None.
+    """
+
+    primaries: int = UNSPECIFIED
+    transfer: int = UNSPECIFIED
+    matrix: int = UNSPECIFIED
+    range: int = 0
+    chroma_location: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Crop:
+    """How many pixels at each edge of a decoded frame are not shown."""
+
+    left_px: int = 0
+    right_px: int = 0
+    top_px: int = 0
+    bottom_px: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class VideoInfo:
+    """Properties of the main video stream.
+
+    Attributes:
+        width_px, height_px: size of the stored frames, before rotation.
+        time_base: seconds in one unit of a frame's ``pts``.
+        average_rate: frames a second, or None; for estimates only, never for timing.
+        start_pts: pts of the first frame that will be delivered, in units of ``time_base``, as far as known.
+        duration_s: seconds that will be read, or None.
+        codec: FFmpeg's codec name such as ``h264``.
+        pixel_format: FFmpeg's name of the decoded pixel format.
+        colour: meaning of the code values in the delivered planes.
+        tags: the colour tags for the writer.
+        rotation_deg: counter-clockwise rotation that a player applies before showing, -180..180.
+        display_matrix: the nine numbers behind the rotation, or None.
+        sample_aspect_ratio: width of a pixel over its height, or None.
+        bit_rate: bits a second of the video stream, or None.
+        container: FFmpeg's name of the file format.
+        frames_estimate: how many frames will be delivered, or None.
+        clock: where timestamps come from: the file's ``pts``; its ``dts`` in order for AVI, which stores no pts; or
+            the frame ``rate`` where the file has no timestamps at all.
+        stream_index: index of the stream in the file.
+        interlaced: whether the first frame consists of two fields.
+        misflagged: whether frames are flagged as interlaced although those of the part that is read are progressive.
+        light: static HDR metadata, or None.
+        crop: edges of the decoded frames that the container hides.
+        lost_side_data: descriptions of side data of the first frame that an encoder does not write.
+    """
+
+    width_px: int
+    height_px: int
+    time_base: Fraction
+    average_rate: Fraction | None
+    start_pts: int
+    duration_s: float | None
+    codec: str
+    pixel_format: str
+    colour: Colour
+    tags: ColourTags
+    rotation_deg: int
+    display_matrix: tuple[int, ...] | None
+    sample_aspect_ratio: Fraction | None
+    bit_rate: int | None
+    container: str
+    frames_estimate: int | None
+    clock: Clock
+    stream_index: int
+    interlaced: bool = False
+    misflagged: bool = False
+    light: HdrMetadata | None = None
+    crop: Crop = Crop()
+    lost_side_data: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRate:
+    """Bit rate of a video stream.
+
+    Attributes:
+        bits_s: bits a second, on average.
+        burst_bits: how far the stream runs ahead of that average at most; 0 for a constant bit rate. None where the
+            file has no index of its packets.
+    """
+
+    bits_s: float
+    burst_bits: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class StreamInfo:
+    """Properties of any stream of a file.
+
+    Attributes:
+        index: index of the stream in the file.
+        type: FFmpeg's media type: video, audio, subtitle, data or attachment.
+        codec: FFmpeg's codec name; the four-character tag where FFmpeg has no such codec, else ``unknown``.
+        name: name for messages, such as ``audio #1 (aac, eng)``.
+        language: ISO 639 code, or None.
+        time_base: seconds in one unit of its timestamps, or None.
+        start_time: timestamp of its beginning in that unit; 0 where the file does not say.
+        tags: its metadata.
+        disposition: its flags, such as default, forced or attached picture.
+        is_chapter_track: whether it is the hidden track in which MP4 and MOV store chapter titles.
+        is_unnamed_data: whether it is a data track of MP4 or MOV that FFmpeg has no codec name for, and whose sample
+            entry consists of its four-character tag alone, so that it can be written again.
+        sample_rate_hz: of audio, else None.
+        first_packet: of audio and video, else None; also None where it was not near the beginning of the file.
+    """
+
+    index: int
+    type: str
+    codec: str
+    name: str
+    language: str | None
+    time_base: Fraction | None
+    start_time: int
+    tags: Mapping[str, str]
+    disposition: Disposition
+    is_chapter_track: bool = False
+    is_unnamed_data: bool = False
+    sample_rate_hz: int | None = None
+    first_packet: Packet | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_cover(self) -> bool:
+        """Whether it is a cover picture rather than moving video."""
+        return bool(self.disposition & Disposition.attached_pic)
+
+    @property
+    def start_s(self) -> Fraction | None:
+        """When it begins, in seconds, or None where it has no time base."""
+        return self.start_time * self.time_base if self.time_base else None
+
+
+@dataclass(frozen=True, slots=True)
+class MediaFile:
+    """A media file, probed once.
+
+    Attributes:
+        path: the file.
+        container: FFmpeg's name of its format, such as ``mov,mp4,m4a,3gp,3g2,mj2``.
+        size_bytes: size of the file.
+        start_s: when the earliest stream begins, on the file's clock; 0 where the file does not say.
+        duration_s: duration of the whole file, or None.
+        tags: metadata of the file itself.
+        chapters: in order.
+        programs: number of programs of a transport stream, else 0.
+        streams: all streams by index, the main video included.
+        video: properties of the main video stream, for the part that will be read.
+        bit_rate: bit rate of the main video stream, or None.
+        vendor_boxes: data of the camera's maker beside the streams of an MP4 or MOV file.
+    """
+
+    path: Path
+    container: str
+    size_bytes: int
+    start_s: Fraction
+    duration_s: float | None
+    tags: Mapping[str, str]
+    chapters: tuple[Chapter, ...]
+    programs: int
+    streams: tuple[StreamInfo, ...]
+    video: VideoInfo
+    bit_rate: SourceRate | None
+    vendor_boxes: tuple[VendorBox, ...]
+
+    @property
+    def main_stream(self) -> StreamInfo:
+        """The stream whose frames are restored."""
+        return self.streams[self.video.stream_index]
