@@ -25,10 +25,11 @@ from numpy.typing import NDArray
 from vderain.media.clip import open_clip
 from vderain.media.encode.encoder import EncodeOptions
 from vderain.model.checkpoint import DEFAULT_MODEL
-from vderain.process import Options, Progress, Result, load_models, process
+from vderain.pipeline import Pipeline, load_models
+from vderain.process import Options, Progress, Result, process
 from vderain.rain.composite import Light, rain_onto
 from vderain.rain.streaks import StreakLayer, streak_opacity
-from vderain.restore.rain_intervals import is_rainy, rain_intervals, scan
+from vderain.restore.rain_intervals import is_rainy, rain_intervals
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -159,15 +160,15 @@ class Bench:
             clips += [("street.mp4, rain by us, every 4th frame", self._rained_on(street, 4)[0], True)]
             clips += [(f"real: {path.name}", path, True) for path in sorted((self.data.parent / "real").iterdir())
                       if path.is_dir() or path.suffix == ".mp4"]  # fmt: skip
-        loaded = load_models(Options(model=self.model))
-        assert loaded is not None
+        options = Options(model=self.model)
+        pipeline = Pipeline(options, load_models(options))
         for name, source, rains in clips:
             with open_clip(source) as reader:
                 seen = list(islice(reader.frames(), self.limit))
-            looks = scan(seen, loaded.network, loaded.raindrop_remover)
-            found = rain_intervals(looks)
+            samples = pipeline.sample_rain(seen)
+            found = rain_intervals(samples)
             wrong = sum(is_rainy(found, number) != rains for number in range(len(seen)))
-            lowest, highest = min(look.rain_score for look in looks), max(look.rain_score for look in looks)
+            lowest, highest = min(s.rain_score for s in samples), max(s.rain_score for s in samples)
             kind = "rain" if rains else "dry"
             share = f"{wrong / len(seen):.1%}"
             print(f"| {name} | {kind} | {len(seen)} | {share} | {lowest:.2f} to {highest:.2f} |", flush=True)

@@ -288,7 +288,10 @@ def test_the_result_says_what_was_done(clip: Make, tmp_path: Path, tiny: Path) -
     assert result.model == "tiny"
     assert result.device.startswith(("cpu", "cuda", "mps"))
     assert result.seconds > 0
-    assert set(result.stages_s) == {"colour", "drops", "flow", "align", "network", "guard", "steady", "add", "video"}
+    assert set(result.stages_s) == {
+        "prepare", "raindrops", "flow", "align", "network", "rain_detection", "temporal_filter", "add_residual",
+        "video",
+    }  # fmt: skip
     assert all(seconds >= 0 for seconds in result.stages_s.values())
     assert [progress.frames for progress in told] == list(range(1, 9))
     assert told[-1].total_s is not None

@@ -10,7 +10,7 @@ from vderain.media.encode.encoder import EncodeOptions
 from vderain.media.remux.capabilities import CONTAINERS
 from vderain.model.released import DEFAULT_MODEL, DROPS_MODEL, weights_hash
 from vderain.restore.comparison import COMPARISONS, Comparison
-from vderain.restore.window import TEMPORAL_MODES, Temporal
+from vderain.restore.frames import TEMPORAL_MODES, Temporal
 
 NOT_OF_THE_RESULT = ("device", "batch_size", "overwrite")  # these change how it is made, not what it is
 

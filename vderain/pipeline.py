@@ -1,64 +1,47 @@
-"""What is done to frames: options and a generator enter, then frames, and the same frames less their rain leave."""
+"""The pipeline of a frame: prepare, remove raindrops, align, run the network, detect rain, filter, add the residual.
 
-from collections.abc import Iterator
+`Pipeline._restore` lists the stages in the order in which frames pass them. Each stage is a generator over frames, so
+memory holds a few frames whatever the length of a clip.
+"""
+
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from vderain.media.clip import Reader
 from vderain.media.colour import add_residual
 from vderain.media.frame import Frame
 from vderain.model.checkpoint import load_checkpoint
 from vderain.model.released import DROPS_MODEL, weights_file
 from vderain.options import Options, needs_network
 from vderain.restore.comparison import compare_frames
+from vderain.restore.frames import RADIUS, AlignedWindow, Restoration
 from vderain.restore.inference import NetworkRunner
-from vderain.restore.median_baseline import MedianGate, restore_by_median
+from vderain.restore.median_baseline import restore_by_median
+from vderain.restore.prepare import prepare_frames
 from vderain.restore.rain_detection import zero_dry_scenes
-from vderain.restore.rain_intervals import RainInterval, by_interval, rain_intervals, scan
-from vderain.restore.raindrops import RaindropRemover, enlarged
-from vderain.restore.still_image import refine_still
+from vderain.restore.rain_intervals import RainInterval, Sample, by_interval, rain_intervals, scan
+from vderain.restore.raindrops import RaindropRemover, upscaled
+from vderain.restore.still_image import refine_still_images
 from vderain.restore.temporal_filter import filter_over_time
-from vderain.restore.window import RADIUS, Restoration, align_windows, prepare_frames, single_frame_window
-from vderain.runtime.device import choose_device, cores, frames_in_flight
-from vderain.runtime.threads import StageClock, ordered_map
-
-
-@dataclass(frozen=True, slots=True)
-class LoadedModels:
-    """Generators at their place, ready for as many files as come; no wiper where drops are not looked for."""
-
-    name: str
-    network: NetworkRunner
-    raindrop_remover: RaindropRemover | None
-
-
-def load_models(options: Options) -> LoadedModels | None:
-    """What `process` needs of a model; None where these options need no network, though they name one that is there.
-
-    Raises:
-        CheckpointError: there is no such model, or it is unusable.
-        DeviceError: the device asked for is not there.
-    """
-    place = choose_device(options.device, options.precision)
-    if not needs_network(options):
-        weights_file(options.model)
-        return None
-    checkpoint = load_checkpoint(options.model)
-    raindrop_remover = (
-        RaindropRemover(NetworkRunner(load_checkpoint(DROPS_MODEL).generator, place), options.guard)
-        if options.drops
-        else None
-    )
-    return LoadedModels(
-        checkpoint.name, NetworkRunner(checkpoint.generator, place, options.batch_size), raindrop_remover
-    )
+from vderain.restore.window import align_windows, single_frame_window
+from vderain.runtime.device import choose_device, cores
+from vderain.runtime.memory import frames_in_flight
+from vderain.runtime.profiling import stage
+from vderain.runtime.threads import ordered_map
 
 
 @dataclass(frozen=True, slots=True)
 class RestoredFrame:
-    """A frame as decoded, less its rain, and as it is to be written; dry where it was left as it was for that."""
+    """The result for one frame.
+
+    Attributes:
+        before: the frame as decoded.
+        after: the frame without rain.
+        shown: the frame to be written: `after`, or a comparison of both.
+        dry: whether the frame was left as it is because it does not rain in it.
+    """
 
     before: Frame
     after: Frame
@@ -67,85 +50,157 @@ class RestoredFrame:
 
 
 class Pipeline:
-    """Frames to frames less rain, by the options.
+    """Removes rain from frames.
 
     Args:
         options: the user's choices.
-        clock: is told what each stage takes.
-        loaded: what `load` returned for these options.
+        models: what `load_models` returned for these options.
 
     Attributes:
-        model: name of the generator, or None where none runs.
-        device: where it runs, in words, or "-".
+        model: name of the generator; None where none runs.
+        device: description of the device it runs on, or "-".
     """
 
-    def __init__(self, options: Options, clock: StageClock, loaded: LoadedModels | None) -> None:
-        self.options, self.clock = options, clock
-        self.model = loaded.name if loaded else None
-        self.device = str(loaded.network.place) if loaded else "-"
-        self.derain = loaded.network if loaded else None
-        self.wipe = loaded.raindrop_remover if loaded else None
+    def __init__(self, options: Options, models: "LoadedModels | None") -> None:
+        self.options = options
+        self.model = models.name if models else None
+        self.device = str(models.network.placement) if models else "-"
+        self._network = models.network if models else None
+        self._remove_raindrops = models.raindrop_remover if models else None
 
     def __call__(
-        self, frames: Iterator[Frame], turns: int, frame_px: int, weather: list[RainInterval] | None, first: int
+        self,
+        frames: Iterator[Frame],
+        rotation_quarters: int,
+        frame_px: int,
+        intervals: list[RainInterval] | None = None,
+        first: int = 0,
     ) -> Iterator[RestoredFrame]:
-        """The frames in order, each with what became of it.
+        """Restore the frames of a clip, in order.
 
         Args:
-            frames: of a clip, from one of its numbers on.
-            turns: quarter turns counter-clockwise before they are shown.
+            frames: of the clip, from frame number `first` on.
+            rotation_quarters: quarter turns counter-clockwise that a player makes before showing the frames.
             frame_px: pixels of a frame.
-            weather: what `weather` found.
-            first: the number of the first frame.
+            intervals: what `rain_intervals` returned; frames of dry intervals are left as they are.
+            first: number of the first frame.
         """
+        restore = partial(self._restore, rotation_quarters=rotation_quarters, workers=self._workers(frame_px))
+        leave = partial(self._finish, rotation_quarters=rotation_quarters)
         if self.options.strength == 0:
-            yield from (self._finish(frame, frame, turns) for frame in frames)
-        elif weather is None:
-            yield from self._restored(frames, turns, frame_px)
+            yield from (leave(frame, frame) for frame in frames)
+        elif intervals is None:
+            yield from restore(frames)
         else:
-            for rainy, interval in by_interval(frames, weather, first):
-                dry = (self._finish(frame, frame, turns, dry=True) for frame in interval)
-                yield from self._restored(interval, turns, frame_px) if rainy else dry
+            for rainy, interval in by_interval(frames, intervals, first):
+                yield from restore(interval) if rainy else (leave(frame, frame, dry=True) for frame in interval)
 
-    def _restored(self, frames: Iterator[Frame], turns: int, frame_px: int) -> Iterator[RestoredFrame]:
-        options, timed = self.options, self.clock.timed
-        workers = min(frames_in_flight(frame_px), options.batch_size or cores())
-        alone = options.temporal == "off"
-        radius = 0 if alone else RADIUS
-        clear = prepare_frames(frames, workers, turns, timed)
-        clear = self.wipe(clear, workers, radius, timed) if self.wipe else clear
-        if alone:
-            seen = ordered_map(timed("align", single_frame_window), clear, workers)
+    def _restore(self, frames: Iterator[Frame], rotation_quarters: int, workers: int) -> Iterator[RestoredFrame]:
+        """The stages of restoration, in the order in which each frame passes them."""
+        options = self.options
+        single = options.temporal == "off"
+        windows = self._align(frames, rotation_quarters, workers, single)
+        if self._network is None:
+            restored = restore_by_median(windows, workers)
         else:
-            seen = align_windows(clear, workers, timed, keep_flows=options.temporal == "light")
-        if self.derain is None:
-            derained = ordered_map(timed("gate", partial(restore_by_median, gate=MedianGate())), seen, workers)
-        else:
-            derained = self.derain(seen, timed)
+            restored = self._network(windows)
             if options.guard:
-                derained = zero_dry_scenes(derained, radius, timed=timed)
-            if not alone:
-                again = partial(refine_still, network=self.derain, guarded=options.guard)
-                derained = map(timed("network", again), derained)
-                derained = filter_over_time(derained, options.temporal == "strong", workers, timed)
-        return ordered_map(timed("add", partial(self._add, turns=turns)), derained, workers)
+                restored = zero_dry_scenes(restored, radius=0 if single else RADIUS)
+            if not single:
+                restored = refine_still_images(restored, self._network, skip_dry=options.guard)
+                restored = filter_over_time(restored, recompute_flow=options.temporal == "strong", workers=workers)
+        return ordered_map(partial(self._add_residual, rotation_quarters=rotation_quarters), restored, workers)
 
-    def _add(self, derained: Restoration, turns: int) -> RestoredFrame:
-        prepared = derained.window.prepared
-        residual = derained.residual.astype(np.float32)
-        if prepared.raindrop_residual is not None:
-            residual += enlarged(prepared.raindrop_residual, *residual.shape[:2])
+    def _align(
+        self, frames: Iterable[Frame], rotation_quarters: int, workers: int, single: bool = False
+    ) -> Iterator[AlignedWindow]:
+        """The stages before the network.
+
+        Args:
+            frames: of one clip, in order.
+            rotation_quarters: see `__call__`.
+            workers: number of threads.
+            single: use no neighbouring frames.
+        """
+        prepared = prepare_frames(frames, workers, rotation_quarters)
+        if self._remove_raindrops:
+            prepared = self._remove_raindrops(prepared, workers, radius=0 if single else RADIUS)
+        if single:
+            return map(single_frame_window, prepared)
+        return align_windows(prepared, workers, keep_flows=self.options.temporal == "light")
+
+    @stage("add_residual")
+    def _add_residual(self, restored: Restoration, rotation_quarters: int) -> RestoredFrame:
+        """Add the residuals of rain and raindrops to the planes of the decoded frame."""
+        residual = restored.residual.astype(np.float32)  # (H, W, 3)
+        if restored.raindrop_residual is not None:
+            residual += upscaled(restored.raindrop_residual, *residual.shape[:2])
         residual *= np.float32(self.options.strength)
-        residual = np.rot90(residual, -turns)
-        dry = derained.rain_score == 0 and prepared.raindrop_score == 0
-        return self._finish(prepared.frame, add_residual(prepared.frame, residual), turns, dry)
+        after = add_residual(restored.frame, np.rot90(residual, -rotation_quarters))
+        dry = restored.rain_score == 0 and restored.raindrop_score == 0
+        return self._finish(restored.frame, after, rotation_quarters, dry)
 
-    def _finish(self, before: Frame, after: Frame, turns: int, dry: bool = False) -> RestoredFrame:
-        how = self.options.compare
-        return RestoredFrame(before, after, compare_frames(before, after, how, turns) if how else after, dry)
+    def _finish(self, before: Frame, after: Frame, rotation_quarters: int, dry: bool = False) -> RestoredFrame:
+        mode = self.options.compare
+        shown = compare_frames(before, after, mode, rotation_quarters) if mode else after
+        return RestoredFrame(before, after, shown, dry)
 
-    def weather(self, reader: Reader, turns: int) -> list[RainInterval] | None:
-        """A first reading of the clip, for when it rains; None where nobody asked, or nothing can tell."""
-        if not self.options.auto or self.derain is None:
-            return None
-        return rain_intervals(scan(reader.frames(), self.derain, self.wipe, turns))
+    def find_rain(self, frames: Iterable[Frame], rotation_quarters: int) -> list[RainInterval] | None:
+        """Find the rainy intervals of a clip; None without ``--auto`` or without a network.
+
+        Args:
+            frames: of the whole clip, in order.
+            rotation_quarters: see `__call__`.
+        """
+        return (
+            rain_intervals(self.sample_rain(frames, rotation_quarters)) if self.options.auto and self._network else None
+        )
+
+    def sample_rain(self, frames: Iterable[Frame], rotation_quarters: int = 0) -> list[Sample]:
+        """Rain scores about once a second; needs a network.
+
+        Args:
+            frames: of the whole clip, in order.
+            rotation_quarters: see `__call__`.
+        """
+        assert self._network is not None
+        align = partial(self._align, rotation_quarters=rotation_quarters, workers=1)
+        return scan(frames, align, self._network)
+
+    def _workers(self, frame_px: int) -> int:
+        return min(frames_in_flight(frame_px), self.options.batch_size or cores())
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModels:
+    """The networks on their device, for any number of files.
+
+    Attributes:
+        name: of the generator.
+        network: the generator.
+        raindrop_remover: None where raindrops are not removed.
+    """
+
+    name: str
+    network: NetworkRunner
+    raindrop_remover: RaindropRemover | None
+
+
+def load_models(options: Options) -> LoadedModels | None:
+    """Load the networks that `options` need; None where they need none, though the named model must exist.
+
+    Raises:
+        CheckpointError: the model does not exist or is unusable.
+        DeviceError: this machine does not have the device.
+    """
+    placement = choose_device(options.device, options.precision)
+    if not needs_network(options):
+        weights_file(options.model)
+        return None
+    checkpoint = load_checkpoint(options.model)
+    network = NetworkRunner(checkpoint.generator, placement, options.batch_size)
+    raindrop_remover = None
+    if options.drops:
+        raindrop_network = NetworkRunner(load_checkpoint(DROPS_MODEL).generator, placement)
+        raindrop_remover = RaindropRemover(raindrop_network, skip_dry=options.guard)
+    return LoadedModels(checkpoint.name, network, raindrop_remover)

@@ -33,9 +33,11 @@ from vderain.media.image.sequence import ImageReader, is_image_source
 from vderain.media.remux.capabilities import CONTAINERS, DEFAULT_SUFFIX
 from vderain.options import Options, settings, weights
 from vderain.pipeline import LoadedModels, Pipeline, load_models
+from vderain.restore.frames import RADIUS
 from vderain.restore.rain_intervals import RainInterval
-from vderain.restore.window import RADIUS
-from vderain.runtime.threads import StageClock, configure_malloc, prefetch, trim_memory, until_stopped
+from vderain.runtime.memory import configure_malloc, trim_memory
+from vderain.runtime.profiling import measure_stages
+from vderain.runtime.threads import prefetch, until_stopped
 
 __all__ = ["LoadedModels", "Options", "Progress", "Result", "See", "default_target", "load_models", "process"]
 
@@ -137,10 +139,10 @@ def process(
     started_s, cpu_s = time.monotonic(), time.process_time()
     cv2.setNumThreads(1)  # frames are worked on side by side
     configure_malloc()
-    clock = StageClock()
-    restorer = Pipeline(options, clock, loaded or load_models(options))
+    restorer = Pipeline(options, loaded or load_models(options))
     stop = Event()
     with ExitStack() as stack:
+        stages_s = stack.enter_context(measure_stages())
         reader = open_clip(source, options.strict, options.start_s, options.duration_s, options.rate)
         stack.enter_context(reader)
         store = _store(resume, reader, target, options, restorer.device, segment_frames)
@@ -153,7 +155,7 @@ def process(
         gpx = stack.enter_context(_track(target, reader, options))
         writer = _create(target, reader, options, store)
         stack.enter_context(writer)  # before any work, for what it refuses
-        weather = restorer.weather(reader, turns)
+        weather = restorer.find_rain(reader.frames(), turns)
         decoded = until_stopped(stop, prefetch(islice(reader.frames(), skipped, None), AHEAD))
         restored = prefetch(restorer(decoded, turns, _pixels(reader), weather, skipped), AHEAD, stop)
         work.enter_context(closing(restored))
@@ -175,7 +177,6 @@ def process(
             first_s = float(frame.pts * frame.time_base) if first_s is None else first_s
             report(Progress(frames, now_s - first_s, total_s))
     damage = reader.damage if isinstance(reader, VideoReader) else None
-    stages_s = clock.seconds
     stages_s["video"] = max(0.0, time.process_time() - cpu_s - sum(stages_s.values()))
     return Result(
         source, target, frames, damage.frames if damage else 0, damage.missing if damage else 0, dry,

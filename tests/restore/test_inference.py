@@ -1,4 +1,4 @@
-"""The network over windows: the same residual in one piece, in tiles, in batches and when memory runs out."""
+"""The network over windows: the same residual for whole frames, in tiles, in batches and when memory runs out."""
 
 import threading
 from collections.abc import Iterator
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from vderain.errors import DeviceError
 from vderain.model.unet import UNet, UNetConfig
-from vderain.restore.inference import TILE_MIN_PX, NetworkRunner, _batches
-from vderain.restore.window import AlignedWindow, single_frame, windows
-from vderain.runtime import device
+from vderain.restore.frames import AlignedWindow
+from vderain.restore.inference import TILE_MIN_PX, NetworkInput, NetworkRunner, _batches
+from vderain.restore.window import single_frame, windows
+from vderain.runtime import memory
 from vderain.runtime.device import DevicePlacement, choose_device
 
 CPU = DevicePlacement(torch.device("cpu"), bf16=False)
@@ -24,6 +25,10 @@ CPU = DevicePlacement(torch.device("cpu"), bf16=False)
 
 def seen(count: int = 3, size: tuple[int, int] = (37, 53)) -> list[AlignedWindow]:
     return list(windows((as_frame(picture, i) for i, picture in enumerate(drive(count, size))), 2))
+
+
+def inputs(around: list[AlignedWindow]) -> list[NetworkInput]:
+    return [(window.aligned, window.confidence) for window in around]
 
 
 def residuals(network: NetworkRunner, around: list[AlignedWindow]) -> list[np.ndarray]:
@@ -54,14 +59,14 @@ def test_tiles_give_the_same_at_any_size(height: int, width: int, tile_px: int) 
 
 
 @pytest.mark.parametrize("tile_px", [None, 64])
-def test_a_picture_of_many_lines_is_seen_at_a_smaller_scale(
+def test_frames_of_many_lines_are_downscaled_for_the_network(
     tile_px: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("vderain.restore.inference.MAX_LINES", 60)
     around = seen(1, (130, 200))
     network = NetworkRunner(tiny_generator(5), CPU, 1)
     network.tile_px = tile_px
-    frames, confidence = network._tensors(around)
+    frames, confidence = network._tensors(inputs(around))
     with torch.inference_mode():
         smaller = tiny_generator(5).at_scale(2)(frames, confidence)[0].permute(1, 2, 0).numpy()
         as_it_is = tiny_generator(5)(frames, confidence)[0].permute(1, 2, 0).numpy()
@@ -71,7 +76,7 @@ def test_a_picture_of_many_lines_is_seen_at_a_smaller_scale(
 
 @pytest.mark.parametrize("window", [1, 5])
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (2, 2), (3, 8), (15, 16), (37, 53)])
-def test_any_size_enters_and_leaves(window: int, size: tuple[int, int]) -> None:
+def test_frames_of_any_size_are_restored(window: int, size: tuple[int, int]) -> None:
     found = residuals(NetworkRunner(tiny_generator(window), CPU), seen(2, size))
     assert [residual.shape for residual in found] == [(*size, 3)] * 2
     assert all(np.isfinite(residual).all() for residual in found)
@@ -83,14 +88,14 @@ def test_an_untrained_generator_adds_exactly_nothing() -> None:
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 3, None])
-def test_how_many_frames_at_once_does_not_matter(batch_size: int | None) -> None:
+def test_results_do_not_depend_on_the_batch_size(batch_size: int | None) -> None:
     around = seen(7)
-    alone_ = residuals(NetworkRunner(tiny_generator(5), CPU, 1), around)
+    single = residuals(NetworkRunner(tiny_generator(5), CPU, 1), around)
     together = residuals(NetworkRunner(tiny_generator(5), CPU, batch_size), around)
-    assert all(np.array_equal(a, b) for a, b in zip(alone_, together, strict=True))
+    assert all(np.array_equal(a, b) for a, b in zip(single, together, strict=True))
 
 
-def test_only_pictures_of_one_size_go_together() -> None:
+def test_a_batch_has_frames_of_one_size_only() -> None:
     windows = [single_frame(as_frame(textured(1, size))) for size in [(16, 24)] * 3 + [(24, 16)] * 2 + [(16, 24)]]
     assert [len(batch) for batch in _batches(iter(windows), 2)] == [2, 1, 2, 1]
 
@@ -98,15 +103,15 @@ def test_only_pictures_of_one_size_go_together() -> None:
 def test_results_belong_to_their_windows_in_order() -> None:
     around = seen(9)
     found = list(NetworkRunner(tiny_generator(5), CPU, 4)(around))
-    assert [item.window.number for item in found] == list(range(9))
-    assert all(item.window.prepared is window.prepared for item, window in zip(found, around, strict=True))
+    assert [item.number for item in found] == list(range(9))
+    assert all(item.frame is window.centre.frame for item, window in zip(found, around, strict=True))
 
 
-def test_no_windows_no_results() -> None:
+def test_no_windows_give_no_results() -> None:
     assert list(NetworkRunner(tiny_generator(5), CPU)([])) == []
 
 
-def test_windows_are_taken_as_they_are_needed() -> None:
+def test_windows_are_consumed_lazily() -> None:
     taken = 0
     around = seen(1)[0]
 
@@ -122,7 +127,7 @@ def test_windows_are_taken_as_they_are_needed() -> None:
     stream.close()
 
 
-class Forgetful(UNet):
+class LimitedMemory(UNet):
     """A generator on a device whose memory holds only so many pixels at once."""
 
     def __init__(self, generator: UNet, limit_px: int, error: type[Exception] = torch.OutOfMemoryError) -> None:
@@ -141,9 +146,9 @@ class Forgetful(UNet):
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError, RuntimeError])
 def test_a_batch_that_does_not_fit_is_halved(error: type[Exception]) -> None:
     around = seen(4, (40, 60))
-    tight = Forgetful(tiny_generator(5), 2 * 40 * 60, error)
+    tight = LimitedMemory(tiny_generator(5), 2 * 40 * 60, error)
     network = NetworkRunner(tight, CPU)
-    halved = network._residuals(around)
+    halved = network._run(inputs(around))
     assert [shape[0] for shape in tight.passed] == [2, 2]
     assert network.tile_px is None
     for one, other in zip(halved, residuals(NetworkRunner(tiny_generator(5), CPU, 1), around), strict=True):
@@ -151,20 +156,20 @@ def test_a_batch_that_does_not_fit_is_halved(error: type[Exception]) -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2])
-def test_a_frame_that_does_not_fit_goes_in_tiles(batch: int) -> None:
+def test_a_frame_that_does_not_fit_is_split_into_tiles(batch: int) -> None:
     around = seen(batch, (700, 500))
     reach = 2 * tiny_generator(1).config.reach_px
-    tight = Forgetful(tiny_generator(1), (256 + reach + 8) ** 2)
+    tight = LimitedMemory(tiny_generator(1), (256 + reach + 8) ** 2)
     network = NetworkRunner(tight, CPU)
-    tiled = network._residuals(around)
+    tiled = network._run(inputs(around))
     assert network.tile_px == 256
     assert len(tight.passed) > 2 * batch
     for one, other in zip(tiled, residuals(NetworkRunner(tiny_generator(1), CPU, 1), around), strict=True):
         assert np.abs(one - other).max() < 1e-4
 
 
-def test_tiles_that_fitted_once_are_kept_for_the_next_frame() -> None:
-    network = NetworkRunner(Forgetful(tiny_generator(1), 300 * 300), CPU, 1)
+def test_the_tile_size_is_kept_for_the_next_frame() -> None:
+    network = NetworkRunner(LimitedMemory(tiny_generator(1), 300 * 300), CPU, 1)
     frames = seen(3, (400, 400))
     whole = residuals(NetworkRunner(tiny_generator(1), CPU, 1), frames)
     for one, other in zip(residuals(network, frames), whole, strict=True):
@@ -173,16 +178,16 @@ def test_tiles_that_fitted_once_are_kept_for_the_next_frame() -> None:
     assert network.tile_px >= TILE_MIN_PX
 
 
-def test_a_device_that_holds_nothing_is_a_clear_error() -> None:
+def test_a_device_without_enough_memory_is_a_clear_error() -> None:
     with pytest.raises(DeviceError, match="does not fit") as caught:
-        residuals(NetworkRunner(Forgetful(tiny_generator(1), 10), CPU, 1), seen(1, (300, 300)))
+        residuals(NetworkRunner(LimitedMemory(tiny_generator(1), 10), CPU, 1), seen(1, (300, 300)))
     assert caught.value.cure == "Close other programs."
 
 
-def test_many_threads_that_lack_memory_at_once_make_tiles_smaller_once() -> None:
+def test_threads_that_run_out_of_memory_together_halve_the_tiles_once() -> None:
     meeting = threading.Barrier(6, timeout=10)
 
-    class Crowded(Forgetful):
+    class Crowded(LimitedMemory):
         def forward(self, window: Tensor, confidence: Tensor | None = None) -> Tensor:
             if window.shape[-1] == 1500:
                 meeting.wait()
@@ -194,8 +199,8 @@ def test_many_threads_that_lack_memory_at_once_make_tiles_smaller_once() -> None
     assert network.tile_px == 1024
 
 
-def test_another_error_of_the_network_is_not_taken_for_a_lack_of_memory() -> None:
-    class Broken(Forgetful):
+def test_other_errors_of_the_network_are_not_handled_as_out_of_memory() -> None:
+    class Broken(LimitedMemory):
         def forward(self, window: Tensor, confidence: Tensor | None = None) -> Tensor:
             raise RuntimeError("expected 15 channels, got 12")
 
@@ -203,7 +208,7 @@ def test_another_error_of_the_network_is_not_taken_for_a_lack_of_memory() -> Non
         residuals(NetworkRunner(Broken(tiny_generator(1), 1), CPU, 1), seen(1))
 
 
-def test_bf16_is_near_fp32() -> None:
+def test_bf16_is_close_to_fp32() -> None:
     around = seen(1, (64, 64))
     exact, rough = (
         residuals(NetworkRunner(tiny_generator(5), DevicePlacement(torch.device("cpu"), bf16), 1), around)[0]
@@ -215,26 +220,26 @@ def test_bf16_is_near_fp32() -> None:
 @pytest.mark.parametrize(
     ("device", "precision"), [("tpu", "auto"), ("cpu", "fp8"), ("", "auto"), ("cuda:99", "auto"), ("cpu:x", "auto")]
 )
-def test_a_place_that_is_not_there_is_a_clear_error(device: str, precision: str) -> None:
+def test_a_missing_device_is_a_clear_error(device: str, precision: str) -> None:
     with pytest.raises(DeviceError):
         choose_device(device, precision)
 
 
-def test_the_place_asked_for_is_the_one_chosen() -> None:
+def test_the_requested_device_is_chosen() -> None:
     assert str(choose_device("cpu", "fp32")) == "cpu, fp32"
     assert str(choose_device("cpu", "bf16")) == "cpu, bf16"
     assert choose_device() == choose_device()
 
 
-def test_frames_side_by_side_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(device, "cores", lambda: 16)
-    monkeypatch.setattr(device, "_free_bytes", lambda: 4 << 30)
-    full_hd, uhd = device.frames_in_flight(1920 * 1080), device.frames_in_flight(3840 * 2160)
+def test_frames_in_flight_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "cores", lambda: 16)
+    monkeypatch.setattr(memory, "free_bytes", lambda: 4 << 30)
+    full_hd, uhd = memory.frames_in_flight(1920 * 1080), memory.frames_in_flight(3840 * 2160)
     assert 1 <= uhd < full_hd < 16
-    monkeypatch.setattr(device, "_free_bytes", lambda: None)
-    assert device.frames_in_flight(3840 * 2160) == 16
+    monkeypatch.setattr(memory, "free_bytes", lambda: None)
+    assert memory.frames_in_flight(3840 * 2160) == 16
 
 
-def test_free_memory_is_known_here_and_plausible() -> None:
-    free_bytes = device._free_bytes()
+def test_free_memory_is_plausible() -> None:
+    free_bytes = memory.free_bytes()
     assert free_bytes is None or free_bytes > 1 << 20

@@ -1,4 +1,4 @@
-"""Rain is found where it rains, with `--auto`, and dry spells stay as they are."""
+"""Rainy intervals are found by `--auto`, and dry intervals stay as they are."""
 
 import json
 from collections.abc import Callable
@@ -17,8 +17,8 @@ from vderain.restore.rain_intervals import (
     ENDS,
     NEIGHBOUR_SAMPLES,
     Sample,
-    _judged,
     _RawSample,
+    _score,
     by_interval,
     is_rainy,
     rain_intervals,
@@ -28,26 +28,26 @@ from vderain.runtime.threads import sliding_window
 SAMPLES = Path(__file__).parents[2] / "samples"
 
 
-def looks(*presences: float) -> list[Sample]:
-    return [Sample(30 * second + 2, second + 2 / 30, rain_score) for second, rain_score in enumerate(presences)]
+def samples(*scores: float) -> list[Sample]:
+    return [Sample(30 * second + 2, second + 2 / 30, rain_score) for second, rain_score in enumerate(scores)]
 
 
-def weather(*presences: float) -> str:
-    """One letter a second: what frame 30 n + 15 is in."""
-    found = rain_intervals(looks(*presences))
-    return "".join("r" if is_rainy(found, 30 * n + 15) else "d" for n in range(len(presences)))
+def weather(*scores: float) -> str:
+    """One letter a second: the interval of frame 30 n + 15."""
+    found = rain_intervals(samples(*scores))
+    return "".join("r" if is_rainy(found, 30 * n + 15) else "d" for n in range(len(scores)))
 
 
-def test_rain_is_taken_from_the_look_before_it_was_seen() -> None:
+def test_a_rainy_interval_begins_one_sample_early() -> None:
     assert weather(0, 0, 0, 1, 1, 1) == "ddrrrr"
 
 
-def test_a_wiper_does_not_end_a_spell_and_a_dry_stretch_does() -> None:
+def test_one_dry_sample_does_not_end_a_rainy_interval_and_several_do() -> None:
     assert weather(1, 1, 0, 1, 1) == "rrrrr"
     assert weather(1, 1, 0, 0, 0, 0, 0) == "rrrrddd"
 
 
-def test_between_the_thresholds_weather_stays_as_it_was() -> None:
+def test_between_the_thresholds_an_interval_continues() -> None:
     middle = (BEGINS + ENDS) / 2
     assert weather(0, middle, middle, middle, middle) == "ddddd"
     assert weather(1, middle, middle, middle, middle) == "rrrrr"
@@ -57,31 +57,31 @@ def seen(rain_score: float, median_levels: float) -> _RawSample:
     return _RawSample(0, 0.0, rain_score, np.full((6, 8), median_levels, np.float32))
 
 
-def judged(*looks_: _RawSample) -> list[float]:
-    return [_judged(around).rain_score for around in sliding_window(looks_, NEIGHBOUR_SAMPLES)]
+def scored(*found: _RawSample) -> list[float]:
+    return [_score(around).rain_score for around in sliding_window(found, NEIGHBOUR_SAMPLES)]
 
 
-def test_thin_rain_shows_over_some_seconds() -> None:
-    """A single look at it says nothing; something that passes by says something once."""
-    assert min(judged(*[seen(0, levels) for levels in (0.03, 0.11, 0.09, 0.06, 0.1)])) > BEGINS
-    assert max(judged(*[seen(0, levels) for levels in (0, 0, 0.11, 0, 0)])) == 0
+def test_thin_rain_is_detected_over_some_seconds() -> None:
+    """One sample of thin rain is not enough; a passing object shows in one sample only."""
+    assert min(scored(*[seen(0, levels) for levels in (0.03, 0.11, 0.09, 0.06, 0.1)])) > BEGINS
+    assert max(scored(*[seen(0, levels) for levels in (0, 0, 0.11, 0, 0)])) == 0
 
 
-def test_a_shower_is_no_evidence_of_rain_before_and_after_it() -> None:
-    assert judged(seen(0, 0), seen(0, 0), seen(1, 2), seen(1, 2), seen(0, 0)) == [0, 0, 1, 1, 0]
+def test_a_shower_does_not_count_as_thin_rain_before_and_after_it() -> None:
+    assert scored(seen(0, 0), seen(0, 0), seen(1, 2), seen(1, 2), seen(0, 0)) == [0, 0, 1, 1, 0]
 
 
-def test_without_a_look_nothing_is_rain() -> None:
+def test_no_samples_mean_no_intervals() -> None:
     assert rain_intervals([]) == []
     assert not is_rainy([], 0)
 
 
 @given(st.lists(st.sampled_from([0.0, 0.05, 0.3, 0.7, 1.0]), min_size=1, max_size=40), st.integers(0, 50))
-def test_every_frame_is_in_one_spell_and_spells_take_turns(presences: list[float], first: int) -> None:
-    found = rain_intervals(looks(*presences))
+def test_every_frame_is_in_one_interval_and_intervals_alternate(scores: list[float], first: int) -> None:
+    found = rain_intervals(samples(*scores))
     assert found[0].first == 0
     assert all(a.first < b.first and a.rainy != b.rainy for a, b in pairwise(found))
-    numbers = list(range(first, 30 * len(presences)))
+    numbers = list(range(first, 30 * len(scores)))
     taken = [(rainy, list(frames)) for rainy, frames in by_interval(numbers, found, first)]  # type: ignore[arg-type]
     assert [frame for _, frames in taken for frame in frames] == numbers
     assert all(is_rainy(found, int(frame)) == rainy for rainy, frames in taken for frame in frames)  # type: ignore[call-overload]
@@ -103,7 +103,7 @@ def changeable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_dry_spells_are_left_to_the_bit_and_rainy_ones_are_not(
+def test_dry_intervals_stay_bit_identical_and_rainy_ones_do_not(
     changeable: Path, tmp_path: Path, vderain: Callable[..., Result]
 ) -> None:
     target = tmp_path / "out"
@@ -112,7 +112,7 @@ def test_dry_spells_are_left_to_the_bit_and_rainy_ones_are_not(
     result = json.loads(done.stdout.splitlines()[-1])
     assert [interval["rainy"] for interval in result["spells"]] == [False, True]
     begins = result["spells"][1]["first"]
-    assert 48 - 15 <= begins <= 48  # at most a look before the rain
+    assert 48 - 15 <= begins <= 48  # at most one sample before the rain
     assert result["spells"][0]["rain_score"] < ENDS < BEGINS < result["spells"][1]["rain_score"]
     changed = [
         not np.array_equal(cv2.imread(str(target / f"{n:04}.png")), cv2.imread(str(changeable / f"{n:04}.png")))

@@ -1,4 +1,4 @@
-"""Drops leave wet glass, and dry glass is left alone to the bit."""
+"""Raindrops are removed from wet glass; frames behind dry glass stay as they are, to the bit."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +14,10 @@ from vderain.model.unet import UNet, UNetConfig
 from vderain.options import Options, weights
 from vderain.process import LoadedModels, load_models, process
 from vderain.restore.flow import flow_luma
+from vderain.restore.frames import PreparedFrame
 from vderain.restore.inference import NetworkRunner
-from vderain.restore.raindrops import MAX_LINES, RaindropRemover, bounded, enlarged, raindrop_level
-from vderain.restore.window import PreparedFrame, prepare_frame, prepare_frames
+from vderain.restore.prepare import prepare_frame, prepare_frames
+from vderain.restore.raindrops import MAX_LINES, RaindropRemover, bounded, raindrop_level, upscaled
 from vderain.runtime.device import choose_device
 
 
@@ -27,7 +28,7 @@ def adding(levels: float) -> NetworkRunner:
     return NetworkRunner(generator, choose_device("cpu", "fp32"))
 
 
-def raindrop_residual(
+def remove_raindrops(
     raindrop_remover: RaindropRemover, pictures: list[np.ndarray], radius: int = 2
 ) -> list[PreparedFrame]:
     return list(
@@ -37,7 +38,7 @@ def raindrop_residual(
 
 @pytest.fixture
 def unbounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is added to all of a picture is bounded by nothing that is seen around."""
+    """Disable the bound, so that a constant residual passes."""
     monkeypatch.setattr("vderain.restore.raindrops.bounded", lambda picture, residual: residual)
 
 
@@ -50,28 +51,28 @@ def drops(count: int, size: tuple[int, int] = (96, 128), share: float = 1.0) -> 
     return residual
 
 
-def test_many_drops_are_wet_glass_and_a_few_changes_are_not() -> None:
+def test_many_drops_mean_wet_glass_and_a_few_changes_do_not() -> None:
     assert raindrop_level(drops(80)) > 1
     assert raindrop_level(drops(6)) == 0
     assert raindrop_level(drops(80, share=0.3)) == 0, "a tree is in one part of the picture"
     assert raindrop_level(np.full((48, 64, 3), 1 / 255, np.float16)) == 0
 
 
-def test_wet_glass_is_wiped(unbounded: None) -> None:
+def test_raindrops_are_removed_from_wet_glass(unbounded: None) -> None:
     pictures = drive(5)
-    for prepared, picture in zip(raindrop_residual(RaindropRemover(adding(-20)), pictures), pictures, strict=True):
+    for prepared, picture in zip(remove_raindrops(RaindropRemover(adding(-20)), pictures), pictures, strict=True):
         assert np.array_equal(prepared.rgb, np.maximum(picture, 20) - 20)
-        assert np.array_equal(prepared.small, flow_luma(prepared.rgb))
+        assert np.array_equal(prepared.luma, flow_luma(prepared.rgb))
         assert prepared.raindrop_score == 1
 
 
-def test_dry_glass_is_left_alone() -> None:
+def test_frames_behind_dry_glass_stay() -> None:
     seen = [prepare_frame(as_frame(picture, i)) for i, picture in enumerate(drive(5))]
     assert all(a is b for a, b in zip(RaindropRemover(adding(0))(seen, 2, 2), seen, strict=True))
-    assert all(a is not b for a, b in zip(RaindropRemover(adding(0), guarded=False)(seen, 2, 2), seen, strict=True))
+    assert all(a is not b for a, b in zip(RaindropRemover(adding(0), skip_dry=False)(seen, 2, 2), seen, strict=True))
 
 
-def test_nothing_becomes_more_colourful_or_brighter_than_what_is_around_it() -> None:
+def test_the_residual_is_bounded_by_the_colours_of_the_surroundings() -> None:
     sky = np.full((120, 160, 3), (120, 150, 170), np.uint8)
     sky[:, 100:] = (60, 70, 80)
     drop = sky.copy()
@@ -85,39 +86,39 @@ def test_nothing_becomes_more_colourful_or_brighter_than_what_is_around_it() -> 
     assert np.abs(bounded(sky, np.zeros_like(residual))).max() < 0.002
 
 
-def test_what_moves_is_no_drop(unbounded: None) -> None:
-    """Between bright pictures a dark one: what a generator does to that one alone is not believed."""
+def test_a_change_in_one_frame_only_is_not_a_drop(unbounded: None) -> None:
+    """One dark frame among bright ones: the residual of that frame alone is not used."""
     generator = adding(0)
     pictures = [np.full((48, 64, 3), level, np.uint8) for level in (200, 200, 60, 200, 200)]
     flat = {200: 0.0, 60: -0.1}
-    generator.picture = lambda window: np.full((48, 64, 3), flat[int(window.prepared.rgb[0, 0, 0])], np.float16)  # type: ignore[method-assign]
-    out = raindrop_residual(RaindropRemover(generator), pictures)
+    generator.restore_image = lambda rgb: np.full((48, 64, 3), flat[int(rgb[0, 0, 0])], np.float16)  # type: ignore[method-assign]
+    out = remove_raindrops(RaindropRemover(generator), pictures)
     assert all(np.array_equal(prepared.rgb, picture) for prepared, picture in zip(out, pictures, strict=True))
-    assert raindrop_residual(RaindropRemover(generator), pictures, radius=0)[2].raindrop_score == 1
+    assert remove_raindrops(RaindropRemover(generator), pictures, radius=0)[2].raindrop_score == 1
 
 
-def test_another_shot_says_nothing_about_the_drops_in_this_one(unbounded: None) -> None:
+def test_frames_of_another_shot_are_not_used(unbounded: None) -> None:
     generator = adding(0)
     pictures = [np.full((48, 64, 3), level, np.uint8) for level in (200, 200, 60, 60)]
     taken = {200: -20 / 255, 60: 0.0}
-    generator.picture = lambda window: np.full((48, 64, 3), taken[int(window.prepared.rgb[0, 0, 0])], np.float16)  # type: ignore[method-assign]
+    generator.restore_image = lambda rgb: np.full((48, 64, 3), taken[int(rgb[0, 0, 0])], np.float16)  # type: ignore[method-assign]
     out = list(RaindropRemover(generator)(prepare_frames((as_frame(p, i) for i, p in enumerate(pictures)), 1), 2, 2))
     assert [prepared.raindrop_score for prepared in out] == [1, 1, 0, 0]
     assert [int(prepared.rgb[0, 0, 0]) for prepared in out] == [180, 180, 60, 60]
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 53), (MAX_LINES + 40, 2 * MAX_LINES)])
-def test_any_size_is_looked_at_and_large_ones_made_smaller(size: tuple[int, int], unbounded: None) -> None:
+def test_frames_of_any_size_are_restored_and_large_ones_downscaled(size: tuple[int, int], unbounded: None) -> None:
     rng = np.random.default_rng(1)
     picture = rng.integers(60, 200, (*size, 3), np.uint8)
-    (prepared,) = raindrop_residual(RaindropRemover(adding(30)), [picture], radius=0)
+    (prepared,) = remove_raindrops(RaindropRemover(adding(30)), [picture], radius=0)
     assert prepared.raindrop_residual is not None and min(prepared.raindrop_residual.shape[:2]) == min(*size, MAX_LINES)
-    assert enlarged(prepared.raindrop_residual, *size).shape == picture.shape
+    assert upscaled(prepared.raindrop_residual, *size).shape == picture.shape
     assert np.abs(prepared.rgb.astype(int) - picture - 30).max() <= 1
 
 
 @pytest.mark.parametrize("temporal", ["strong", "off"])
-def test_what_is_wiped_reaches_the_file_and_no_frame_of_it_counts_as_dry(
+def test_the_file_has_no_raindrops_and_no_frame_counts_as_dry(
     clip: Callable[..., Path], tmp_path: Path, temporal: str, unbounded: None
 ) -> None:
     source = clip(frames=4)
@@ -131,7 +132,7 @@ def test_what_is_wiped_reaches_the_file_and_no_frame_of_it_counts_as_dry(
             assert 10 < darker[a.planes[0] > 80].mean() < 22
 
 
-def test_the_wiper_is_left_out_on_demand_and_its_weights_count_where_it_is_not() -> None:
+def test_raindrop_removal_is_optional_and_its_weights_count_where_it_is_on() -> None:
     with_drops, without = Options(), Options(drops=False)
     assert load_models(without).raindrop_remover is None
     assert load_models(with_drops).raindrop_remover is not None

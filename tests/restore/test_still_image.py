@@ -1,4 +1,4 @@
-"""A picture that is no clip is looked at both ways and more than once; a dry one is left alone."""
+"""Still images: flip ensemble and iterative refinement; dry ones stay as they are."""
 
 import numpy as np
 import pytest
@@ -7,6 +7,7 @@ from clips import as_frame, textured
 from conftest import tiny_generator
 
 from vderain.model.unet import UNet
+from vderain.restore.frames import Restoration
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.still_image import PASSES, iterative_refinement
 from vderain.restore.window import single_frame
@@ -16,8 +17,14 @@ CPU = DevicePlacement(torch.device("cpu"), bf16=False)
 PICTURE = textured(4, (60, 81))
 
 
+def refine(picture: np.ndarray, network: NetworkRunner, skip_dry: bool) -> Restoration:
+    window = single_frame(as_frame(np.ascontiguousarray(picture)))
+    item = Restoration.of_window(window, np.zeros(picture.shape, np.float16))
+    return iterative_refinement(item, network, skip_dry)
+
+
 class Darkening(UNet):
-    """A generator that takes the same from every pixel, more on the left of what it sees."""
+    """A generator that darkens every pixel, more on the left."""
 
     def __init__(self, levels: float) -> None:
         super().__init__(tiny_generator(1).config)
@@ -29,24 +36,21 @@ class Darkening(UNet):
 
 
 @pytest.mark.parametrize("window", [1, 5])
-def test_the_mirror_image_of_a_picture_becomes_the_mirror_image_of_the_result(window: int) -> None:
+def test_a_mirrored_image_gives_the_mirrored_result(window: int) -> None:
     network = NetworkRunner(tiny_generator(window), CPU)
-    found, mirrored = (
-        iterative_refinement(single_frame(as_frame(np.ascontiguousarray(picture))), network, guarded=False).residual
-        for picture in (PICTURE, PICTURE[:, ::-1])
-    )
+    found, mirrored = (refine(picture, network, skip_dry=False).residual for picture in (PICTURE, PICTURE[:, ::-1]))
     assert np.abs(found).max() > 0.01
     assert np.abs(found - mirrored[:, ::-1]).max() < 1e-3
 
 
-def test_each_pass_takes_what_the_one_before_left() -> None:
-    found = iterative_refinement(single_frame(as_frame(PICTURE)), NetworkRunner(Darkening(4), CPU), guarded=True)
+def test_each_pass_works_on_the_result_of_the_one_before() -> None:
+    found = refine(PICTURE, NetworkRunner(Darkening(4), CPU), skip_dry=True)
     assert found.rain_score == 1
     assert np.abs(found.residual * 255 + PASSES * 4 * 0.75).max() < 0.05
 
 
-def test_a_dry_picture_is_left_to_the_bit_unless_unguarded() -> None:
+def test_a_dry_image_stays_bit_identical_unless_asked() -> None:
     faint = NetworkRunner(Darkening(1), CPU)
-    assert iterative_refinement(single_frame(as_frame(PICTURE)), faint, guarded=True).rain_score == 0
-    assert not iterative_refinement(single_frame(as_frame(PICTURE)), faint, guarded=True).residual.any()
-    assert iterative_refinement(single_frame(as_frame(PICTURE)), faint, guarded=False).residual.any()
+    assert refine(PICTURE, faint, skip_dry=True).rain_score == 0
+    assert not refine(PICTURE, faint, skip_dry=True).residual.any()
+    assert refine(PICTURE, faint, skip_dry=False).residual.any()

@@ -1,4 +1,4 @@
-"""Threads behind iterators: order, errors, bounded look-ahead, nothing left running."""
+"""Ordered multithreading: order, errors, bounded read-ahead, and no threads left running."""
 
 import signal
 import threading
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vderain.runtime.threads import StageClock, ordered_map, prefetch, sliding_window, until_stopped
+from vderain.runtime.threads import ordered_map, prefetch, sliding_window, until_stopped
 
 
 class Source:
@@ -34,7 +34,7 @@ def settled(read: object, expected: int, seconds: float = 5.0) -> bool:
 
 
 @pytest.mark.parametrize("workers", [1, 2, 5])
-def test_results_come_in_order_however_long_each_takes(workers: int) -> None:
+def test_results_are_in_order_however_long_each_takes(workers: int) -> None:
     def slow_at_first(number: int) -> int:
         time.sleep(0.002 * (5 - number % 5))
         return number * number
@@ -42,12 +42,12 @@ def test_results_come_in_order_however_long_each_takes(workers: int) -> None:
     assert list(ordered_map(slow_at_first, range(23), workers)) == [n * n for n in range(23)]
 
 
-def test_functions_really_run_side_by_side() -> None:
+def test_functions_run_concurrently() -> None:
     meeting = threading.Barrier(3, timeout=10)
     assert len(list(ordered_map(lambda _: meeting.wait(), range(6), 3))) == 6
 
 
-def test_an_error_of_the_function_comes_where_its_result_would_have() -> None:
+def test_an_error_of_the_function_is_raised_in_the_place_of_its_result() -> None:
     mapped = ordered_map(lambda n: 10 // (3 - n), range(9), 2)
     assert [next(mapped) for _ in range(3)] == [3, 5, 10]
     with pytest.raises(ZeroDivisionError):
@@ -60,12 +60,12 @@ def failing_source() -> Iterator[int]:
     raise OSError("gone")
 
 
-def test_an_error_of_the_source_travels_through_the_map() -> None:
+def test_ordered_map_raises_an_error_of_its_source() -> None:
     with pytest.raises(OSError, match="gone"):
         list(ordered_map(str, failing_source(), 2))
 
 
-def test_an_error_of_the_source_travels_through_the_prefetch_after_what_came_before() -> None:
+def test_prefetch_raises_an_error_of_its_source_after_earlier_items() -> None:
     ahead = prefetch(failing_source(), 4)
     assert [next(ahead), next(ahead)] == [1, 2]
     with pytest.raises(OSError, match="gone"):
@@ -73,7 +73,7 @@ def test_an_error_of_the_source_travels_through_the_prefetch_after_what_came_bef
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_the_map_never_takes_more_than_one_beyond_its_workers(workers: int) -> None:
+def test_ordered_map_reads_at_most_one_item_more_than_its_workers(workers: int) -> None:
     source = Source(100)
     mapped = ordered_map(str, source, workers)
     for given_out in range(1, 20):
@@ -83,7 +83,7 @@ def test_the_map_never_takes_more_than_one_beyond_its_workers(workers: int) -> N
 
 
 @pytest.mark.parametrize("count", [1, 4])
-def test_the_prefetch_takes_just_its_count_ahead(count: int) -> None:
+def test_prefetch_reads_exactly_its_count_ahead(count: int) -> None:
     source = Source(100)
     ahead = prefetch(source, count)
     next(ahead)
@@ -94,7 +94,7 @@ def test_the_prefetch_takes_just_its_count_ahead(count: int) -> None:
 
 
 @pytest.mark.parametrize("count", [0, 1, 7])
-def test_a_prefetch_is_the_same_items(count: int) -> None:
+def test_prefetch_returns_the_same_items(count: int) -> None:
     assert list(prefetch(range(50), count)) == list(range(50))
     assert list(prefetch([], count)) == []
 
@@ -111,7 +111,7 @@ def test_closing_early_stops_the_threads_and_the_work() -> None:
     assert source.taken == taken < 30
 
 
-def test_closing_early_does_not_wait_for_a_long_way_to_the_next_result() -> None:
+def test_closing_early_does_not_wait_for_the_next_result() -> None:
     stop, begun = threading.Event(), Source(1000)
 
     def slow(item: object) -> object:
@@ -130,22 +130,7 @@ def test_closing_early_does_not_wait_for_a_long_way_to_the_next_result() -> None
 
 
 @given(st.integers(0, 12), st.integers(0, 3))
-def test_every_item_stands_once_in_the_middle_of_its_neighbours(count: int, radius: int) -> None:
+def test_every_item_is_once_in_the_middle_of_a_sliding_window(count: int, radius: int) -> None:
     around = list(sliding_window(range(count), radius))
     whole = [*[None] * radius, *range(count), *[None] * radius]
     assert around == [tuple(whole[i : i + 2 * radius + 1]) for i in range(count)]
-
-
-def test_the_clock_counts_what_threads_worked_even_where_they_fail() -> None:
-    clock = StageClock()
-
-    def work(number: int) -> int:
-        end = time.thread_time() + 0.01
-        while time.thread_time() < end:
-            pass
-        return 1 // number
-
-    assert list(ordered_map(clock.timed("work", work), [1, 1, 1], 2)) == [1, 1, 1]
-    with pytest.raises(ZeroDivisionError):
-        clock.timed("work", work)(0)
-    assert 0.04 <= clock.seconds["work"] < 0.4

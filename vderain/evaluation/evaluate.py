@@ -13,7 +13,8 @@ from vderain.evaluation.quality import Quality, over_frames, quality
 from vderain.evaluation.residual_rain import residual_rain_levels
 from vderain.evaluation.warping_error import optical_flow, warp_error
 from vderain.media.frame import Colour, Frame
-from vderain.restore.window import AlignedWindow, windows
+from vderain.restore.frames import AlignedWindow
+from vderain.restore.window import windows
 from vderain.runtime.device import cores
 from vderain.runtime.threads import ordered_map, sliding_window
 
@@ -171,7 +172,7 @@ def _score_windows(
 def _own_warp_error(now: AlignedWindow, after: AlignedWindow | None) -> float | None:
     if after is None:
         return None
-    return warp_error(now.prepared.rgb, after.prepared.rgb, optical_flow(now.prepared.rgb, after.prepared.rgb))
+    return warp_error(now.centre.rgb, after.centre.rgb, optical_flow(now.centre.rgb, after.centre.rgb))
 
 
 def _mean(frames: list[NoReferenceScores]) -> NoReferenceScores:

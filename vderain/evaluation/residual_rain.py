@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.restore.window import RADIUS
+from vderain.restore.frames import RADIUS
 
 FAINT_LEVELS = 4.0  # smaller differences are noise; not shared with the temporal filter that it measures
 

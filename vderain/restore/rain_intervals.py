@@ -1,38 +1,38 @@
-"""When it rains: looks at a clip from time to time enter, spells of rain and of dry weather leave.
+"""Samples a video once a second and splits it into rainy and dry intervals, with hysteresis.
 
-A wet road stays wet and a wiper clears the glass for a second, so a spell does not end at one dry look, and does not
-begin at a faint one: between the two thresholds it goes on as it was.
+A wet road stays wet, and a wiper clears the glass for a second. So an interval does not end at one dry sample, and
+does not begin at a faint one: between the two thresholds it continues as it was.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import groupby, islice, pairwise
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vderain.media.frame import Frame
-from vderain.restore.inference import NetworkRunner
-from vderain.restore.rain_detection import removed_light, score_rain, score_thin_rain
-from vderain.restore.raindrops import RaindropRemover
-from vderain.restore.window import RADIUS, WINDOW, align_windows, prepare_frames
+from vderain.restore.frames import WINDOW, AlignedWindow, Restoration
+from vderain.restore.rain_detection import LightByTile, removed_light, score_rain, score_thin_rain
 from vderain.runtime.threads import sliding_window
 
-SAMPLE_INTERVAL_S = 1.0  # between two looks
-SAMPLE_FRAMES = WINDOW + 2  # in a look: what the network would take out of the three in the middle is averaged
-NEIGHBOUR_SAMPLES = 2  # before and after, with which a look is taken together to see thin rain
-BEGINS, ENDS = 0.5, 0.1  # presence of rain from which on a spell begins, and up to which it may end
-DRY_SAMPLES = 3  # in a row that end a spell of rain
+SAMPLE_INTERVAL_S = 1.0
+SAMPLE_FRAMES = WINDOW + 2  # in a sample; the residuals of the three in the middle are averaged
+NEIGHBOUR_SAMPLES = 2  # before and after, with which a sample is averaged to detect thin rain
+BEGINS, ENDS = 0.5, 0.1  # rain score from which on a rainy interval begins, and up to which it may end
+DRY_SAMPLES = 3  # in a row that end a rainy interval
+
+Align = Callable[[Iterable[Frame]], Iterator[AlignedWindow]]
+RunNetwork = Callable[[Iterable[AlignedWindow]], Iterator[Restoration]]
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What was seen at one place of a clip.
+    """The rain score at one place of a clip.
 
     Attributes:
         number: of the frame, from 0.
-        time_s: its instant.
-        rain_score: of rain, 0 to 1: of streaks, see `guard.rain_presence`, or of drops on the glass, see `wiper`.
+        time_s: its timestamp.
+        rain_score: 0 to 1, of streaks (`score_rain`) or of raindrops on the glass, whichever is higher.
     """
 
     number: int
@@ -42,13 +42,13 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class RainInterval:
-    """A stretch of one kind of weather.
+    """A rainy or dry part of a clip.
 
     Attributes:
-        first: number of its first frame; it ends where the next one begins.
-        begin_s: instant of that frame.
+        first: number of its first frame; it ends where the next interval begins.
+        begin_s: timestamp of that frame.
         rainy: whether it rains.
-        rain_score: of rain, mean over the looks in it.
+        rain_score: mean over its samples.
     """
 
     first: int
@@ -57,110 +57,122 @@ class RainInterval:
     rain_score: float
 
 
-def scan(
-    frames: Iterable[Frame], network: NetworkRunner, raindrop_remover: RaindropRemover | None, turns: int = 0
-) -> list[Sample]:
-    """Looks at a clip once in `LOOK_S`, with seven frames, and the network for three of them.
+def scan(frames: Iterable[Frame], align: Align, network: RunNetwork) -> list[Sample]:
+    """Sample a clip every `SAMPLE_INTERVAL_S`, with seven frames, three of which pass the network.
 
     Args:
-        frames: of the whole clip.
-        network: whose residual tells rain.
-        raindrop_remover: tells drops on the glass, where those are looked for.
-        turns: see `temporal.look`.
+        frames: of the whole clip, in order.
+        align: prepares frames and aligns their neighbours.
+        network: restores aligned windows.
     """
-    seen: list[_RawSample] = []
-    together: list[Frame] = []
+    samples: list[_RawSample] = []
+    pending: list[Frame] = []
     next_s: float | None = None
     for number, frame in enumerate(frames):
         time_s = float(frame.pts * frame.time_base)
-        if next_s is not None and time_s < next_s and not together:
+        if next_s is not None and time_s < next_s and not pending:
             continue
-        together.append(frame)
-        if len(together) == SAMPLE_FRAMES:
-            seen.append(_sample(together, number, network, raindrop_remover, turns))
-            together, next_s = [], seen[-1].time_s + SAMPLE_INTERVAL_S
-    if together:  # the end of the clip, or a clip shorter than a look
-        seen.append(_sample(together, number, network, raindrop_remover, turns))
-    return [_judged(around) for around in sliding_window(seen, NEIGHBOUR_SAMPLES)]
+        pending.append(frame)
+        if len(pending) == SAMPLE_FRAMES:
+            samples.append(_sample(pending, number, align, network))
+            pending, next_s = [], samples[-1].time_s + SAMPLE_INTERVAL_S
+    if pending:  # the end of the clip, or a clip shorter than a sample
+        samples.append(_sample(pending, number, align, network))
+    return [_score(around) for around in sliding_window(samples, NEIGHBOUR_SAMPLES)]
 
 
-@dataclass(frozen=True, slots=True)
-class _RawSample:
-    """What one look found: how far it is rain by itself, and the darkening of each tile."""
+def rain_intervals(samples: list[Sample]) -> list[RainInterval]:
+    """Split a clip into rainy and dry intervals.
 
-    number: int
-    time_s: float
-    rain_score: float
-    removed_light: NDArray[np.float32]
+    A rainy interval begins at the sample before the first rainy one, so that no rainy frame is missed, and ends at the
+    first dry sample after the last one that was not dry.
 
+    Args:
+        samples: what `scan` returned.
 
-def _sample(
-    frames: list[Frame], last: int, network: NetworkRunner, raindrop_remover: RaindropRemover | None, turns: int
-) -> _RawSample:
-    middle = len(frames) // 2
-    seen = prepare_frames(frames, 1, turns)
-    seen = raindrop_remover(seen, 1, radius=RADIUS) if raindrop_remover else seen
-    first = max(0, middle - 1)
-    derained = list(network(islice(align_windows(seen, 1), first, middle + 2)))
-    tiles = [removed_light(item.residual) for item in derained]
-    frame, at = frames[middle], middle - first
-    rain_score = max(score_rain([tiles[at]]), derained[at].window.prepared.raindrop_score)
-    time_s = float(frame.pts * frame.time_base)
-    return _RawSample(
-        last - len(frames) + 1 + middle, time_s, rain_score, np.asarray(np.mean(tiles, axis=0), np.float32)
-    )
-
-
-def _judged(around: tuple[_RawSample | None, ...]) -> Sample:
-    """By itself; where that says nothing, with those around it that say nothing either."""
-    seen = around[NEIGHBOUR_SAMPLES]
-    assert seen is not None
-    silent = [other.removed_light for other in around if other and other.rain_score < BEGINS]
-    thin = score_thin_rain(silent) if seen.rain_score < BEGINS else 0.0
-    return Sample(seen.number, seen.time_s, max(seen.rain_score, thin))
-
-
-def rain_intervals(looks: list[Sample]) -> list[RainInterval]:
-    """The weather by hysteresis.
-
-    A spell of rain begins at the last look before the one that saw it, so that its first drops are not missed, and
-    ends at the first dry look after the last that was not.
+    Returns:
+        Intervals that alternate and cover the clip; empty where there are no samples.
     """
-    rainy = _by_hysteresis([look.rain_score for look in looks])
-    wide = [*(now or after for now, after in pairwise(rainy)), *rainy[-1:]]
+    rainy = _apply_hysteresis([sample.rain_score for sample in samples])
+    widened = [*(now or after for now, after in pairwise(rainy)), *rainy[-1:]]
     found: list[RainInterval] = []
-    for is_rainy, group in groupby(zip(looks, wide, strict=True), key=lambda pair: pair[1]):
-        inside = [look for look, _ in group]
+    for is_rain, group in groupby(zip(samples, widened, strict=True), key=lambda pair: pair[1]):
+        inside = [sample for sample, _ in group]
         first, begin_s = (inside[0].number, inside[0].time_s) if found else (0, min(0.0, inside[0].time_s))
-        found.append(RainInterval(first, begin_s, is_rainy, sum(look.rain_score for look in inside) / len(inside)))
+        rain_score = sum(sample.rain_score for sample in inside) / len(inside)
+        found.append(RainInterval(first=first, begin_s=begin_s, rainy=is_rain, rain_score=rain_score))
     return found
 
 
-def _by_hysteresis(presences: list[float]) -> list[bool]:
-    rainy, dry_looks, states = False, 0, []
-    for rain_score in presences:
-        dry_looks = dry_looks + 1 if rain_score <= ENDS else 0
-        rainy = rain_score >= BEGINS or (rainy and dry_looks < DRY_SAMPLES)
-        states.append(rainy)
-    return states
-
-
-def is_rainy(found: list[RainInterval], number: int) -> bool:
-    """Whether frame `number` is in a spell of rain."""
-    begun = [interval for interval in found if interval.first <= number]
+def is_rainy(intervals: list[RainInterval], number: int) -> bool:
+    """Whether frame `number` is in a rainy interval."""
+    begun = [interval for interval in intervals if interval.first <= number]
     return bool(begun) and begun[-1].rainy
 
 
 def by_interval(
-    frames: Iterable[Frame], found: list[RainInterval], first: int = 0
+    frames: Iterable[Frame], intervals: list[RainInterval], first: int = 0
 ) -> Iterator[tuple[bool, Iterator[Frame]]]:
-    """Frames in order, together as long as the weather lasts: whether it rains, and the frames.
+    """Group frames by interval.
 
     Args:
-        frames: of the clip, from frame number `first` on.
-        found: the clip's weather.
-        first: see above.
+        frames: of the clip, in order, from frame number `first` on.
+        intervals: of the clip.
+        first: number of the first frame.
+
+    Returns:
+        For each interval, whether it is rainy, and its frames; each group has to be used up before the next.
     """
     numbered = enumerate(frames, first)
-    for rainy, group in groupby(numbered, key=lambda pair: is_rainy(found, pair[0])):
+    for rainy, group in groupby(numbered, key=lambda pair: is_rainy(intervals, pair[0])):
         yield rainy, (frame for _, frame in group)
+
+
+@dataclass(frozen=True, slots=True)
+class _RawSample:
+    """A sample before its neighbours are considered, with the light removed from each tile."""
+
+    number: int
+    time_s: float
+    rain_score: float
+    removed_light: LightByTile
+
+
+def _sample(frames: list[Frame], last: int, align: Align, network: RunNetwork) -> _RawSample:
+    """Take one sample from successive frames.
+
+    Args:
+        frames: up to `SAMPLE_FRAMES`.
+        last: number of the last of them.
+        align: see `scan`.
+        network: see `scan`.
+    """
+    middle = len(frames) // 2
+    first = max(0, middle - 1)
+    restored = list(network(islice(align(frames), first, middle + 2)))
+    light = [removed_light(item.residual) for item in restored]
+    centre = middle - first
+    return _RawSample(
+        number=last - len(frames) + 1 + middle,
+        time_s=float(frames[middle].pts * frames[middle].time_base),
+        rain_score=max(score_rain([light[centre]]), restored[centre].raindrop_score),
+        removed_light=np.asarray(np.mean(light, axis=0), np.float32),  # (6, 8)
+    )
+
+
+def _score(around: tuple[_RawSample | None, ...]) -> Sample:
+    """The sample's own score; where it is low, the score of thin rain over all neighbours with a low score."""
+    sample = around[NEIGHBOUR_SAMPLES]
+    assert sample is not None
+    low = [other.removed_light for other in around if other and other.rain_score < BEGINS]
+    thin = score_thin_rain(low) if sample.rain_score < BEGINS else 0.0
+    return Sample(sample.number, sample.time_s, max(sample.rain_score, thin))
+
+
+def _apply_hysteresis(rain_scores: list[float]) -> list[bool]:
+    rainy, dry_samples, states = False, 0, []
+    for rain_score in rain_scores:
+        dry_samples = dry_samples + 1 if rain_score <= ENDS else 0
+        rainy = rain_score >= BEGINS or (rainy and dry_samples < DRY_SAMPLES)
+        states.append(rainy)
+    return states

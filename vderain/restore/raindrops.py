@@ -1,9 +1,9 @@
-"""Drops on the windshield: frames as they came enter, frames as through a wiped glass leave.
+"""Removes raindrops on the windshield with a second, single-frame network.
 
-Drops are larger than streaks and stay where they are, so neighbours know no more of what is behind them than the frame
-itself: a generator of its own looks at each frame alone, made as small as the pictures that it learned from. What it
-would add is believed as far as it lasts, since what is mistaken for a drop moves with the street; then it is enlarged.
-While the glass is dry in most of its parts, nothing is added.
+Raindrops are larger than streaks and stay where they are, so neighbouring frames do not show what is behind them. A
+network of their own restores each frame by itself, downscaled to the size of its training images. Its residual is
+filtered by a temporal median, since what is mistaken for a drop moves with the street; then it is upscaled. While the
+glass is dry in most parts of the frame, nothing is added.
 """
 
 from collections.abc import Iterable, Iterator
@@ -13,112 +13,105 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.restore.flow import Picture, flow_luma
+from vderain.restore.flow import flow_luma
+from vderain.restore.frames import WINDOW, Picture, PreparedFrame, Residual, add_to_rgb
 from vderain.restore.inference import NetworkRunner
-from vderain.restore.median_baseline import median_of_five
-from vderain.restore.rain_detection import by_tile
+from vderain.restore.rain_detection import mean_by_tile
 from vderain.restore.still_image import flip_ensemble
-from vderain.restore.window import WINDOW, PreparedFrame, Residual, single_frame_window
-from vderain.runtime.threads import Timed, ordered_map, sliding_window, untimed
+from vderain.restore.window import median_of_five
+from vderain.runtime.profiling import stage
+from vderain.runtime.threads import ordered_map, sliding_window
 
-MAX_LINES = 360  # of the shorter side, at most
-IGNORED_LEVELS = 2.0  # a smaller change is no drop
-AROUND_PX, SOFT_PX = 81, 5  # what is seen there bounds what is guessed: larger than a drop, and without its rim
-# Mean change of the median tile. Dry clips and pictures stay below .01; a few soft drops make .3, a glass full of small
-# ones more than 1.
+MAX_LINES = 360  # of the shorter side, for the network
+IGNORED_LEVELS = 2.0  # a smaller change is not a drop
+SURROUNDINGS_PX, SOFT_PX = 81, 5  # the colours found there bound the residual: wider than a drop, and without its rim
+# Mean change of the median tile, in levels of 255. Dry clips and images stay below .01; a few soft drops make .3, a
+# glass full of small ones more than 1.
 DRY_LEVELS, WET_LEVELS = 0.1, 0.25
-# In a picture by itself nothing can be seen to last, and dots of a pattern may pass for drops: more is asked for.
-LONE_DRY_LEVELS, LONE_WET_LEVELS = 0.35, 0.6
-
-
-def raindrop_level(residual: NDArray[np.floating]) -> float:
-    """How much the drops on a glass change the picture: the mean over the median tile, in levels of 255.
-
-    Args:
-        residual: (H, W, 3) in 0..1 units, what the drops' generator would add.
-    """
-    changed = np.abs(residual).max(axis=2).astype(np.float32) * np.float32(255)
-    return float(np.median(by_tile(changed, IGNORED_LEVELS)))
+# In a still image nothing can be seen to last, and dots of a pattern may pass for drops, so the thresholds are higher.
+STILL_DRY_LEVELS, STILL_WET_LEVELS = 0.35, 0.6
 
 
 class RaindropRemover:
-    """Takes drops off the glass.
+    """Removes raindrops from frames.
 
     Args:
-        network: with the generator for drops, which looks at one frame.
-        guarded: leave frames behind dry glass as they are, to the bit.
+        network: with the raindrop generator, whose window is 1.
+        skip_dry: leave frames behind dry glass as they are, to the bit.
     """
 
-    def __init__(self, network: NetworkRunner, guarded: bool = True) -> None:
-        self._derainer, self._guarded = network, guarded
+    def __init__(self, network: NetworkRunner, skip_dry: bool = True) -> None:
+        self._network, self._skip_dry = network, skip_dry
 
-    def __call__(
-        self, sights: Iterable[PreparedFrame], workers: int, radius: int, timed: Timed = untimed
-    ) -> Iterator[PreparedFrame]:
-        """Sights through a wiped glass, in order.
+    def __call__(self, frames: Iterable[PreparedFrame], workers: int, radius: int) -> Iterator[PreparedFrame]:
+        """The frames without raindrops, in order.
 
         Args:
-            sights: of one clip.
-            workers: threads.
-            radius: frames of its shot before and after in which a drop has to be too.
-            timed: counts the time.
+            frames: of one clip.
+            workers: number of threads.
+            radius: frames of the same shot before and after in which a drop has to be as well.
         """
-        on_cpu = self._derainer.place.device.type == "cpu"
-        seen = ordered_map(timed("drops", self._seen), sights, workers if on_cpu else 1)
-        return ordered_map(timed("drops", self._wiped), sliding_window(seen, radius), workers)
+        detected = ordered_map(self._detect, frames, workers if self._network.on_cpu else 1)
+        return ordered_map(self._remove, sliding_window(detected, radius), workers)
 
-    def _seen(self, prepared: PreparedFrame) -> tuple[PreparedFrame, Residual]:
-        """With what the generator would add, at its own size; there is time for a single picture."""
-        height_px, width_px = prepared.rgb.shape[:2]
+    @stage("raindrops")
+    def _detect(self, frame: PreparedFrame) -> tuple[PreparedFrame, Residual]:
+        """The frame with the network's residual, at the network's size."""
+        height_px, width_px = frame.rgb.shape[:2]
         scale = min(1.0, MAX_LINES / min(height_px, width_px))
         size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
-        small = cv2.resize(prepared.rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else prepared.rgb
-        picture = np.asarray(small, np.uint8)
-        if prepared.is_still_image:
-            residual = flip_ensemble(prepared, picture, self._derainer)
-        else:
-            residual = self._derainer.picture(single_frame_window(replace(prepared, rgb=picture)))
-        return prepared, bounded(picture, residual) if raindrop_level(residual) > DRY_LEVELS / 2 else residual
+        small = cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else frame.rgb
+        rgb = np.asarray(small, np.uint8)  # (h, w, 3)
+        residual = flip_ensemble(rgb, self._network) if frame.is_still_image else self._network.restore_image(rgb)
+        return frame, bounded(rgb, residual) if raindrop_level(residual) > DRY_LEVELS / 2 else residual
 
-    def _wiped(self, around: tuple[tuple[PreparedFrame, Residual] | None, ...]) -> PreparedFrame:
+    @stage("raindrops")
+    def _remove(self, around: tuple[tuple[PreparedFrame, Residual] | None, ...]) -> PreparedFrame:
+        """Add what is in most residuals of a sliding window to the frame in its middle."""
         middle = around[len(around) // 2]
         assert middle is not None
-        prepared, _ = middle
-        lasting = _lasting([change for other, change in filter(None, around) if other.shot == prepared.shot])
-        dry, drenched = (LONE_DRY_LEVELS, LONE_WET_LEVELS) if prepared.is_still_image else (DRY_LEVELS, WET_LEVELS)
-        raindrop_score = (raindrop_level(lasting) - dry) / (drenched - dry) if self._guarded else 1.0
-        if raindrop_score <= 0:
-            return prepared
-        raindrop_residual = (lasting * np.float32(min(1.0, raindrop_score))).astype(np.float16)
-        change = enlarged(raindrop_residual, height_px=prepared.rgb.shape[0], width_px=prepared.rgb.shape[1])
-        rgb = np.asarray(cv2.add(prepared.rgb, change * np.float32(255), dtype=cv2.CV_8U), np.uint8)
-        return replace(
-            prepared,
-            rgb=rgb,
-            small=flow_luma(rgb),
-            raindrop_residual=raindrop_residual,
-            raindrop_score=min(1.0, raindrop_score),
-        )
+        frame, _ = middle
+        lasting = _temporal_median([residual for other, residual in filter(None, around) if other.shot == frame.shot])
+        dry, wet = (STILL_DRY_LEVELS, STILL_WET_LEVELS) if frame.is_still_image else (DRY_LEVELS, WET_LEVELS)
+        score = min(1.0, (raindrop_level(lasting) - dry) / (wet - dry)) if self._skip_dry else 1.0
+        if score <= 0:
+            return frame
+        residual = (lasting * np.float32(score)).astype(np.float16)  # (h, w, 3)
+        rgb = add_to_rgb(frame.rgb, upscaled(residual, *frame.rgb.shape[:2]))
+        return replace(frame, rgb=rgb, luma=flow_luma(rgb), raindrop_residual=residual, raindrop_score=score)
 
 
-def bounded(picture: Picture, residual: Residual) -> Residual:
-    """As much of a residual as makes nothing brighter, darker or more colourful than what is seen around it.
+def raindrop_level(residual: NDArray[np.floating]) -> float:
+    """How much the raindrops on a glass change the frame: the mean over the median tile, in levels of 255.
 
     Args:
-        picture: (H, W, 3) uint8.
-        residual: (H, W, 3) in 0..1 units.
+        residual: (H, W, 3) in 0..1 units, of the raindrop network.
     """
-    rgb = picture.astype(np.float32) * np.float32(1 / 255)
-    before = cv2.cvtColor(rgb, cv2.COLOR_RGB2YCrCb)
-    change = cv2.cvtColor(rgb + residual.astype(np.float32), cv2.COLOR_RGB2YCrCb) - before
-    soft, around = cv2.blur(before, (SOFT_PX, SOFT_PX)), np.ones((AROUND_PX, AROUND_PX), np.uint8)
-    allowed = np.clip(before + change, cv2.erode(soft, around), cv2.dilate(soft, around)) - before
+    changed = np.abs(residual).max(axis=2).astype(np.float32) * np.float32(255)
+    return float(np.median(mean_by_tile(changed, IGNORED_LEVELS)))
+
+
+def bounded(rgb: Picture, residual: Residual) -> Residual:
+    """Limit a residual so that nothing becomes brighter, darker or more colourful than its surroundings.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        residual: (H, W, 3) in 0..1 units.
+
+    Returns:
+        (H, W, 3) float16 in 0..1 units.
+    """
+    unit = rgb.astype(np.float32) * np.float32(1 / 255)
+    before = cv2.cvtColor(unit, cv2.COLOR_RGB2YCrCb)  # (H, W, 3)
+    change = cv2.cvtColor(unit + residual.astype(np.float32), cv2.COLOR_RGB2YCrCb) - before
+    soft, kernel = cv2.blur(before, (SOFT_PX, SOFT_PX)), np.ones((SURROUNDINGS_PX, SURROUNDINGS_PX), np.uint8)
+    allowed = np.clip(before + change, cv2.erode(soft, kernel), cv2.dilate(soft, kernel)) - before
     allowed = np.clip(allowed, np.minimum(change, 0), np.maximum(change, 0))
-    return np.asarray(cv2.cvtColor(before + allowed, cv2.COLOR_YCrCb2RGB) - rgb, np.float16)
+    return np.asarray(cv2.cvtColor(before + allowed, cv2.COLOR_YCrCb2RGB) - unit, np.float16)
 
 
-def _lasting(residuals: list[Residual]) -> NDArray[np.float32]:
-    """(H, W, 3), the median of what is there in each of several frames."""
+def _temporal_median(residuals: list[Residual]) -> NDArray[np.float32]:
+    """(h, w, 3) float32, the element-wise median."""
     parts = [part.astype(np.float32) for part in residuals]
     if len(parts) == 1:
         return parts[0]
@@ -127,9 +120,18 @@ def _lasting(residuals: list[Residual]) -> NDArray[np.float32]:
     return np.median(parts, axis=0).astype(np.float32)  # at the ends of a shot
 
 
-def enlarged(raindrop_residual: Residual, height_px: int, width_px: int) -> NDArray[np.float32]:
-    """(height_px, width_px, 3), what a wiper added, at the size of the frame."""
-    change = raindrop_residual.astype(np.float32)
+def upscaled(residual: Residual, height_px: int, width_px: int) -> NDArray[np.float32]:
+    """A raindrop residual at the size of its frame.
+
+    Args:
+        residual: (h, w, 3) in 0..1 units.
+        height_px: of the frame.
+        width_px: of the frame.
+
+    Returns:
+        (height_px, width_px, 3) float32.
+    """
+    change = residual.astype(np.float32)
     if change.shape[:2] == (height_px, width_px):
         return change
     return np.asarray(cv2.resize(change, (width_px, height_px), interpolation=cv2.INTER_CUBIC), np.float32)

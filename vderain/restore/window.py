@@ -1,267 +1,154 @@
-"""Evidence from neighbouring frames: frames enter, windows of aligned neighbours leave.
+"""Aligns each frame's neighbours to it by optical flow.
 
 Flow is computed once for each pair of frames and serves both directions.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from typing import Literal
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.media.colour import to_rgb8
 from vderain.media.frame import Frame
-from vderain.restore.flow import ConsistentFlow, FlowEstimator, Luma, Picture, align, consistent_flow, flow_luma
-from vderain.runtime.threads import Timed, ordered_map, sliding_window, untimed
+from vderain.restore.flow import FlowEstimator, align, consistent_flow
+from vderain.restore.frames import RADIUS, WINDOW, AlignedWindow, ConsistentFlow, FlowPair, Picture, PreparedFrame
+from vderain.restore.prepare import prepare_frame, prepare_frames
+from vderain.runtime.profiling import stage
+from vderain.runtime.threads import ordered_map, sliding_window
 
-RADIUS = 2
-WINDOW = 2 * RADIUS + 1
-OFFSETS = (-2, -1, 1, 2)
-CUT_LEVELS = 28.0  # mean difference of two thumbnails, in luma levels, that no camera motion makes
-UNLIKE_LEVELS, UNLIKE = 12.0, 0.45  # or of their median place, where they correlate no better than strangers do
-THUMBNAIL_PX = (32, 18)
-
-Temporal = Literal["off", "light", "strong", "only"]
-TEMPORAL_MODES: tuple[Temporal, ...] = ("off", "light", "strong", "only")
-
-
-@dataclass(frozen=True, slots=True)
-class PreparedFrame:
-    """A frame as the evidence stages see it.
-
-    Attributes:
-        frame: the decoded frame.
-        rgb: (H, W, 3) uint8, without drops on the windshield where a wiper took them off.
-        small: (h, w) uint8 luma that flow is computed on.
-        raindrop_residual: (h, w, 3) half floats in 0..1 units, what raindrop removal added, not yet enlarged; or None.
-        raindrop_score: how sure it was of drops on the glass, 0 to 1.
-        shot: number of the shot that it is in, from the first frame looked at.
-        is_still_image: whether it is all of that shot: a picture that is no clip.
-    """
-
-    frame: Frame
-    rgb: Picture
-    small: Luma
-    raindrop_residual: "Residual | None" = None
-    raindrop_score: float = 0.0
-    shot: int = 0
-    is_still_image: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class FrameWithFlow:
-    """A sight, its number, and the flows between it and the frames before it.
-
-    Attributes:
-        back: for one and two frames before, (from this to that, from that to this), or None across a cut or the start.
-    """
-
-    prepared: PreparedFrame
-    number: int
-    back: tuple["Flows | None", "Flows | None"]
-
-
-Flows = tuple[NDArray[np.float32], NDArray[np.float32]]
-Residual = NDArray[np.float16]
-
-
-@dataclass(frozen=True, slots=True)
-class AlignedWindow:
-    """A centre frame and what its neighbours say about it.
-
-    Attributes:
-        prepared: the centre.
-        number: of the centre in the clip, from 0.
-        sources: which frames stand in the four neighbour places; the centre's own number where there is none.
-        flows_to_neighbours: from the centre to each of them; None for the centre itself. Empty where not kept.
-        aligned: (5, H, W, 3) uint8, in time order, the centre in the middle.
-        confidence: (H, W) uint8, mean trust of the four neighbours.
-    """
-
-    prepared: PreparedFrame
-    number: int
-    sources: tuple[int, ...]
-    flows_to_neighbours: tuple[ConsistentFlow | None, ...]
-    aligned: NDArray[np.uint8]
-    confidence: NDArray[np.uint8]
-
-    def without_pixels(self) -> "AlignedWindow":
-        """Without the aligned pictures: what is left to know once they have been seen."""
-        nothing = np.empty(0, np.uint8)
-        return replace(self, aligned=nothing, confidence=nothing)
-
-
-def prepare_frame(frame: Frame, turns: int = 0) -> PreparedFrame:
-    """A frame as RGB, turned upright: rain falls down, and so the network learned it.
-
-    Args:
-        frame: as decoded.
-        turns: quarter turns counter-clockwise that a player makes before showing it.
-    """
-    rgb = np.ascontiguousarray(np.rot90(to_rgb8(frame), turns))
-    return PreparedFrame(frame, rgb, flow_luma(rgb))
-
-
-def single_frame(frame: Frame, turns: int = 0) -> AlignedWindow:
-    """A frame without neighbours: itself five times over."""
-    return single_frame_window(prepare_frame(frame, turns))
-
-
-def single_frame_window(prepared: PreparedFrame) -> AlignedWindow:
-    """The same of what is seen of it already."""
-    height_px, width_px = prepared.rgb.shape[:2]
-    aligned = np.broadcast_to(prepared.rgb, (WINDOW, height_px, width_px, 3))
-    confidence = np.full((height_px, width_px), 255, np.uint8)
-    return AlignedWindow(prepared, 0, (0,) * 4, (None,) * 4, aligned, confidence)
-
-
-def prepare_frames(
-    frames: Iterable[Frame], workers: int, turns: int = 0, timed: Timed = untimed
-) -> Iterator[PreparedFrame]:
-    """Every frame as the evidence stages see it; see `windows` for the arguments."""
-    return _in_shots(ordered_map(timed("colour", partial(prepare_frame, turns=turns)), frames, workers))
-
-
-def _in_shots(seen: Iterable[PreparedFrame]) -> Iterator[PreparedFrame]:
-    """Each sight with its shot. Whether it is alone there shows when the next one is seen."""
-    shot, begins = 0, True
-    held: PreparedFrame | None = None
-    for prepared in seen:
-        if held is not None:
-            ends = held.rgb.shape != prepared.rgb.shape or is_cut(held.small, prepared.small)
-            yield replace(held, shot=shot, is_still_image=begins and ends)
-            shot, begins = shot + ends, ends
-        held = prepared
-    if held is not None:
-        yield replace(held, shot=shot, is_still_image=begins)
+OFFSETS = (-2, -1, 1, 2)  # of the four neighbours, in frames
 
 
 def windows(
-    frames: Iterable[Frame], workers: int, turns: int = 0, timed: Timed = untimed, keep_flows: bool = True
+    frames: Iterable[Frame], workers: int, rotation_quarters: int = 0, keep_flows: bool = True
 ) -> Iterator[AlignedWindow]:
-    """`windows_of` the sights of frames.
+    """Prepare and align decoded frames.
 
     Args:
-        frames: of one clip.
-        workers: threads.
-        turns: see `look`.
-        timed: counts the time.
-        keep_flows: for `steady`, which aligns once more.
+        frames: of one clip, in order.
+        workers: number of threads.
+        rotation_quarters: see `prepare_frames`.
+        keep_flows: see `align_windows`.
     """
-    return align_windows(prepare_frames(frames, workers, turns, timed), workers, timed, keep_flows)
+    return align_windows(prepare_frames(frames, workers, rotation_quarters), workers, keep_flows)
 
 
-def align_windows(
-    seen: Iterable[PreparedFrame], workers: int, timed: Timed = untimed, keep_flows: bool = True
-) -> Iterator[AlignedWindow]:
-    """Every frame with its two neighbours on each side, aligned to it; none from another shot.
+def align_windows(frames: Iterable[PreparedFrame], workers: int, keep_flows: bool = True) -> Iterator[AlignedWindow]:
+    """Align the two neighbours on each side of every frame to it; neighbours of another shot are not used.
 
     Where a shot begins or ends, the neighbours on the other side stand in for the missing ones.
 
     Args:
-        seen: of one clip.
-        workers: threads.
-        timed: counts the time.
-        keep_flows: for `steady`, which aligns once more.
+        frames: of one clip, in order.
+        workers: number of threads.
+        keep_flows: keep the flows in the windows, for a temporal filter that does not compute its own.
     """
-    linked = ordered_map(timed("flow", _add_flow), _numbered(seen), workers)
-    aligned = partial(_window, keep_flows=keep_flows)
-    return ordered_map(timed("align", aligned), sliding_window(linked, RADIUS), workers)
+    with_flow = ordered_map(_add_flow, _with_previous(frames), workers)
+    return ordered_map(partial(_align, keep_flows=keep_flows), sliding_window(with_flow, RADIUS), workers)
 
 
-def _numbered(
-    seen: Iterable[PreparedFrame],
-) -> Iterator[tuple[int, tuple[PreparedFrame, PreparedFrame | None, PreparedFrame | None]]]:
-    """Each sight with its number and the up to two before it in its shot."""
-    before: list[PreparedFrame] = []
-    for number, prepared in enumerate(seen):
-        if before and before[-1].shot != prepared.shot:
-            before = []
-        yield number, (prepared, before[-1] if before else None, before[-2] if len(before) > 1 else None)
-        before = [*before[-1:], prepared]
+def single_frame(frame: Frame) -> AlignedWindow:
+    """The window of a decoded frame without neighbours."""
+    return single_frame_window(prepare_frame(frame))
 
 
-def is_cut(previous: Luma, current: Luma) -> bool:
-    """Whether a new shot begins between two frames of one size."""
-    first, second = (cv2.resize(x, THUMBNAIL_PX, interpolation=cv2.INTER_AREA) for x in (previous, current))
-    difference = cv2.absdiff(first, second)
-    unlike = float(np.median(difference)) > UNLIKE_LEVELS and _correlation(first, second) < UNLIKE
-    return unlike or float(difference.mean()) > CUT_LEVELS
+def single_frame_window(frame: PreparedFrame) -> AlignedWindow:
+    """The window of a frame without neighbours: the frame itself in all five places."""
+    aligned, confidence = repeat_frame(frame.rgb)
+    return AlignedWindow(frame, (frame.number,) * 4, (None,) * 4, aligned, confidence)
 
 
-def _correlation(first: NDArray[np.generic], second: NDArray[np.generic]) -> float:
-    """Of two thumbnails, -1 to 1; nearly flat ones correlate with nothing."""
-    a, b = (part.astype(np.float32) - np.float32(part.mean()) for part in (first, second))
-    return float((a * b).mean() / ((a.std() + 2) * (b.std() + 2)))
+def repeat_frame(rgb: Picture) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """The pixels of a window without neighbours.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+
+    Returns:
+        (5, H, W, 3) uint8, a read-only view of `rgb`, and (H, W) uint8, full confidence.
+    """
+    return np.broadcast_to(rgb, (WINDOW, *rgb.shape)), np.full(rgb.shape[:2], 255, np.uint8)
 
 
-def _add_flow(item: tuple[int, tuple[PreparedFrame, PreparedFrame | None, PreparedFrame | None]]) -> FrameWithFlow:
-    """Flows from a frame to those before it, both ways."""
-    number, (prepared, once, twice) = item
-    estimator = FlowEstimator()  # DIS keeps buffers between calls: one a thread at a time
+_T = TypeVar("_T", np.uint8, np.float32)
 
-    def flows(other: PreparedFrame | None) -> Flows | None:
+
+def median_of_five(arrays: list[NDArray[_T]]) -> NDArray[_T]:
+    """Element-wise median of five arrays of one shape.
+
+    Uses the comparisons of a selection network; sorting every pixel is ten times slower.
+    """
+    a, b, c, d, e = arrays
+    low = cv2.max(cv2.min(a, b), cv2.min(c, d))
+    high = cv2.min(cv2.max(a, b), cv2.max(c, d))
+    return np.asarray(cv2.max(cv2.min(low, high), cv2.min(cv2.max(low, high), e)), dtype=e.dtype)
+
+
+_WithPrevious = tuple[PreparedFrame, PreparedFrame | None, PreparedFrame | None]
+
+
+def _with_previous(frames: Iterable[PreparedFrame]) -> Iterator[_WithPrevious]:
+    """Each frame with the up to two frames before it in its shot, the nearest first."""
+    previous: list[PreparedFrame] = []
+    for frame in frames:
+        if previous and previous[-1].shot != frame.shot:
+            previous = []
+        yield frame, previous[-1] if previous else None, previous[-2] if len(previous) > 1 else None
+        previous = [*previous[-1:], frame]
+
+
+@stage("flow")
+def _add_flow(frames: _WithPrevious) -> PreparedFrame:
+    """Compute the flows between a frame and those before it, in both directions."""
+    frame, one_before, two_before = frames
+    estimator = FlowEstimator()  # DIS keeps buffers between calls, so each call in a thread needs its own
+
+    def flows(other: PreparedFrame | None) -> FlowPair | None:
         if other is None:
             return None
-        return estimator.flow(prepared.small, other.small), estimator.flow(other.small, prepared.small)
+        return estimator.flow(frame.luma, other.luma), estimator.flow(other.luma, frame.luma)
 
-    return FrameWithFlow(prepared, number, (flows(once), flows(twice)))
+    return replace(frame, flows_to_previous=(flows(one_before), flows(two_before)))
 
 
-def _window(around: tuple[FrameWithFlow | None, ...], keep_flows: bool) -> AlignedWindow:
+@stage("align")
+def _align(around: tuple[PreparedFrame | None, ...], keep_flows: bool) -> AlignedWindow:
+    """Align the neighbours of the frame in the middle of a sliding window."""
     centre = around[RADIUS]
     assert centre is not None
-    prepared = centre.prepared
-    found = {offset: _motion(around, offset) for offset in OFFSETS}
-    sources, flows_to_neighbours, aligned = [], [], [prepared.rgb]
-    confidence = np.zeros(prepared.small.shape, np.float32)
+    flow_by_offset = {offset: _flow_to_neighbour(around, offset) for offset in OFFSETS}
+    sources: list[int] = []
+    flows: list[ConsistentFlow | None] = []
+    aligned: list[Picture] = []
+    confidence = np.zeros(centre.luma.shape, np.float32)  # (h, w)
     for offset in OFFSETS:
-        used = offset if found[offset] else -offset
-        field, neighbour = found[used], around[RADIUS + used]
-        sources.append(centre.number + used if field else centre.number)
-        flows_to_neighbours.append(field)
-        aligned.append(align(prepared.rgb, neighbour.prepared.rgb, field) if field and neighbour else prepared.rgb)
-        confidence += (field.confidence if field else np.uint8(255)) / np.float32(4)
-    _, before2, before1, after1, after2 = aligned
-    full = cv2.resize(confidence, prepared.rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR).astype(np.uint8)
-    stacked = np.stack([before2, before1, prepared.rgb, after1, after2])
+        used = offset if flow_by_offset[offset] else -offset
+        flow, neighbour = flow_by_offset[used], around[RADIUS + used]
+        sources.append(centre.number + used if flow else centre.number)
+        flows.append(flow)
+        aligned.append(align(centre.rgb, neighbour.rgb, flow) if flow and neighbour else centre.rgb)  # (H, W, 3)
+        confidence += (flow.confidence if flow else np.uint8(255)) / np.float32(len(OFFSETS))
+    full_size = cv2.resize(confidence, centre.rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)  # (H, W)
     return AlignedWindow(
-        prepared, centre.number, tuple(sources), tuple(flows_to_neighbours) if keep_flows else (), stacked, full
+        centre=replace(centre, flows_to_previous=(None, None)),  # not needed any more, and large
+        sources=tuple(sources),
+        flows_to_neighbours=tuple(flows) if keep_flows else (),
+        aligned=np.stack([*aligned[:RADIUS], centre.rgb, *aligned[RADIUS:]]),  # (5, H, W, 3)
+        confidence=full_size.astype(np.uint8),
     )
 
 
-def _motion(around: tuple[FrameWithFlow | None, ...], offset: int) -> ConsistentFlow | None:
-    """From the centre to the neighbour `offset` frames later, or None where there is none in this scene."""
+def _flow_to_neighbour(around: tuple[PreparedFrame | None, ...], offset: int) -> ConsistentFlow | None:
+    """Flow from the centre to the frame `offset` later; None where there is none in this shot."""
     centre, neighbour = around[RADIUS], around[RADIUS + offset]
     if centre is None or neighbour is None:
         return None
     later = centre if offset < 0 else neighbour
-    flows = later.back[abs(offset) - 1]
+    flows = later.flows_to_previous[abs(offset) - 1]
     if flows is None:
         return None
     forward, backward = flows if offset < 0 else flows[::-1]
-    return consistent_flow(centre.prepared.small, neighbour.prepared.small, forward, backward)
-
-
-@dataclass(frozen=True, slots=True)
-class Restoration:
-    """A window and what is to be added to its centre.
-
-    Attributes:
-        window: what was looked at.
-        residual: (H, W, 3) half floats in 0..1 units: finer than a twelve-bit code wherever it is below a quarter.
-        rain_score: of rain, from 0, dry, to 1, as the guard judged it: whatever is added later is scaled by it.
-    """
-
-    window: AlignedWindow
-    residual: Residual
-    rain_score: float = 1.0
-
-    @property
-    def rgb(self) -> Picture:
-        """(H, W, 3) uint8, the centre with the residual added."""
-        change = self.residual.astype(np.float32) * 255
-        return np.asarray(cv2.add(self.window.prepared.rgb, change, dtype=cv2.CV_8U), dtype=np.uint8)  # rounds, clips
+    return consistent_flow(centre.luma, neighbour.luma, forward, backward)

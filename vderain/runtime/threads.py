@@ -1,104 +1,56 @@
-"""Work done by several threads, in order: iterators enter and leave, nothing else of the program knows of threads.
+"""Ordered multithreading for iterators: parallel map, read-ahead and sliding windows.
 
-On a CPU whole frames are worked on side by side, each by one thread. Splitting one frame over all cores instead loses
-its time at the barriers between layers as soon as anything else runs, and decoding and encoding always run.
+On a CPU whole frames are processed side by side, one thread each. Splitting one frame over all cores instead loses
+time at the barriers between layers whenever anything else runs, and decoding and encoding always run.
+
+Worker threads run in a copy of the caller's context, so that context variables (see `profiling`) reach them.
 """
 
-import ctypes
-import os
-import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextlib import suppress
-from threading import Event, Lock
-from typing import Protocol, TypeVar
+from contextvars import copy_context
+from threading import Event
+from typing import TypeVar
 
 T = TypeVar("T")
 U = TypeVar("U")
 
 
-M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h
-LARGE_BYTES = 4 * 2**20
-
-
-def configure_malloc() -> None:
-    """Keep freed pictures from staying resident.
-
-    Pictures of many sizes are made by one thread and freed by another, so that heaps fill with holes. Two settings of
-    glibc prevent it: one heap instead of one for each thread, and large blocks outside it, gone as soon as they are
-    freed. Mapping those anew costs little in huge pages, which torch asks for where it is told to. Where there is no
-    glibc nothing happens.
-    """
-    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
-    with suppress(AttributeError, OSError, TypeError):
-        libc = ctypes.CDLL(None)
-        libc.mallopt(M_ARENA_MAX, 1)
-        libc.mallopt(M_MMAP_THRESHOLD, LARGE_BYTES)
-
-
-def trim_memory() -> None:
-    """Hand the holes in the heap back to the system: between large pictures of many sizes they add up.
-
-    Costs some milliseconds. Where there is no glibc nothing happens.
-    """
-    with suppress(AttributeError, OSError, TypeError):
-        ctypes.CDLL(None).malloc_trim(0)
-
-
-class StageClock:
-    """Processor time by stage, whichever threads worked for it."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._lock = Lock()
-
-    def timed(self, stage: str, function: Callable[[T], U]) -> Callable[[T], U]:
-        """The same function, its time counted to a stage."""
-
-        def counted(item: T) -> U:
-            started_s = time.thread_time()
-            try:
-                return function(item)
-            finally:
-                with self._lock:
-                    self.seconds[stage] = self.seconds.get(stage, 0.0) + time.thread_time() - started_s
-
-        return counted
-
-
-class Timed(Protocol):
-    """`StageClock.timed`, or `untimed`."""
-
-    def __call__(self, stage: str, function: Callable[[T], U], /) -> Callable[[T], U]: ...
-
-
-def untimed(stage: str, function: Callable[[T], U]) -> Callable[[T], U]:
-    """The function itself, for those who do not want to know."""
-    return function
-
-
 def ordered_map(function: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
-    """``map`` by `workers` threads: results in the order of `items`, at most ``workers + 1`` of them waiting.
+    """``map`` with a pool of threads: results in the order of `items`, at most ``workers + 1`` in flight.
 
-    What `function` or `items` raises is raised here, where its result would have come.
+    An exception of `function` or `items` is raised where its result would have come.
+
+    Args:
+        function: called once for each item, in a worker thread.
+        items: consumed in the caller's thread, as results are taken.
+        workers: number of threads.
     """
-    waiting: deque[Future[U]] = deque()
+    in_flight: deque[Future[U]] = deque()
     with ThreadPoolExecutor(workers) as pool:
         try:
             for item in items:
-                waiting.append(pool.submit(function, item))
-                if len(waiting) > workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
+                in_flight.append(pool.submit(copy_context().run, function, item))
+                if len(in_flight) > workers:
+                    yield in_flight.popleft().result()
+            while in_flight:
+                yield in_flight.popleft().result()
         finally:
-            for future in waiting:
+            for future in in_flight:
                 future.cancel()
 
 
 def until_stopped(stop: Event, items: Iterable[T]) -> Iterator[T]:
-    """The same items until `stop` is set: then `CancelledError`, so that nobody works on for a result nobody wants."""
+    """The same items until `stop` is set.
+
+    Args:
+        stop: set by whoever consumes the results, see `prefetch`.
+        items: any items.
+
+    Raises:
+        CancelledError: `stop` is set; the exception ends every stage downstream.
+    """
     for item in items:
         if stop.is_set():
             raise CancelledError
@@ -106,16 +58,26 @@ def until_stopped(stop: Event, items: Iterable[T]) -> Iterator[T]:
 
 
 def prefetch(items: Iterable[T], count: int, stop: Event | None = None) -> Generator[T, None, None]:
-    """The same items, taken by a thread of their own up to `count` ahead of whoever asks; sets `stop` at the end."""
-    source = iter(items)
+    """The same items, read ahead by a thread of their own.
+
+    Args:
+        items: consumed in that thread.
+        count: items to read ahead; at least 1.
+        stop: set when the generator ends or is closed, so that a source under `until_stopped` ends as well.
+    """
+    source, context = iter(items), copy_context()
     end = object()
+
+    def read() -> T | object:
+        return context.run(lambda: next(source, end))
+
     waiting: deque[Future[T | object]] = deque()
     with ThreadPoolExecutor(1) as pool:
         try:
             for _ in range(max(1, count)):
-                waiting.append(pool.submit(next, source, end))
+                waiting.append(pool.submit(read))
             while (item := waiting.popleft().result()) is not end:
-                waiting.append(pool.submit(next, source, end))
+                waiting.append(pool.submit(read))
                 yield item  # type: ignore[misc]
         finally:
             if stop is not None:
@@ -125,15 +87,23 @@ def prefetch(items: Iterable[T], count: int, stop: Event | None = None) -> Gener
 
 
 def sliding_window(items: Iterable[T], radius: int) -> Iterator[tuple[T | None, ...]]:
-    """Each item with the `radius` before and after it, None past the ends: tuples of ``2 * radius + 1``."""
+    """Each item with its neighbours.
+
+    Args:
+        items: any items.
+        radius: neighbours on each side.
+
+    Returns:
+        Tuples of ``2 * radius + 1`` items with one item in the middle; None past the ends.
+    """
     window: deque[T | None] = deque([None] * (2 * radius + 1), maxlen=2 * radius + 1)
-    seen = 0
+    count = 0
     for item in items:
         window.append(item)
-        seen += 1
-        if seen > radius:
+        count += 1
+        if count > radius:
             yield tuple(window)
-    for ahead in range(radius):
+    for missing in range(radius):
         window.append(None)
-        if seen + ahead >= radius:
+        if count + missing >= radius:
             yield tuple(window)

@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vderain.evaluation.evaluate import frame_of
+from vderain.restore.frames import AlignedWindow as Aligned
 from vderain.restore.median_baseline import MedianGate, gated_median
-from vderain.restore.window import AlignedWindow as Aligned
 from vderain.restore.window import single_frame, windows
 from vderain.train.config import Data
 from vderain.train.data.images import Picture
@@ -131,7 +131,7 @@ def _towards(first: Aligned, second: Aligned) -> tuple[NDArray[np.float32], NDAr
     """(S, S, 2) pixels from one centre to the next, and (S, S) how far that is to be believed: not at all at a cut."""
     shape = first.confidence.shape
     field = first.flows_to_neighbours[NEXT]
-    if field is None or first.sources[NEXT] != second.number:
+    if field is None or first.sources[NEXT] != second.centre.number:
         return np.zeros((*shape, 2), np.float32), np.zeros(shape, np.uint8)
     scale = np.array([shape[1] / field.flow.shape[1], shape[0] / field.flow.shape[0]], np.float32)
     flow = cv2.resize(field.flow * scale, shape[::-1], interpolation=cv2.INTER_LINEAR)
@@ -142,6 +142,6 @@ def _towards(first: Aligned, second: Aligned) -> tuple[NDArray[np.float32], NDAr
 def _pseudo(window: Aligned) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """(S, S, 3) what the gate makes of a centre, and (S, S) how far to believe it: not at all without neighbours."""
     change = gated_median(np.ascontiguousarray(window.aligned), MedianGate()) * np.float32(255)
-    pseudo = np.asarray(cv2.add(window.prepared.rgb, change, dtype=cv2.CV_8U), np.uint8)
-    lonely = all(source == window.number for source in window.sources)
+    pseudo = np.asarray(cv2.add(window.centre.rgb, change, dtype=cv2.CV_8U), np.uint8)
+    lonely = all(source == window.centre.number for source in window.sources)
     return pseudo, np.zeros_like(window.confidence) if lonely else window.confidence

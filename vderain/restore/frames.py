@@ -1,0 +1,157 @@
+"""The records of one frame on its way through restoration: `PreparedFrame`, `AlignedWindow`, `Restoration`.
+
+Each stage takes one of these records and returns the next one. All of them are frozen: a stage that changes a frame
+makes a new record.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vderain.media.frame import Frame
+
+RADIUS = 2  # frames on each side of the centre that the network sees
+WINDOW = 2 * RADIUS + 1
+
+Picture = NDArray[np.uint8]  # (H, W, 3) RGB
+Luma = NDArray[np.uint8]  # (h, w), at the size at which flow is computed
+Residual = NDArray[np.float16]  # (H, W, 3) RGB in 0..1 units, to be added to a frame
+FlowPair = tuple[NDArray[np.float32], NDArray[np.float32]]  # (h, w, 2) each: from one frame to another, and back
+
+Temporal = Literal["off", "light", "strong", "only"]
+TEMPORAL_MODES: tuple[Temporal, ...] = ("off", "light", "strong", "only")
+
+
+@dataclass(frozen=True, slots=True)
+class ConsistentFlow:
+    """Optical flow from one frame to another, with its confidence.
+
+    Attributes:
+        flow: (h, w, 2) float32, x and y displacement in flow-size pixels.
+        confidence: (h, w) uint8, from 0 (occluded or lost) to 255 (forward and backward flow agree).
+    """
+
+    flow: NDArray[np.float32]
+    confidence: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedFrame:
+    """A decoded frame, converted for restoration.
+
+    Attributes:
+        frame: the decoded frame.
+        rgb: (H, W, 3) uint8, upright. The raindrop stage replaces it by the frame without raindrops.
+        luma: (h, w) uint8, median-filtered luma that flow is computed on.
+        number: index in the stream, from 0.
+        shot: index of its shot, from 0.
+        is_still_image: whether it is the only frame of its shot.
+        raindrop_residual: (h, w, 3) float16 in 0..1 units at the raindrop network's size; None where it added nothing.
+        raindrop_score: confidence that there are raindrops on the glass, 0 to 1.
+        flows_to_previous: flow to and from the frame one before and two before; None across a cut, at the start of
+            the stream, or before flow has been computed.
+    """
+
+    frame: Frame
+    rgb: Picture
+    luma: Luma
+    number: int = 0
+    shot: int = 0
+    is_still_image: bool = False
+    raindrop_residual: Residual | None = None
+    raindrop_score: float = 0.0
+    flows_to_previous: tuple[FlowPair | None, FlowPair | None] = (None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class AlignedWindow:
+    """A frame and its four neighbours, aligned to it.
+
+    Attributes:
+        centre: the frame to restore.
+        sources: numbers of the frames in the four neighbour places; the centre's own number where there is none.
+        flows_to_neighbours: from the centre to each source; None for the centre itself. Empty where not kept.
+        aligned: (5, H, W, 3) uint8, in time order, the centre in the middle.
+        confidence: (H, W) uint8, mean confidence of the four alignments.
+    """
+
+    centre: PreparedFrame
+    sources: tuple[int, ...]
+    flows_to_neighbours: tuple[ConsistentFlow | None, ...]
+    aligned: NDArray[np.uint8]
+    confidence: NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class Restoration:
+    """A frame and the residual that removes its rain.
+
+    Attributes:
+        frame: the decoded frame.
+        rgb: (H, W, 3) uint8, upright, without raindrops: what the residual is added to.
+        residual: (H, W, 3) float16 in 0..1 units: finer than a 12-bit code value below 0.25.
+        number: index in the stream, from 0.
+        shot: index of its shot.
+        is_still_image: whether it is the only frame of its shot.
+        sources: see `AlignedWindow`.
+        flows_to_neighbours: see `AlignedWindow`.
+        rain_score: rain detected around this frame, from 0 (dry) to 1; scales whatever later stages add.
+        raindrop_residual: see `PreparedFrame`.
+        raindrop_score: see `PreparedFrame`.
+    """
+
+    frame: Frame
+    rgb: Picture
+    residual: Residual
+    number: int
+    shot: int
+    is_still_image: bool
+    sources: tuple[int, ...]
+    flows_to_neighbours: tuple[ConsistentFlow | None, ...]
+    rain_score: float = 1.0
+    raindrop_residual: Residual | None = None
+    raindrop_score: float = 0.0
+
+    @classmethod
+    def of_window(cls, window: AlignedWindow, residual: Residual) -> "Restoration":
+        """Attach a residual to a window's centre and drop the aligned pixels, which no later stage needs.
+
+        Args:
+            window: what the residual was computed from.
+            residual: (H, W, 3) float16 in 0..1 units.
+        """
+        centre = window.centre
+        return cls(
+            frame=centre.frame,
+            rgb=centre.rgb,
+            residual=residual,
+            number=centre.number,
+            shot=centre.shot,
+            is_still_image=centre.is_still_image,
+            sources=window.sources,
+            flows_to_neighbours=window.flows_to_neighbours,
+            raindrop_residual=centre.raindrop_residual,
+            raindrop_score=centre.raindrop_score,
+        )
+
+    @property
+    def restored_rgb(self) -> Picture:
+        """(H, W, 3) uint8, the frame with its residual added."""
+        return add_to_rgb(self.rgb, self.residual)
+
+
+def add_to_rgb(rgb: Picture, residual: NDArray[np.floating]) -> Picture:
+    """Add a residual to an image; rounds and clips.
+
+    Args:
+        rgb: (H, W, 3) uint8.
+        residual: (H, W, 3) floats in 0..1 units.
+
+    Returns:
+        (H, W, 3) uint8.
+    """
+    change = residual.astype(np.float32) * np.float32(255)
+    return np.asarray(cv2.add(rgb, change, dtype=cv2.CV_8U), np.uint8)
