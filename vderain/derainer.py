@@ -19,8 +19,7 @@ from vderain.media.frame import Colour, Frame
 from vderain.model.released import DEFAULT_MODEL
 from vderain.options import Options
 from vderain.pipeline import LoadedModels, Pipeline, RestoredFrame, load_models
-from vderain.restore.window import Temporal
-from vderain.runtime.threads import StageClock
+from vderain.restore.frames import Temporal
 
 FrameT = TypeVar("FrameT", NDArray[np.uint8], Tensor)
 
@@ -128,9 +127,9 @@ class Derainer:
         waiting: deque[_Input] = deque()  # taken by the pipeline and not yet restored
         converted = _convert(chain([first], frames), time_base, waiting)
         cv2.setNumThreads(1)  # optical flow differs with the number of threads
-        pipeline = Pipeline(self.options, StageClock(), self._models)
+        pipeline = Pipeline(self.options, self._models)
         height_px, width_px = _input(first, 0).size_px
-        with closing(pipeline(converted, 0, height_px * width_px, None, 0)) as restored:  # type: ignore[type-var]
+        with closing(pipeline(converted, rotation_quarters=0, frame_px=height_px * width_px)) as restored:  # type: ignore[type-var]
             for result in restored:
                 yield cast("FrameT", waiting.popleft().like(result))
 
