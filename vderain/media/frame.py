@@ -40,7 +40,7 @@ class Frame:
         pts: presentation time, in units of ``time_base`` seconds.
         duration: how long it is shown, in units of ``time_base``; 0 where the source does not say.
         time_base: seconds in one unit of ``pts``.
-        repeated: True where the source was damaged and the last good picture stands in for the lost one.
+        concealed: True for a copy of a good neighbour in place of a frame that was lost to damage.
     """
 
     planes: tuple[Plane, ...]
@@ -48,7 +48,7 @@ class Frame:
     pts: int
     duration: int
     time_base: Fraction
-    repeated: bool = False
+    concealed: bool = False
 
     @property
     def height_px(self) -> int:

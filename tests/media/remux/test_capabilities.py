@@ -81,9 +81,7 @@ def test_fields_become_whole_pictures(tmp_path: Path, top_first: bool, caplog: p
     with caplog.at_level(logging.WARNING):
         result = untouched(source, tmp_path / "out.mkv", LOSSLESS)
     assert result.frames == 6 and result.changed == ("interlaced pictures (deinterlaced)",)
-    assert [r.getMessage() for r in caplog.records][:1] == [
-        "'in.mkv' is interlaced: whole pictures are made of its fields (bwdif)."
-    ]
+    assert [r.getMessage() for r in caplog.records][:1] == ["'in.mkv' is interlaced and is deinterlaced (bwdif)."]
     with av.open(str(source)) as a, av.open(str(result.target)) as b:
         for before, after in zip(a.decode(video=0), b.decode(video=0), strict=True):
             old, new = (np.asarray(f.to_ndarray(format="gray"), int) for f in (before, after))

@@ -98,7 +98,7 @@ class ThumbnailPicker:
         if self._begin_s is None:
             self._begin_s = now_s
             self._go_on()
-        if before.repeated or now_s <= self._last_s:  # frames before a joint come twice
+        if before.concealed or now_s <= self._last_s:  # frames before a joint come twice
             return
         self._last_s = now_s
         removed, time_s = removed_levels(before, after), now_s - self._begin_s

@@ -1,4 +1,4 @@
-"""Owns decoding: a file enters, Frames with their own pts leave, damage is counted and no frame is ever lost."""
+"""Reads a video file as a sequence of frames with their own timestamps, and counts its damage."""
 
 import logging
 import os
@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
+from typing import NoReturn, Self
 
 import av
 
@@ -24,18 +25,18 @@ log = logging.getLogger(__name__)
 INTERLACED = "interlaced pictures (deinterlaced)"
 CROPPED = "cropping rectangle (the pictures themselves are cropped)"
 CONVERTED = "pictures of another size or format than the first (converted to its)"
-_LATEST_S = 2**31  # no clock of a file counts further: 68 years
-_MAX_EVENTS = 50  # a badly broken file must not fill the memory with sentences
+_LATEST_S = 2**31  # timestamps end before: 68 years
+_MAX_EVENTS = 50  # limits the memory that a badly broken file takes
 
 
 @dataclass(slots=True)
 class Damage:
-    """What was broken in the input so far.
+    """Damage found in the input so far.
 
     Attributes:
-        frames: lost frames for which another picture stands in.
-        missing: frames that are not in a truncated or overwritten file, which nothing stands in for.
-        events: short sentences for people.
+        frames: lost frames that were concealed by a copy of another frame.
+        missing: frames that a truncated MP4, MOV or AVI file lists but does not hold; nothing conceals them.
+        events: descriptions for people, at most 50.
     """
 
     frames: int = 0
@@ -44,47 +45,52 @@ class Damage:
     _run_begin_s: float = field(default=0.0, repr=False)
     _run_frames: int = field(default=0, repr=False)
 
-    def bridged(self, time_s: float, continues: bool) -> None:
-        """Counts one lost frame at ``time_s``; neighbours share one event."""
+    def add_lost_frame(self, time_s: float, continues: bool) -> None:
+        """Counts one lost frame; consecutive ones share one event.
+
+        Args:
+            time_s: time of the frame.
+            continues: whether the frame before was lost as well.
+        """
         self.frames += 1
         if continues and self._run_frames:
             self._run_frames += 1
             if self.events and len(self.events) < _MAX_EVENTS:
-                self.events[-1] = f"{self._run_frames} lost frames bridged from {self._run_begin_s:.3f} s"
+                self.events[-1] = f"{self._run_frames} lost frames concealed from {self._run_begin_s:.3f} s"
             return
         self._run_begin_s, self._run_frames = time_s, 1
-        self.note(f"1 lost frame bridged at {time_s:.3f} s")
+        self.note(f"1 lost frame concealed at {time_s:.3f} s")
 
     def note(self, event: str) -> None:
-        """Adds an event as long as the list is short."""
+        """Adds an event unless the list is full."""
         if len(self.events) < _MAX_EVENTS:
             self.events.append(event)
 
 
 class VideoReader:
-    """Reads the frames of a video.
+    """Reads the frames of a video file.
 
-    Without ``start_s`` every frame has the pts it has in the file. With it, the output's clock restarts: the first
-    frame delivered has pts 0, and ``cut`` tells the writer how far everything else has to move with it.
+    Without ``start_s`` every frame keeps its pts of the file. With it, timestamps restart: the first frame delivered
+    has pts 0, and ``cut`` tells the writer by how much every other stream has to move.
 
     Attributes:
-        media: what is known of the file, from entering the context on.
-        info: what is known of its main video stream, likewise.
-        damage: what was broken so far in the current pass.
-        cut: what part of the source's clock is read; where the front is cut off, complete from the first frame on.
-        share: the part of the file that is read, 0..1.
-        changed: what the frames delivered are not any more, in words, such as interlaced.
-        dropped: what the pictures carried beside their samples, in words; both are complete after a pass.
+        media: properties of the file; set on entering the context.
+        info: properties of its main video stream; likewise.
+        damage: damage found so far in the current pass.
+        cut: the part that is read, on the source's clock; with ``start_s``, complete after the first frame.
+        share: the part of the file's duration that is read, 0..1.
+        changed: descriptions of how the frames delivered differ from those stored; complete after a pass.
+        dropped: descriptions of side data that the frames carried; complete after a pass.
 
     Args:
         path: the file.
-        strict: raise DamageError at the first damage instead of bridging it.
+        strict: raise DamageError at the first damage instead of concealing it.
         start_s: seconds from the beginning of the file at which to start, or None.
         duration_s: how many seconds to read, or None.
 
     Raises:
-        InputError: on entering the context, where the file is not a video that can be decoded.
-        UsageError: on entering the context, where the part asked for is empty.
+        InputError: on entering the context, if the file is not a video that can be decoded.
+        UsageError: on entering the context, if the part asked for is empty.
     """
 
     media: MediaFile
@@ -108,42 +114,46 @@ class VideoReader:
         self._duration_s = duration_s
         self._window = TimeRange()
 
-    def __enter__(self) -> "VideoReader":
+    def __enter__(self) -> Self:
         if self._start_s is not None and self._start_s < 0:
             raise UsageError("The start may not be negative.", "Give seconds from the beginning of the file.")
         if self._duration_s is not None and self._duration_s <= 0:
             raise UsageError("The duration must be more than 0 s.", "Give the number of seconds to process.")
         if self._start_s is not None and self._start_s > _LATEST_S:
-            self._nothing_delivered()
+            self._raise_no_frames()
         self.media = probe(self.path, self._start_s, self._duration_s)
         self.info, whole_s = self.media.video, self.media.duration_s
         self._window = _window(self.media.start_s, self._start_s, self._duration_s)
         if whole_s and self.info.duration_s is not None:
             self.share = min(1.0, self.info.duration_s / whole_s)
         self.cut = TimeRange(None, self._window.end_s)
-        if self.info.clock == "rate":
-            rate = float(1 / self.info.time_base)
-            log.warning("'%s' has no time stamps: its clock is made from %.6g frames/s.", self.path.name, rate)
-        if self.info.misflagged:
-            log.info("'%s' is flagged as interlaced, but its pictures are whole: they stay so.", self.path.name)
-        if self.info.tags.matrix == UNSPECIFIED and self.info.colour.matrix != "rgb":
-            size = f"{self.info.width_px}x{self.info.height_px}"
-            name = self.info.colour.matrix.upper().replace("BT", "BT.")
-            log.info("'%s' names no colour matrix: %s is taken, as players do at %s.", self.path.name, name, size)
+        self._log_assumptions()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Nothing stays open between passes: each pass of ``frames`` opens and closes the file itself."""
+        """Closes nothing: each pass of ``frames`` opens and closes the file itself."""
+
+    def _log_assumptions(self) -> None:
+        """Logs what the file does not state, and what is assumed instead."""
+        name, info = self.path.name, self.info
+        if info.clock == "rate":
+            log.warning("'%s' has no timestamps: %.6g frames/s are assumed.", name, float(1 / info.time_base))
+        if info.misflagged:
+            log.info("'%s' is flagged as interlaced, but its pictures are whole: they stay so.", name)
+        if info.tags.matrix == UNSPECIFIED and info.colour.matrix != "rgb":
+            matrix = info.colour.matrix.upper().replace("BT", "BT.")
+            size = f"{info.width_px}x{info.height_px}"
+            log.info("'%s' names no colour matrix: %s is taken, as players do at %s.", name, matrix, size)
 
     @property
     def cuts_front(self) -> bool:
-        """Whether the clock restarts at the first frame delivered, because a start was asked for."""
+        """Whether timestamps restart at the first frame delivered, because a start was asked for."""
         return self._start_s is not None
 
     def frames(self) -> Iterator[Frame]:
-        """The frames in presentation order, decoded as they are asked for; each call is a pass from the beginning.
+        """The frames in presentation order, decoded lazily; each call is a new pass from the beginning.
 
         Raises:
             DamageError: the input is damaged and ``strict`` is set.
@@ -155,22 +165,22 @@ class VideoReader:
         self.changed[:] = [CROPPED] if self.info.crop != Crop() else []
         delivered = 0
         try:
-            with FrameDecoder(self.path, self.info, self._window.begin_s) as decoding:
-                for frame in self._in_window(decoding.frames()):
+            with FrameDecoder(self.path, self.info, self._window.begin_s) as decoder:
+                for frame in self._in_window(decoder.frames()):
                     delivered += 1
-                    if decoding.whole.count and INTERLACED not in self.changed:
-                        self._note_fields()
+                    if decoder.deinterlacer.count and INTERLACED not in self.changed:
+                        self._note_interlaced()
                     yield frame
-                self.changed += [CONVERTED] if decoding.converted else []
-                self.dropped[:] = sorted(decoding.lost_side_data.found)
-                self._note_missing(decoding.missing, decoding.lost)
+                self.changed += [CONVERTED] if decoder.converted else []
+                self.dropped[:] = sorted(decoder.lost_side_data.found)
+                self._note_missing(decoder.missing)
         except av.error.FFmpegError as error:
             raise InputError(f"'{self.path}' cannot be read any further ({error}).", "Check the disk.") from error
         if not delivered:
-            self._nothing_delivered()
+            self._raise_no_frames()
 
     def _in_window(self, frames: Iterator[Frame]) -> Iterator[Frame]:
-        """Leaves out what is outside the part asked for, and restarts the clock where the front is cut off."""
+        """Leaves out frames outside the part asked for, and restarts timestamps where the front is cut off."""
         shift: int | None = None if self._start_s is not None else 0
         continues = False
         for frame in frames:
@@ -182,48 +192,39 @@ class VideoReader:
             if shift is None:
                 shift = frame.pts
                 self.cut = TimeRange(time_s, self._window.end_s, time_s)
-            if frame.repeated:
-                self._count(frame, continues)
-            continues = frame.repeated
+            if frame.concealed:
+                self._count_lost(frame, continues)
+            continues = frame.concealed
             yield replace(frame, pts=frame.pts - shift) if shift else frame
 
-    def _note_fields(self) -> None:
-        """Says that what is delivered are not the very samples of the file."""
+    def _note_interlaced(self) -> None:
         if self.strict:
-            raise DamageError(
-                f"'{self.path}' is interlaced.", "Leave out --strict to make whole pictures of its fields."
-            )
+            raise DamageError(f"'{self.path}' is interlaced.", "Leave out --strict to deinterlace it.")
         self.changed.append(INTERLACED)
-        log.warning("'%s' is interlaced: whole pictures are made of its fields (bwdif).", self.path.name)
+        log.warning("'%s' is interlaced and is deinterlaced (bwdif).", self.path.name)
 
-    def _count(self, frame: Frame, continues: bool) -> None:
+    def _count_lost(self, frame: Frame, continues: bool) -> None:
         time_s = float(frame.pts * frame.time_base)
         if self.strict:
             raise DamageError(
-                f"'{self.path}' is damaged at {time_s:.3f} s.", "Leave out --strict to bridge the damage instead."
+                f"'{self.path}' is damaged at {time_s:.3f} s.", "Leave out --strict to conceal the damage instead."
             )
-        self.damage.bridged(time_s, continues)
+        self.damage.add_lost_frame(time_s, continues)
 
-    def _note_missing(self, beyond: int, within: int) -> None:
-        """Says how many frames the file should have had; no still picture pretends them.
-
-        Args:
-            beyond: behind the end of a truncated file.
-            within: in places that were overwritten.
-        """
-        if not beyond + within:
+    def _note_missing(self, missing: int) -> None:
+        """Reports frames that the file lists beyond the end of its data; they are not concealed."""
+        if not missing:
             return
-        where = "ends early" if beyond else "is damaged"
-        said = "1 frame is missing" if beyond + within == 1 else f"{beyond + within} frames are missing"
+        frames = "1 frame is missing" if missing == 1 else f"{missing} frames are missing"
         if self.strict:
             raise DamageError(
-                f"'{self.path}' {where}: {said}.",
+                f"'{self.path}' ends early: {frames}.",
                 "Copy the file again, or leave out --strict to use what is there.",
             )
-        self.damage.missing = beyond + within
-        self.damage.note(f"the file {where}: {said}")
+        self.damage.missing = missing
+        self.damage.note(f"the file ends early: {frames}")
 
-    def _nothing_delivered(self) -> None:
+    def _raise_no_frames(self) -> NoReturn:
         if self._start_s is not None or self._duration_s is not None:
             raise UsageError(
                 f"'{self.path}' has no frame in the part asked for.",
@@ -233,10 +234,10 @@ class VideoReader:
 
 
 def _window(zero_s: Fraction, start_s: float | None, duration_s: float | None) -> TimeRange:
-    """The part asked for, on the source's clock; players count from the earliest stream."""
+    """The part asked for, on the source's clock; like players, counts from the earliest stream, at ``zero_s``."""
     if start_s is None and duration_s is None:
         return TimeRange()
-    # A microsecond early, because the container states its start rounded to that.
+    # A microsecond early, because FFmpeg rounds a container's start to that.
     begin_s = zero_s - Fraction(1, av.time_base) + Fraction(start_s or 0).limit_denominator(av.time_base)
     end_s = begin_s + Fraction(duration_s).limit_denominator(av.time_base) if duration_s is not None else None
     return TimeRange(begin_s if start_s is not None else None, end_s)

@@ -1,14 +1,17 @@
-"""Owns what pictures carry beside their samples: a decoded picture enters, names of what no encoder writes anew leave.
+"""Finds metadata inside decoded frames, such as captions or Dolby Vision data, that an encoder does not write.
 
-It lies in the stream between the pictures, and is gone when they are encoded anew. PyAV has no way to hand it on.
+Such side data lies in the bit stream between the frames, and PyAV has no way to hand it to an encoder. It is found
+here so that its loss can be reported.
 """
 
 import gc
-from typing import Any
+
+import av
 
 from vderain.media.decode.media_file import StreamInfo
+from vderain.media.pyav_types import frame_side_data
 
-_NAMES = {  # FFmpeg's kinds of side data -> in words
+_NAMES = {  # FFmpeg's side data types -> descriptions
     "A53_CC": "closed captions",
     "AFD": "active format description",
     "AMBIENT_VIEWING_ENVIRONMENT": "ambient viewing environment",
@@ -22,54 +25,56 @@ _NAMES = {  # FFmpeg's kinds of side data -> in words
     "SPHERICAL": "projection of a spherical video",
     "STEREO3D": "stereoscopic layout",
 }
-_OF_ENCODERS = (  # in which x264 and x265 say how they were set: of the old stream
-    bytes.fromhex("dc45e9bde6d948b7962cd820d923eeef"), bytes.fromhex("2ca2de09b51747dbbb55a4fe7fc2fc4e"),
-)  # fmt: skip
+_ENCODER_SETTINGS = (  # UUIDs of the user data in which x264 and x265 note the settings of the old stream
+    bytes.fromhex("dc45e9bde6d948b7962cd820d923eeef"),
+    bytes.fromhex("2ca2de09b51747dbbb55a4fe7fc2fc4e"),
+)
 
-FIRST, EVERY = 8, 16  # pictures that are looked at: so many, then one of so many
-LATER = 12  # pictures, behind which those are no longer in use
-THOROUGH = 64  # collections of young objects, to one of all
+_FIRST, _EVERY = 8, 16  # frames that are examined: the first 8, then every 16th
+_COLLECT_AFTER = 12  # frames after an examined one until it is no longer in use
+_FULL_COLLECTION_EVERY = 64  # collections; the others examine young objects only
 
 
-def lost_side_data(picture: Any) -> frozenset[str]:
-    """What a picture carries that its encoded copy will not have, in words."""
-    found = (side for side in picture.side_data if side.type.name in _NAMES)
+def lost_side_data(frame: av.VideoFrame) -> frozenset[str]:
+    """Descriptions of a decoded frame's side data that its encoded copy will not have."""
+    found = (side for side in frame_side_data(frame) if side.type.name in _NAMES)
     return frozenset(
         f"{_NAMES[side.type.name]} in the pictures"
         for side in found
-        if side.type.name != "SEI_UNREGISTERED" or not bytes(side).startswith(_OF_ENCODERS)
+        if side.type.name != "SEI_UNREGISTERED" or not bytes(side).startswith(_ENCODER_SETTINGS)
     )
 
 
 def is_kept(part: str, stream: StreamInfo, muxer: str) -> bool:
-    """Whether a copy has something of `unkept` after all, because the container says it, too.
+    """Whether a copy keeps a part of `lost_side_data` after all, because the container states it as well.
 
     Args:
-        part: in words.
-        stream: of the source.
+        part: description of the side data.
+        stream: the main video stream of the source.
         muxer: FFmpeg's name of the copy's container.
     """
     return part.startswith(_NAMES["STEREO3D"]) and "stereo_mode" in stream.tags and muxer in ("matroska", "webm")
 
 
 class LostSideData:
-    """`unkept` of the pictures of a stream, looked at from time to time.
+    """Collects the `lost_side_data` of a stream by examining some of its frames.
 
-    PyAV's view of side data and its picture refer to each other. Python's collector parts such rings two hundred
-    pictures later, which are 600 MB at 1080p; so it is asked to as soon as the pictures looked at have been used.
+    PyAV's view of side data and its frame refer to each other. Python's garbage collector frees such cycles two hundred
+    frames later, which are 600 MB at 1080p; so it is run explicitly once the examined frames have been used.
 
     Attributes:
-        found: in words, so far.
+        found: descriptions so far.
     """
 
     def __init__(self) -> None:
         self.found: frozenset[str] = frozenset()
-        self._pictures = 0
+        self._frames = 0
 
-    def look(self, picture: Any) -> None:
-        """At the next picture."""
-        if self._pictures < FIRST or self._pictures % EVERY == 0:
-            self.found |= lost_side_data(picture)
-        elif self._pictures % EVERY == LATER:
-            gc.collect(2 if self._pictures // EVERY % THOROUGH == THOROUGH - 1 else 0)
-        self._pictures += 1
+    def look(self, frame: av.VideoFrame) -> None:
+        """Takes the next frame, and examines it if it is its turn."""
+        if self._frames < _FIRST or self._frames % _EVERY == 0:
+            self.found |= lost_side_data(frame)
+        elif self._frames % _EVERY == _COLLECT_AFTER:
+            is_full = self._frames // _EVERY % _FULL_COLLECTION_EVERY == _FULL_COLLECTION_EVERY - 1
+            gc.collect(2 if is_full else 0)
+        self._frames += 1

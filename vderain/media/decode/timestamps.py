@@ -1,42 +1,45 @@
-"""Owns one clock for a file that was joined of several: packets enter, and leave at times that go on.
+"""Repairs timestamps of packets before decoding: joins the clocks of appended recordings, and skips hidden frames.
 
-Recorders write one transport stream after another into the same file, and the clock begins again at each joint. The
-video says by how much; every other stream moves with it, so that sound stays where it was beside the pictures.
+Recorders append one transport stream after another to the same file, and the clock restarts at each joint. The video
+says by how much; every other stream moves with it, so that audio stays in sync.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import Any
 
-_JOINABLE = frozenset({"mpegts", "mpeg"})  # what can be joined by appending bytes
-_BACKWARDS_S = Fraction(1)  # less than this is a slip of the muxer, not another recording
-_WRAP_S = Fraction(2**33, 90_000)  # FFmpeg adds this to times that jump back; no true pause lasts half of it
-_FAR_S = Fraction(5)  # a packet this far from the pictures around it belongs to a recording still to come
+from av.container import Container
+
+from vderain.media.pyav_types import Packet
+
+_JOINABLE = frozenset({"mpegts", "mpeg"})  # formats that can be joined by appending bytes
+_BACKWARDS_S = Fraction(1)  # a smaller step back is a slip of the muxer, not another recording
+_WRAP_S = Fraction(2**33, 90_000)  # FFmpeg adds this to timestamps that jump back; no true pause lasts half of it
+_FAR_S = Fraction(5)  # a packet this far from the video around it belongs to a recording still to come
 _WAITING_MAX = 1000  # packets: several seconds of several streams
 
 
-def is_joinable(container: Any) -> bool:
-    """Whether the clock of a file of this kind may begin again on the way."""
+def is_joinable(container: Container) -> bool:
+    """Whether the clock of a file of this format may restart on the way."""
     return container.format.name in _JOINABLE
 
 
 class VideoClock:
-    """Follows the video's packets and moves those behind a joint.
+    """Makes the timestamps of a video stream continuous where recordings were joined.
 
     Attributes:
-        shifts_s: what was added to the times of each recording so far, the first one's 0 included.
-        now_s: instant of the last packet, on the one clock.
+        shifts_s: what was added to the timestamps of each recording so far, the first one's 0 included.
+        now_s: time of the last packet, on the continuous clock.
     """
 
     def __init__(self) -> None:
         self.shifts_s = [Fraction(0)]
         self.now_s: Fraction | None = None
-        self._step_s = Fraction(0)  # to the packet before; the demuxer may take a field for a frame
-        self._end_s = Fraction(0)
+        self._step_s = Fraction(0)  # between the last two packets; the demuxer may take a field for a frame
+        self._end_s = Fraction(0)  # of the last packet
 
-    def follow(self, packet: Any) -> Any:
-        """The packet at its time on the one clock."""
+    def follow(self, packet: Packet) -> Packet:
+        """Moves the next packet of the video to the continuous clock, in place."""
         stamp = packet.dts if packet.dts is not None else packet.pts
         if stamp is None:
             return packet
@@ -50,17 +53,17 @@ class VideoClock:
         self._end_s = time_s + max(self._step_s, (packet.duration or 0) * packet.time_base)
         return _moved(packet, self.shifts_s[-1])
 
-    def place(self, packet: Any) -> Any | None:
-        """A packet of another stream on the one clock; None where it seems to belong behind a joint still to come."""
+    def place(self, packet: Packet) -> Packet | None:
+        """Moves a packet of another stream; None if it seems to belong behind a joint still to come."""
         nearest_s, away_s = self._nearest(packet)
         return None if away_s > _FAR_S else _moved(packet, nearest_s)
 
-    def place_at_last(self, packet: Any) -> Any:
-        """The same where no more can be known."""
+    def place_at_last(self, packet: Packet) -> Packet:
+        """Moves a packet of another stream when no more packets of the video will come."""
         return _moved(packet, self._nearest(packet)[0])
 
-    def _nearest(self, packet: Any) -> tuple[Fraction, Fraction]:
-        """Of the last two recordings, the one whose time is nearer to the pictures: its shift, and how near."""
+    def _nearest(self, packet: Packet) -> tuple[Fraction, Fraction]:
+        """The shift of whichever of the last two recordings brings a packet nearest to the video, and how near."""
         stamp = packet.pts if packet.pts is not None else packet.dts
         if stamp is None or self.now_s is None:
             return self.shifts_s[-1], Fraction(0)
@@ -69,15 +72,15 @@ class VideoClock:
         return shift_s, away_s
 
 
-def continuous(packets: Iterable[Any], main_index: int) -> Iterator[Any]:
-    """The packets of all streams but the main video, on its clock.
+def continuous(packets: Iterable[Packet], main_index: int) -> Iterator[Packet]:
+    """The packets of all streams but the main video, moved to its continuous clock.
 
     Args:
-        packets: of the main video and others, in the order of the file.
-        main_index: the main video's stream.
+        packets: of the main video and other streams, in the order of the file.
+        main_index: index of the main video's stream.
     """
     clock = VideoClock()
-    waiting: deque[Any] = deque()
+    waiting: deque[Packet] = deque()
     for packet in packets:
         if packet.stream_index == main_index:
             clock.follow(packet)
@@ -89,9 +92,33 @@ def continuous(packets: Iterable[Any], main_index: int) -> Iterator[Any]:
     yield from map(clock.place_at_last, waiting)
 
 
-def _moved(packet: Any, shift_s: Fraction) -> Any:
+def _moved(packet: Packet, shift_s: Fraction) -> Packet:
     if shift_s:
         ticks = round(shift_s / packet.time_base)
         packet.pts = packet.pts + ticks if packet.pts is not None else None
         packet.dts = packet.dts + ticks if packet.dts is not None else None
     return packet
+
+
+def shows_frame(codec: str, packet: Packet) -> bool:
+    """Whether a packet shows a frame; some of VP8 and VP9 hold nothing but a hidden reference frame.
+
+    Args:
+        codec: FFmpeg's name.
+        packet: of that codec, not empty.
+    """
+    if codec == "vp8":
+        return bool(bytes(packet)[0] >> 4 & 1)  # show_frame (RFC 6386, section 9.1)
+    if codec == "vp9":
+        # A superframe of hidden and shown frames ends with an index, marked 0b110 (VP9 specification, Annex B).
+        data = bytes(packet)
+        return data[-1] >> 5 == 0b110 or _vp9_shows(data[0])
+    return True
+
+
+def _vp9_shows(first: int) -> bool:
+    """Reads show_frame from the first byte of a VP9 frame (uncompressed header, VP9 specification 6.2)."""
+    if first >> 6 != 0b10 or first >> 4 & 0b11 == 0b11:  # no frame marker, or profile 3 with its extra bit
+        return True
+    show_existing_frame = first >> 3 & 1
+    return bool(show_existing_frame or first >> 1 & 1)
