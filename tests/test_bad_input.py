@@ -182,7 +182,7 @@ def test_half_a_file_is_refused_where_asked_to_be_strict(refused: Callable[..., 
     assert "--strict" in line
 
 
-def test_lost_frames_are_bridged_and_counted_or_refused(
+def test_lost_frames_are_concealed_and_counted_or_refused(
     vderain: Run, refused: Callable[..., str], clip: Make, tiny: Path
 ) -> None:
     whole = clip("whole.mp4", frames=20)
@@ -190,7 +190,7 @@ def test_lost_frames_are_bridged_and_counted_or_refused(
     refused(DAMAGE, source, "--strict")
     result = vderain("process", source, "--model", tiny)
     assert result.exit_code == 0
-    assert re.search(r", \d+ damaged frames? bridged in ", result.stdout)
+    assert re.search(r", \d+ damaged frames? concealed in ", result.stdout)
     assert decoded_pts(source.with_name("in.derained.mp4")) == decoded_pts(whole)
 
 
@@ -287,10 +287,10 @@ def test_nothing_can_be_beside_the_root(refused: Callable[..., str]) -> None:
 @pytest.mark.parametrize(
     ("flags", "says"),
     [
-        ("--strength 7", "strength 7"),
-        ("--strength -1", "strength -1"),
-        ("--strength nan", "strength nan"),
-        ("--batch-size 0", "batch size 0"),
+        ("--strength 7", "'--strength'"),
+        ("--strength -1", "'--strength'"),
+        ("--strength nan", "'--strength'"),
+        ("--batch-size 0", "'--batch-size'"),
         ("--temporal foo", "'foo'"),
         ("--compare foo", "'foo'"),
         ("--rate fast", "'fast'"),
@@ -298,23 +298,23 @@ def test_nothing_can_be_beside_the_root(refused: Callable[..., str]) -> None:
         ("--rate nan", "'nan'"),
         ("--rate 0", "rate"),
         ("--rate -25", "rate"),
-        ("--start -3", "start -3"),
-        ("--start nan", "start nan"),
+        ("--start -3", "'--start'"),
+        ("--start nan", "'--start'"),
         ("--duration 0", "duration 0"),
         ("--duration inf", "duration inf"),
         ("--codec h266", "'h266'"),
         ("--codec aac", "'aac'"),
         ("--codec ffv1 --crf 20", "lossless"),
-        ("--codec copy", "always encoded anew"),
+        ("--codec copy", "always re-encoded"),
         ("--codec hvec", "mean hevc"),
         ("--codec pgmyuw", "one of h264"),
         ("--preset instant", "no preset 'instant'"),
         ("--codec hevc --preset instant", "no preset 'instant'"),
         ("--encoder-opt preset=instant", "no preset 'instant'"),
         ("--codec av1 --preset instant", "settings"),
-        ("--crf 99", "crf 99"),
-        ("--crf -1", "crf -1"),
-        ("--crf nan", "crf nan"),
+        ("--crf 99", "'--crf'"),
+        ("--crf -1", "'--crf'"),
+        ("--crf nan", "'--crf'"),
         ("--encoder-opt tune", "'tune'"),
         ("--encoder-opt =film", "name=value"),
         ("--encoder-opt tume=film", "'tume'"),
@@ -360,7 +360,7 @@ def test_a_device_that_is_none(refused: Callable[..., str], clip: Make, flags: s
 def test_flags_are_checked_where_no_network_runs(refused: Callable[..., str], clip: Make, without: str) -> None:
     source = clip(frames=2)
     assert "'foo'" in refused(DEVICE, source, "--device", "foo", *without.split())
-    assert "'fp8'" in refused(DEVICE, source, "--precision", "fp8", *without.split())
+    assert "'fp8'" in refused(USAGE, source, "--precision", "fp8", *without.split())
     assert "'nope'" in refused(CHECKPOINT, source, "--model", "nope", *without.split(), model=False)
 
 

@@ -1,50 +1,58 @@
-"""What a user can choose for one file: flags enter, checked options leave. Nothing heavy is imported for it."""
+"""The user's choices for one file, with their defaults. Imports no heavy library, so that `--help` stays fast."""
 
 import json
 import math
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
+from typing import Literal, get_args
 
 from vderain.errors import UsageError
-from vderain.media.encode.encoder import EncodeOptions
-from vderain.media.remux.capabilities import CONTAINERS
+from vderain.media.encode.options import EncodeOptions
 from vderain.model.released import DEFAULT_MODEL, DROPS_MODEL, weights_hash
-from vderain.restore.comparison import COMPARISONS, Comparison
-from vderain.restore.frames import TEMPORAL_MODES, Temporal
 
-NOT_OF_THE_RESULT = ("device", "batch_size", "overwrite")  # these change how it is made, not what it is
+Temporal = Literal["off", "light", "strong", "only"]
+Precision = Literal["auto", "fp32", "bf16"]
+Comparison = Literal["side", "split"]
+
+STRENGTH_MAX = 2
+WITHOUT_EFFECT = ("device", "batch_size", "overwrite")  # options that say how to run, and do not change the result
 
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What the user can choose; the single home of these defaults.
+    """All choices for one file and their defaults.
 
     Attributes:
-        model: name of a released generator, or a file of weights.
-        strength: factor on everything that is added to a frame; 0 leaves every code value as it is.
-        temporal: ``off`` looks at each frame alone; ``light`` lets the network see aligned neighbours and steadies its
-            result along the same motion; ``strong`` looks for motion again in that result, which rain no longer
-            hides, and steadies along that; ``only`` takes for rain what the neighbours show, without a network.
-        device, precision: see `restore.device`.
-        batch_size: frames at once; None fits it to memory.
-        encode: codec and quality of a video.
-        start_s, duration_s: the part to process, in seconds; None is the beginning, or the rest.
-        rate: frames a second of a folder of pictures.
-        drops: take drops off the windshield too; see `restore.wiper`.
-        guard: leave frames of dry scenes as they are, to the bit; see `restore.guard`.
-        auto: look first when it rains in a video, and run nothing over dry spells; see `restore.spells`.
-        gpx: write the camera's GPS track beside the video, as ``.gpx``.
-        container: file suffix of the output without its dot; must be that of the target, where one is given.
-        compare: ``side`` or ``split`` shows before and after in one picture.
-        overwrite: replace an output that exists.
-        strict: stop at damage in the input instead of bridging it, and at interlaced pictures.
+        model: name of a released generator, or a checkpoint file.
+        strength: factor on the residual that is added to each frame, 0 to 2; 0 keeps every code value.
+        temporal: ``off`` restores each frame by itself. ``light`` gives the network aligned neighbours and filters its
+            result along the same motion. ``strong`` estimates the motion again in the restored frames for that filter.
+            ``only`` replaces rain by the temporal median, without a network.
+        device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
+        precision: of the network; see `runtime.device`.
+        batch_size: frames per network call; None chooses what fits into memory.
+        encode: codec and quality of the video.
+        start_s: beginning of the part to process, in seconds; None is the beginning of the file.
+        duration_s: length of the part to process, in seconds; None is the rest of the file.
+        rate: frames per second of a folder of images.
+        drops: also remove raindrops on the windshield.
+        guard: copy the frames of dry scenes unchanged.
+        auto: scan the video first and skip its dry parts.
+        gpx: write the camera's GPS track to a ``.gpx`` file beside the video.
+        container: file suffix of the output without its dot; must match the target's name where one is given.
+        compare: show before and after in one frame, ``side`` by side or ``split`` in the middle.
+        overwrite: replace an existing output.
+        strict: stop at damaged frames instead of concealing them, and refuse interlaced video.
+
+    Raises:
+        UsageError: a value is out of range or not one of the choices.
     """
 
     model: str = DEFAULT_MODEL
     strength: float = 1.0
     temporal: Temporal = "strong"
     device: str = "auto"
-    precision: str = "auto"
+    precision: Precision = "auto"
     batch_size: int | None = None
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     start_s: float | None = None
@@ -60,37 +68,48 @@ class Options:
     strict: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.strength <= 2:
+        if not 0 <= self.strength <= STRENGTH_MAX:
             raise UsageError(f"strength {self.strength:g} is out of range.", "Give a number from 0 to 2.")
-        if self.temporal not in TEMPORAL_MODES:
-            raise UsageError(f"there is no temporal mode {self.temporal!r}.", f"Choose {', '.join(TEMPORAL_MODES)}.")
-        if self.compare is not None and self.compare not in COMPARISONS:
-            raise UsageError(f"there is no comparison {self.compare!r}.", f"Choose {' or '.join(COMPARISONS)}.")
+        if self.temporal not in get_args(Temporal):
+            raise UsageError(
+                f"there is no temporal mode {self.temporal!r}.", f"Choose {', '.join(get_args(Temporal))}."
+            )
+        if self.compare is not None and self.compare not in get_args(Comparison):
+            raise UsageError(f"there is no comparison {self.compare!r}.", "Choose side or split.")
         if self.batch_size is not None and self.batch_size < 1:
             raise UsageError(f"batch size {self.batch_size} is out of range.", "Give 1 or more.")
         if self.start_s is not None and not 0 <= self.start_s < math.inf:
             raise UsageError(f"start {self.start_s:g} is out of range.", "Give seconds from the beginning.")
         if self.duration_s is not None and not 0 < self.duration_s < math.inf:
             raise UsageError(f"duration {self.duration_s:g} is out of range.", "Give the number of seconds to process.")
-        if self.container is not None and f".{self.container}" not in CONTAINERS:
-            known = ", ".join(suffix[1:] for suffix in CONTAINERS)
-            raise UsageError(f"there is no container {self.container!r}.", f"Choose one of {known}.")
         if self.rate <= 0:
             raise UsageError("a rate must be above 0.", "Give frames per second, such as 30 or 30000/1001.")
+        _check_container(self.container)
+
+
+def _check_container(container: str | None) -> None:
+    if container is None:
+        return
+    from vderain.media.remux.capabilities import CONTAINERS  # imports PyAV
+
+    if f".{container}" not in CONTAINERS:
+        known = ", ".join(suffix[1:] for suffix in CONTAINERS)
+        raise UsageError(f"there is no container {container!r}.", f"Choose one of {known}.")
 
 
 def settings(options: Options) -> str:
-    """Whatever of the options changes a result, as JSON that is the same for the same."""
-    facts = {name: value for name, value in asdict(options).items() if name not in NOT_OF_THE_RESULT}
+    """All options that change a result, as canonical JSON: equal options give equal text."""
+    facts = {name: value for name, value in asdict(options).items() if name not in WITHOUT_EFFECT}
     return json.dumps(facts, sort_keys=True, default=str)
 
 
 def needs_network(options: Options) -> bool:
+    """Whether any network runs for these options."""
     return options.temporal != "only" and options.strength != 0
 
 
 def weights(options: Options) -> str:
-    """The hashes of the weights that the options need, joined by +; empty where they need none.
+    """SHA-256 hashes of the checkpoints that the options need, joined by ``+``; empty where none is needed.
 
     Raises:
         CheckpointError: there is no such model.

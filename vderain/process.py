@@ -25,7 +25,8 @@ from vderain.media.clip import (
     quarter_turns,
 )
 from vderain.media.decode.reader import VideoReader
-from vderain.media.encode.segments import SEGMENT_FRAMES, SegmentedWriter, SegmentStore
+from vderain.media.encode.options import SEGMENT_FRAMES
+from vderain.media.encode.segments import SegmentedWriter, SegmentStore
 from vderain.media.fingerprint import fingerprint
 from vderain.media.frame import Frame
 from vderain.media.gps import gpx_file, read_fixes

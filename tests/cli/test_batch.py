@@ -380,15 +380,15 @@ def test_too_little_space_is_found_first(
 
 
 @pytest.mark.parametrize(("flags", "said"), [
-    (("--workers", 0), "--workers 0 is out of range"),
-    (("--retries", -1), "--retries -1 is out of range"),
-    (("--timeout", 0), "--timeout 0 is out of range"),
-    (("--segment", 0), "--segment 0 is out of range"),
-    (("--settle", 0), "--settle 0 is out of range"),
-    (("--strength", 3), "strength 3 is out of range"),
+    (("--workers", 0), "'--workers'"),
+    (("--retries", -1), "'--retries'"),
+    (("--timeout", 0), "'--timeout'"),
+    (("--segment", 0), "'--segment'"),
+    (("--settle", 0), "'--settle'"),
+    (("--strength", 3), "'--strength'"),
     (("--model", "nix"), "there is no model 'nix'"),
     (("--container", "gif"), "there is no container 'gif'"),
-    (("--on", "slurm"), "--on slurm is no place to work"),
+    (("--on", "slurm"), "--on must be 'ray'"),
     (("--include", "*.nix"), "there is no video in the inputs"),
 ])  # fmt: skip
 def test_flags_out_of_range(vderain: Run, card: Path, tmp_path: Path, flags: tuple[object, ...], said: str) -> None:

@@ -31,7 +31,7 @@ from vderain.cli.console import exit_on_error, print_error
 with exit_on_error(False, False), _stopping() as stop:
     print_error("ready", "")
     stop.wait()
-    print_error("this is read by nobody", "")
+    print_error("not shown", "")
 sys.exit(130)
 """
 

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -376,6 +377,7 @@ def test_info_of_the_installation(vderain: Run) -> None:
     assert facts["vderain"] == __version__
     assert "cpu" in facts["devices"]
     assert DEFAULT_MODEL in facts["models"]
+    assert "drops" not in facts["models"], "it is not a model to choose with --model"
     assert "h264" in facts["encoders"]
     for value in (__version__, facts["torch"], facts["ffmpeg"], facts["chosen"]):
         assert str(value) in result.stdout
@@ -419,6 +421,60 @@ def test_info_of_no_video(vderain: Run, tmp_path: Path, kind: str) -> None:
 def test_version(vderain: Run) -> None:
     result = vderain("--version")
     assert (result.exit_code, result.stdout) == (0, f"vderain {__version__}\n")
+
+
+@pytest.mark.parametrize("name", ["rainy.mp4", "two words.mov", "frames/"])
+def test_a_file_in_place_of_a_command_gets_a_suggestion(
+    vderain: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "frames").mkdir()
+    result = vderain(name)
+    assert result.exit_code == 2
+    assert result.stderr.splitlines() == [
+        f"vderain: there is no command {name!r}. Did you mean `vderain process {shlex.quote(name)}`?"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["process"], "missing argument 'INPUT'. See `root process --help`."),
+        (["proces", "in"], "no such command 'proces'. Did you mean 'process'?"),
+        (
+            ["process", "in.mp4", "--strenth", "1"],
+            "no such option: --strenth (Possible options: --start, --strength, --strict). See `root process --help`.",
+        ),
+    ],
+)
+def test_mistakes_on_the_command_line_are_one_line(vderain: Run, arguments: list[str], says: str) -> None:
+    result = vderain(*arguments)
+    assert (result.exit_code, result.stderr) == (2, f"vderain: {says}\n")
+
+
+def test_the_first_help_panel_has_a_dozen_flags(vderain: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    first_panel = vderain("process", "--help").stdout.split("╭─ Options ")[1].split("╰")[0]
+    flags = set(re.findall(r" --([a-z-]+) ", first_panel)) - {"help", "no-drops"}
+    assert len(flags) == 12
+
+
+def test_defaults_in_the_help_are_those_of_the_options(vderain: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    lines = vderain("process", "--help").stdout.splitlines()
+    defaults = Options()
+    for name in ("model", "strength", "temporal", "precision", "rate", "device"):
+        line = next(line for line in lines if f"--{name} " in line)
+        assert f"[default: {getattr(defaults, name)}]" in line
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_shell_completion(shell: str) -> None:
+    environment = {**os.environ, "_VDERAIN_COMPLETE": f"source_{shell}"}
+    command = [sys.executable, "-c", "from vderain.cli.main import app; app(prog_name='vderain')"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "_VDERAIN_COMPLETE" in done.stdout
 
 
 def test_each_command_and_flag_is_explained(vderain: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from vderain.media.encode.encoder import EncodeOptions
 from vderain.media.frame import Colour, Frame
+from vderain.rain.options import RenderOptions
 from vderain.rain.refraction import refract_through, thickness_px
-from vderain.rain.render import Options, grey, render
+from vderain.rain.render import grey, render
 from vderain.rain.weather import FAR_M, STYLES, Weather, add_depth_haze, streak_layers
 from vderain.rain.windshield import Drops, Glass, Windshield
 
@@ -163,7 +164,7 @@ def test_a_seed_repeats_the_file_bit_for_bit(clip: Make, tmp_path: Path, style: 
 
     def once(seed: int, name: str, noise: float = 0.0) -> list[tuple[Any, ...]]:
         return planes_of_file(
-            render(source, tmp_path / name, None, Options(style, seed, noise=noise, encode=LOSSLESS)).target
+            render(source, tmp_path / name, None, RenderOptions(style, seed, noise=noise, encode=LOSSLESS)).target
         )
 
     first = once(1, "a.mkv", 2.0)
@@ -179,7 +180,7 @@ def test_the_mask_is_black_only_where_nothing_changed(
 ) -> None:  # fmt: skip
     source = clip("in.mkv", frames=3, size=(192, 160), pixel_format=pixel_format, codec="ffv1")
     target, mask = tmp_path / "rain.mkv", tmp_path / "mask.mkv"
-    render(source, target, mask, Options(style, haze=False, encode=LOSSLESS))
+    render(source, target, mask, RenderOptions(style, haze=False, encode=LOSSLESS))
     black = 16
     for before, after, grey_planes in zip(*map(planes_of_file, (source, target, mask)), strict=True):
         change = np.abs(before[0].astype(int) - after[0])
@@ -194,7 +195,7 @@ def test_the_mask_is_black_only_where_nothing_changed(
 def test_haze_changes_the_frame_but_not_the_mask(clip: Make, tmp_path: Path) -> None:
     source = clip("in.mkv", frames=2)
     made = {
-        haze: render(source, tmp_path / f"{haze}.mkv", tmp_path / f"{haze}-mask.mkv", Options(haze=haze))
+        haze: render(source, tmp_path / f"{haze}.mkv", tmp_path / f"{haze}-mask.mkv", RenderOptions(haze=haze))
         for haze in (True, False)
     }
     assert not identical(planes_of_file(made[True].target), planes_of_file(made[False].target))
@@ -211,7 +212,7 @@ def test_a_mask_has_the_code_values_of_its_clip() -> None:
 
 def test_timestamps_and_audio_are_kept(clip: Make, tmp_path: Path) -> None:
     source = clip("in.mp4", pts=VFR_PTS, audio="aac")
-    result = render(source, tmp_path / "rain.mp4", tmp_path / "mask.mp4", Options("windshield"))
+    result = render(source, tmp_path / "rain.mp4", tmp_path / "mask.mp4", RenderOptions("windshield"))
     assert result.mask is not None
     assert result.frames == len(VFR_PTS)
     assert decoded_pts(result.target) == decoded_pts(result.mask) == decoded_pts(source)
@@ -227,7 +228,7 @@ def test_rain_falls_downwards_in_rotated_video(clip: Make, tmp_path: Path) -> No
     shape: dict[str, Any] = {"frames": 1, "size": (160, 128)}
     for name, matrix, down in (("a.mp4", None, 0), ("b.mp4", UPRIGHT, 1)):
         mask = tmp_path / f"mask-{name}"
-        render(clip(name, display_matrix=matrix, **shape), tmp_path / f"rain-{name}", mask, Options("downpour"))
+        render(clip(name, display_matrix=matrix, **shape), tmp_path / f"rain-{name}", mask, RenderOptions("downpour"))
         planes = planes_of_file(mask)[0]
         assert along(down, planes) > along(1 - down, planes) + 0.1
 
@@ -237,9 +238,9 @@ def test_images_and_folders_of_images(tmp_path: Path) -> None:
     folder.mkdir()
     for number in (2, 10):
         cv2.imwrite(str(folder / f"f{number}.png"), (255 * street().permute(1, 2, 0)).byte().numpy())
-    render(folder, tmp_path / "rain", tmp_path / "mask", Options("downpour"))
+    render(folder, tmp_path / "rain", tmp_path / "mask", RenderOptions("downpour"))
     assert names_in(tmp_path / "rain") == names_in(tmp_path / "mask") == {"f2.png", "f10.png"}
-    render(folder / "f2.png", tmp_path / "one.png", None, Options("downpour"))
+    render(folder / "f2.png", tmp_path / "one.png", None, RenderOptions("downpour"))
     one, first = (cv2.imread(str(tmp_path / name)) for name in ("one.png", "rain/f2.png"))
     assert np.array_equal(np.asarray(one), np.asarray(first))
     assert np.asarray(one).std(axis=1).max() > 0  # a row was of one grey
@@ -257,10 +258,10 @@ def test_command_reports_what_it_did(vderain: Run, clip: Make, tmp_path: Path) -
 
 
 WRONG: dict[str, tuple[list[str], int, str]] = {
-    "style": (["{in}", "-o", "{out}", "--style", "hail"], 2, "there is no style 'hail'."),
-    "seed": (["{in}", "-o", "{out}", "--seed", "-1"], 2, "seed -1 is out of range."),
-    "noise": (["{in}", "-o", "{out}", "--noise", "100"], 2, "noise 100 is out of range."),
-    "crf": (["{in}", "-o", "{out}", "--crf", "70"], 2, "crf 70 is out of range."),
+    "style": (["{in}", "-o", "{out}", "--style", "hail"], 2, "'hail' is not one of"),
+    "seed": (["{in}", "-o", "{out}", "--seed", "-1"], 2, "invalid value for '--seed'"),
+    "noise": (["{in}", "-o", "{out}", "--noise", "100"], 2, "invalid value for '--noise'"),
+    "crf": (["{in}", "-o", "{out}", "--crf", "70"], 2, "invalid value for '--crf'"),
     "device": (["{in}", "-o", "{out}", "--device", "abacus"], 5, "there is no device 'abacus'."),
     "missing": (["{in}.gone", "-o", "{out}"], 3, "there is no file"),
     "exists": (["{in}", "-o", "{there}"], 4, "exists already."),

@@ -15,13 +15,13 @@ from threading import Event
 from vderain.batch.events import Ended, EventHandler, Planned, Retried, Started, Summary, Warned
 from vderain.batch.ledger import HIDDEN, TRACK, Ledger
 from vderain.batch.plan import Item
+from vderain.batch.policy import RetryPolicy
 from vderain.batch.record import Record
 from vderain.batch.report.page import write_report
 from vderain.batch.report.thumbnails import forget_others
 from vderain.batch.workers.task import Outcome, Progressed, Task, Workers, failure
 from vderain.errors import InputError, OutputError, UsageError, VderainError
 from vderain.media.encode.encoder import CAP_FACTOR
-from vderain.media.encode.segments import SEGMENT_FRAMES
 from vderain.media.fingerprint import Fingerprint, fingerprint
 from vderain.media.gps import is_gpx_of_ours
 from vderain.options import Options, settings, weights
@@ -31,21 +31,6 @@ ELSEWHERE_S = 0.5  # between looks at what another run is doing
 WORK = f"{HIDDEN}/work"
 UNSEEN = Fingerprint(0, 0, "")  # of a file that cannot be read, or was not looked at
 REPORT = "report"  # folder of pictures beside the page
-
-
-@dataclass(frozen=True, slots=True)
-class RetryPolicy:
-    """How a run goes.
-
-    Attributes:
-        retries: further attempts where a worker died, took too long, or failed as it might not again.
-        fail_fast: stop at the first file that failed.
-        segment_frames: see `process`.
-    """
-
-    retries: int = 1
-    fail_fast: bool = False
-    segment_frames: int = SEGMENT_FRAMES
 
 
 def _key(target: str) -> str:

@@ -8,8 +8,8 @@ from pathlib import Path
 import watchfiles
 
 from vderain.batch.plan import Item, Selection, make_plan, roots
+from vderain.batch.policy import SETTLE_S
 
-SETTLE_S = 5.0  # a recorder writes at least this often; a file that rests longer is complete
 LOOK_EVERY_S = 1.0  # at most, while something changes
 LOOK_ANYWAY_S = 60.0  # network drives do not tell of what other machines write
 DEBOUNCE_MS = 400

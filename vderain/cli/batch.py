@@ -1,4 +1,4 @@
-"""`vderain batch`: files and folders enter, how each of them fared is said."""
+"""`vderain batch`: removes the rain from many files."""
 
 import os
 import re
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vderain.cli.console import STOPPING, Quiet, Verbose, detach_terminal, exit_on_error, given, print_error
-from vderain.cli.flags import Make, options, with_options
+from vderain.batch.policy import SETTLE_S, RetryPolicy
+from vderain.cli.console import STOP_SIGNALS, Json, Quiet, Verbose, detach_terminal, exit_on_error, print_error
+from vderain.cli.flags import MakeOptions, build_options, with_options
 from vderain.errors import CheckpointError, DeviceError, Interrupted, OutputError, UsageError, VderainError
 
 if TYPE_CHECKING:
@@ -26,53 +27,85 @@ if TYPE_CHECKING:
     from vderain.cli.batch_progress import BatchDisplay
 
 INTERRUPTED = 130
-PLACE = re.compile(r"ray(://[^/:]+(:\d+)?)?")
+POLICY = RetryPolicy()
+RAY_ADDRESS = re.compile(r"ray(://[^/:]+(:\d+)?)?")
+SELECTION, RUNNING = "Selection of files", "Running"  # help panels
 
 
 @with_options
 def batch_command(
-    inputs: Annotated[
-        list[str], typer.Argument(metavar="INPUT...", help="Files, folders (with all in them), or quoted patterns.")
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUTDIR", help="Folder of the results.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders, or quoted patterns.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUTDIR", help="Folder for the results.")],
     include: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATTERN", help="Take only such files of folders and patterns; repeatable."),
+        typer.Option(metavar="PATTERN", help="Take only matching files; repeatable.", rich_help_panel=SELECTION),
     ] = None,
     exclude: Annotated[
-        list[str] | None, typer.Option(metavar="PATTERN", help="Leave out such files and folders; repeatable.")
+        list[str] | None,
+        typer.Option(metavar="PATTERN", help="Skip matching files and folders; repeatable.", rich_help_panel=SELECTION),
     ] = None,
-    workers: Annotated[int | None, typer.Option(metavar="N", help="Processes. Default: one for each device.")] = None,
-    retries: Annotated[int, typer.Option(metavar="N", help="Further attempts where a worker died or hung.")] = 1,
-    timeout: Annotated[float | None, typer.Option(metavar="S", help="Seconds for one attempt at a file.")] = None,
-    segment: Annotated[
-        int | None, typer.Option(metavar="FRAMES", help="Go on from after a crash, in steps of this. Default 300.")
-    ] = None,
-    fail_fast: Annotated[bool, typer.Option("--fail-fast", help="Stop at the first file that fails.")] = False,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, how long and how large.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Go on: take new files as they are completed.")] = False,
+    watch: Annotated[
+        bool, typer.Option("--watch", help="Keep running, and process new files.", rich_help_panel=SELECTION)
+    ] = False,
     settle: Annotated[
-        float | None, typer.Option(metavar="S", help="A file at rest for so long is complete. Default 5.")
+        float,
+        typer.Option(
+            min=0.01,
+            metavar="SECONDS",
+            help="Time without changes after which a new file counts as complete.",
+            rich_help_panel=SELECTION,
+        ),
+    ] = SETTLE_S,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=1024,
+            metavar="N",
+            show_default="one per device",
+            help="Worker processes.",
+            rich_help_panel=RUNNING,
+        ),
     ] = None,
+    retries: Annotated[
+        int,
+        typer.Option(
+            min=0, metavar="N", help="Further attempts after a worker died or timed out.", rich_help_panel=RUNNING
+        ),
+    ] = POLICY.retries,
+    timeout: Annotated[
+        float | None,
+        typer.Option(
+            min=0.01, metavar="SECONDS", help="Time limit for one attempt at a file.", rich_help_panel=RUNNING
+        ),
+    ] = None,
+    segment: Annotated[
+        int,
+        typer.Option(min=1, metavar="FRAMES", help="Save progress every so many frames.", rich_help_panel=RUNNING),
+    ] = POLICY.segment_frames,
+    fail_fast: Annotated[
+        bool, typer.Option("--fail-fast", help="Stop at the first file that fails.", rich_help_panel=RUNNING)
+    ] = POLICY.fail_fast,
     on: Annotated[
-        str | None, typer.Option(metavar="ray[://HOST:PORT]", help="Work on a Ray cluster instead of here.")
+        str | None,
+        typer.Option(metavar="ray[://HOST:PORT]", help="Work on a Ray cluster.", rich_help_panel=RUNNING),
     ] = None,
-    options: Make = options,
-    as_json: Annotated[bool, typer.Option("--json", help="What happens as JSON lines on stdout.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the work, with time and space needed.")] = False,
+    make_options: MakeOptions = build_options,
+    as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Take the rain out of many files; what is done already is not done again."""
-    with exit_on_error(quiet, verbose), _one_for_all():
+    """Remove the rain from many files. Finished files are skipped when the command is run again."""
+    with exit_on_error(quiet, verbose), _limit_exit_codes():
         from vderain.batch.ledger import TRACK, Ledger
         from vderain.batch.plan import Selection, make_plan
-        from vderain.batch.run import RetryPolicy, Run
+        from vderain.batch.run import Run
         from vderain.cli.batch_progress import batch_display
 
-        chosen = options()
-        _check(workers, retries, timeout, segment, settle)
-        if on is not None and not PLACE.fullmatch(on):
-            raise UsageError(f"--on {on} is no place to work.", "Give ray, or ray://HOST:PORT of a cluster's head.")
+        chosen = make_options()
+        if on is not None and not RAY_ADDRESS.fullmatch(on):
+            raise UsageError(f"--on must be 'ray' or 'ray://HOST:PORT', not {on!r}.", "Or leave it out.")
         suffix = f".{chosen.container}" if chosen.container else None
         beside = (TRACK,) if chosen.gpx else ()
         selection = Selection(tuple(inputs), tuple(include or ()), tuple(exclude or ()), suffix, beside, patient=watch)
@@ -84,18 +117,16 @@ def batch_command(
 
             print_estimate(plan, output, chosen, as_json, quiet)
             raise typer.Exit(1 if plan.incomplete else 0)
-        _make(output)
+        _create_folder(output)
         with _stopping() as stop, Ledger(output) as ledger, batch_display(quiet, as_json, verbose) as shown:
             for sentence in ledger.said:
                 print_error(sentence, "")
-            run = Run(
-                ledger, chosen, RetryPolicy(retries, fail_fast, **given(segment_frames=segment)), shown.tell, stop
-            )
+            run = Run(ledger, chosen, RetryPolicy(retries, fail_fast, segment), shown.tell, stop)
             make_workers = partial(_make_workers, on, chosen.device, workers, timeout, retries)
             if watch:
-                from vderain.batch.watch import SETTLE_S, Watcher
+                from vderain.batch.watch import Watcher
 
-                with Watcher(selection, output, print_error, settle or SETTLE_S) as watcher:
+                with Watcher(selection, output, print_error, settle) as watcher:
                     code = _run(run, make_workers, shown, selection, watcher)
             else:
                 run.add(plan.items)
@@ -111,12 +142,12 @@ def _run(
     selection: "Selection",
     watcher: "Watcher | None" = None,
 ) -> int:
-    """Works, sums up, writes the page; returns the exit code."""
+    """Process the files, write the report and print the summary. Returns the exit code."""
     workers: Workers | None = None
     whole = False
 
     def page() -> None:
-        run.report("vderain batch", _in_words(run, selection))
+        run.report("vderain batch", _settings_table(run, selection))
 
     try:
         if watcher is not None:
@@ -147,10 +178,10 @@ def _make_workers(on: str | None, device: str, count: int | None, timeout: float
     return LocalWorkers(count, device, timeout)
 
 
-def _in_words(run: "Run", selection: "Selection") -> dict[str, str]:
-    """What the run was told, for the page."""
+def _settings_table(run: "Run", selection: "Selection") -> dict[str, str]:
+    """The run's settings, for the report."""
     chosen = run.options
-    codec = chosen.encode.codec or "as each container likes it"
+    codec = chosen.encode.codec or "the source's"
     return {
         "inputs": ", ".join(selection.inputs),
         "model": f"{chosen.model} ({run.weights[:12]})" if run.weights else "none",
@@ -161,42 +192,29 @@ def _in_words(run: "Run", selection: "Selection") -> dict[str, str]:
     }
 
 
-def _check(workers: int | None, retries: int, timeout: float | None, segment: int | None, settle: float | None) -> None:
-    if settle is not None and not settle > 0:
-        raise UsageError(f"--settle {settle:g} is out of range.", "Give seconds, more than 0.")
-    if segment is not None and segment < 1:
-        raise UsageError(f"--segment {segment} is out of range.", "Give 1 frame or more.")
-    if workers is not None and not 1 <= workers <= 1024:
-        raise UsageError(f"--workers {workers} is out of range.", "Give 1 or more.")
-    if retries < 0:
-        raise UsageError(f"--retries {retries} is out of range.", "Give 0 or more.")
-    if timeout is not None and not timeout > 0:
-        raise UsageError(f"--timeout {timeout:g} is out of range.", "Give seconds, more than 0.")
-
-
 def _check_found(plan: "Plan", watch: bool) -> None:
     if watch:
-        return  # the watcher says what it meets, and files may still come
+        return  # files may still appear, and the watcher reports problems
     for problem in plan.problems:
         print_error(problem.what, problem.cure)
     if not plan.items:
         if plan.incomplete:
-            raise VderainError("there is no file to do in what can be read.", "See the lines above.")
+            raise VderainError("no input could be read.", "See the lines above.")
         raise UsageError("there is no video in the inputs.", "Name other kinds of files with --include.")
 
 
-def _make(output: Path) -> None:
+def _create_folder(output: Path) -> None:
     try:
         output.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(
-            f"the folder {output} cannot be made ({error.strerror}).", "Choose another folder with -o."
+            f"the folder {output} cannot be created ({error.strerror}).", "Choose another folder with -o."
         ) from error
 
 
 @contextmanager
-def _one_for_all() -> Iterator[None]:
-    """A batch ends with 0, 1, 2 or 130: what forbids all of it is usage where another flag would help, else 1."""
+def _limit_exit_codes() -> Iterator[None]:
+    """Map errors that stop the whole batch to exit code 2 where another flag would help, else to 1."""
     try:
         yield
     except (UsageError, Interrupted):
@@ -209,16 +227,16 @@ def _one_for_all() -> Iterator[None]:
 
 @contextmanager
 def _stopping() -> Iterator[threading.Event]:
-    """The first Ctrl-C asks for an end, the second one is one."""
+    """Set an event at the first Ctrl-C (or SIGTERM, SIGHUP), and exit at once at the second."""
     stop = threading.Event()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if stop.is_set():
-            os._exit(INTERRUPTED)  # workers end with their parent, and the next run finds what they had
+            os._exit(INTERRUPTED)  # workers exit with their parent; the next run continues from their segments
         detach_terminal(number)
         stop.set()
 
-    for number in STOPPING:
+    for number in STOP_SIGNALS:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, interrupt)
     yield stop

@@ -13,7 +13,7 @@ from rich.table import Table
 from vderain.batch.events import Ended, Event, Planned, Retried, Started, Summary, Warned
 from vderain.batch.record import Record
 from vderain.batch.workers.task import Progressed
-from vderain.cli.console import EVENT_EVERY_S, clock, counted, err, one_line, out, print_error
+from vderain.cli.console import EVENT_EVERY_S, counted, err, format_time, one_line, out, print_error
 
 SPEED_OVER_S = 30.0  # frames a second are those of the last while
 NOT_FOR_EVENTS = ("draft", "run", "mtime_out_ns", "moments", "ends", "settings", "mtime_ns", "family")
@@ -124,7 +124,7 @@ class Lines(BatchDisplay):
     def _show(self, told: Event) -> None:
         super()._show(told)
         if isinstance(told, Ended) and told.record.state == "done":
-            left = f", {clock(self.left_s)} left" if self.left_s else ""
+            left = f", {format_time(self.left_s)} left" if self.left_s else ""
             err.print(one_line(f"{self.ended} of {self.items}: {_done(told.record)}{left}"), markup=False)
         elif isinstance(told, Retried):
             err.print(one_line(f"vderain: {told.target}: {told.error} It is tried again."), markup=False)
@@ -202,7 +202,7 @@ class Live(Lines):
         from rich.progress_bar import ProgressBar
         from rich.text import Text
 
-        left = f", {clock(self.left_s)} left" if self.left_s is not None else ""
+        left = f", {format_time(self.left_s)} left" if self.left_s is not None else ""
         failures = f", {self.failed} failed" if self.failed else ""
         title = f"{self.ended} of {counted(self.items, 'file')}{failures}, {self.fps:.1f} frames/s{left}"
         table = Table(title=title, title_justify="left", box=None, show_header=False, expand=True, padding=(0, 1, 0, 0))
@@ -235,7 +235,7 @@ def _done(record: Record) -> str:
     lost = f", not kept: {', '.join(record.dropped)}" if record.dropped else ""
     rate = record.frames / max(1e-6, record.seconds)
     frames = counted(record.frames, "frame")
-    return f"{record.target}: {frames}{damage}{lost} in {clock(record.seconds)} ({rate:.1f} frames/s)"
+    return f"{record.target}: {frames}{damage}{lost} in {format_time(record.seconds)} ({rate:.1f} frames/s)"
 
 
 def _say(summary: Summary) -> None:
@@ -249,7 +249,7 @@ def _say(summary: Summary) -> None:
     stopped = "interrupted: " if summary.stopped else ""
     page = f" The report is {summary.report}." if summary.report else ""
     again = " Run the same command again to go on." if summary.waiting else ""
-    out.print(f"{stopped}{', '.join(parts)} in {clock(summary.seconds)}.{page}{again}", markup=False)
+    out.print(f"{stopped}{', '.join(parts)} in {format_time(summary.seconds)}.{page}{again}", markup=False)
 
 
 def _by_camera(records: list[Record]) -> Table:
@@ -271,6 +271,6 @@ def _sums(records: list[Record]) -> list[str]:
     return [
         str(len(done)), str(len(records) - len(done)), str(sum(r.frames for r in done)),
         str(sum(r.repeated + r.missing for r in done)), str(sum(r.dry for r in done)),
-        clock(sum(r.media_s for r in done)),
+        format_time(sum(r.media_s for r in done)),
         f"{sum(r.size_bytes for r in done) / 1e6:.1f} MB", f"{sum(r.bytes_out for r in done) / 1e6:.1f} MB",
     ]  # fmt: skip

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from vderain.cli.console import clock, counted, err, one_line, out
+from vderain.cli.console import counted, err, format_time, one_line, out
 
 if TYPE_CHECKING:
     from vderain.batch.estimate import Estimate
@@ -78,8 +78,8 @@ def _line(each: "Estimate") -> str:
     if each.seconds is None or each.bytes_out is None:
         return f"{each.item.name} -> {each.item.target}: of unknown length"
     frames = counted(each.frames, "frame")
-    return (
-        f"{each.item.name} -> {each.item.target}: {frames}, about {clock(each.seconds)}, {each.bytes_out / 1e6:.1f} MB"
+    return f"{each.item.name} -> {each.item.target}: {frames}, " + (
+        f"about {format_time(each.seconds)}, {each.bytes_out / 1e6:.1f} MB"
     )
 
 
@@ -89,6 +89,6 @@ def _closing(total: dict[str, Any]) -> str:
     unknown = f" (and {total['unknown']} of unknown length)" if total["unknown"] else ""
     return (
         f"{counted(total['files'], 'file')} to do{failing}{done}: {counted(total['frames'], 'frame')}, about "
-        f"{clock(total['seconds'])} on one device{unknown}; about {total['bytes'] / 1e6:.1f} MB of the "
+        f"{format_time(total['seconds'])} on one device{unknown}; about {total['bytes'] / 1e6:.1f} MB of the "
         f"{total['free_bytes'] / 1e9:.1f} GB that are free."
     )

@@ -1,17 +1,19 @@
-"""`vderain evaluate`: measures how well rain was removed from a clip."""
+"""`vderain evaluate`: measures how well rain was removed."""
 
 import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vderain.cli.console import Verbose, counted, exit_on_error, given, out, progress_display
-from vderain.cli.flags import Device, Mode, Model, Precision, Strength
+from vderain.cli.console import Quiet, Verbose, counted, exit_on_error, out, progress_display
+from vderain.cli.flags import ADVANCED, DEFAULTS, Device, Mode, Model, NetworkPrecision, Strength
 from vderain.errors import UsageError
+
+NETWORK_FLAGS = ("model", "strength", "temporal", "device", "precision")
 
 if TYPE_CHECKING:
     from vderain.evaluation.evaluate import PairedScores, Report, UnpairedScores
@@ -20,50 +22,64 @@ if TYPE_CHECKING:
 
 
 def evaluate_command(
-    rain: Annotated[Path, typer.Option(help="A rainy video, picture, or folder of pictures.")],
-    clear: Annotated[Path | None, typer.Option(help="The truth: the same without rain, in the same order.")] = None,
+    ctx: typer.Context,
+    rain: Annotated[Path, typer.Option(metavar="PATH", help="Rainy video, image, or folder of images.")],
+    clear: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Ground truth: the same scene without rain, frame by frame.")
+    ] = None,
     derained: Annotated[
-        Path | None, typer.Option("--out", help="Judge this derained clip. Default: derain the rainy one.")
+        Path | None,
+        typer.Option("--out", metavar="PATH", help="Measure this derained clip instead of processing --rain."),
     ] = None,
-    single: Annotated[bool, typer.Option("--single", help="The pictures of a folder are no clip.")] = False,
-    harmless: Annotated[
-        bool, typer.Option("--harmless", help="Also derain the clear clip, which should stay.")
+    single: Annotated[
+        bool, typer.Option("--single", help="Treat the folder as unrelated images, not as a video.")
     ] = False,
-    model: Model = None,
-    strength: Strength = None,
-    temporal: Mode = None,
-    device: Device = None,
-    precision: Precision = None,
-    limit: Annotated[int | None, typer.Option(metavar="N", help="Look at the first N frames only.")] = None,
+    identity: Annotated[
+        bool, typer.Option("--identity", help="Also process the clear clip, to measure unwanted changes.")
+    ] = False,
+    strength: Strength = DEFAULTS.strength,
+    model: Model = DEFAULTS.model,
+    device: Device = DEFAULTS.device,
+    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Use the first N frames only.")] = None,
     sheet: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Also write a contact sheet: before, after, removed.")
+        Path | None, typer.Option(metavar="FILE.png", help="Write a contact sheet: before, after, difference.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as one JSON object.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress, no warnings.")] = False,
+    temporal: Mode = DEFAULTS.temporal,
+    precision: NetworkPrecision = DEFAULTS.precision,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=ADVANCED)] = False,
+    quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Measure how well rain is taken out: against the truth, or by what can be seen without it."""
+    """Measure how well rain is removed, with or without ground truth."""
     with exit_on_error(quiet, verbose):
-        choices = given(model=model, strength=strength, temporal=temporal, device=device, precision=precision)
-        _check(rain, clear, derained, single, harmless, choices, limit)
+        chosen = [name for name in NETWORK_FLAGS if _was_given(ctx, name)]
+        _check(rain, clear, derained, single, identity, chosen)
         from vderain.evaluation.contact_sheet import check_target, write_sheet
         from vderain.evaluation.evaluate import evaluate_against_truth, evaluate_without_truth
         from vderain.evaluation.footage import Footage, zip_frames
-        from vderain.media.encode.encoder import EncodeOptions
-        from vderain.process import Options, Progress
+        from vderain.media.encode.options import EncodeOptions
+        from vderain.options import Options
+        from vderain.process import Progress
 
         if sheet:
             check_target(sheet)
-        options = Options(encode=EncodeOptions(codec="ffv1"), **choices)
+        options = Options(
+            model=model,
+            strength=strength,
+            temporal=temporal,
+            device=device,
+            precision=precision,
+            encode=EncodeOptions(codec="ffv1"),
+        )
         before = Footage(rain, single, limit)
         truth = Footage(clear, single, limit) if clear else None
         known = [before, *([truth] if truth else []), *([Footage(derained, single, limit)] if derained else [])]
-        for _ in zip_frames(known):  # clips that do not go together are found out before the long work
+        for _ in zip_frames(known):  # reports clips that do not match before the long work
             pass
         with TemporaryDirectory(prefix="vderain-") as folder:
             work = Work(Path(folder), options, quiet)
             after = Footage(derained, single, limit) if derained else work.derained(before, "out")
-            kept = work.derained(truth, "clear") if truth and harmless else None
+            kept = work.derained(truth, "clear") if truth and identity else None
             with progress_display("measuring", quiet, False) as report:
 
                 def on_progress(frames: int) -> None:
@@ -84,10 +100,10 @@ def evaluate_command(
 
 
 class Work:
-    """Derains what is to be judged, into a folder for results that nobody keeps.
+    """Processes the clips to measure, into a temporary folder.
 
     Attributes:
-        model, device: what derained, as `process` names them; None where nothing was derained.
+        model, device: as in `process.Result`; None where nothing was processed.
     """
 
     def __init__(self, folder: Path, options: "Options", quiet: bool) -> None:
@@ -96,7 +112,7 @@ class Work:
         self.device: str | None = None
 
     def derained(self, footage: "Footage", name: str) -> "Footage":
-        """A lossless result: a video as FFV1, pictures as PNG."""
+        """Process footage to a lossless result: a video as FFV1, images as PNG."""
         from vderain.media.image.sequence import is_image_source
         from vderain.process import Progress
 
@@ -126,29 +142,44 @@ class Work:
         self.model, self.device = result.model, result.device
 
 
+def _was_given(ctx: typer.Context, name: str) -> bool:
+    source = ctx.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _check(
-    rain: Path, clear: Path | None, derained: Path | None, single: bool, harmless: bool,
-    choices: dict[str, Any], limit: int | None,
-) -> None:  # fmt: skip
-    """Refuse what cannot be honoured.
+    rain: Path,
+    clear: Path | None,
+    derained: Path | None,
+    single: bool,
+    identity: bool,
+    chosen: list[str],
+) -> None:
+    """Refuse contradictory flags.
+
+    Args:
+        rain: value of ``--rain``.
+        clear: value of ``--clear``.
+        derained: value of ``--out``.
+        single: value of ``--single``.
+        identity: value of ``--identity``.
+        chosen: flags for the network that were given.
 
     Raises:
-        UsageError: flags that contradict each other, or a limit that leaves nothing.
+        UsageError: flags that contradict each other.
     """
-    if limit is not None and limit < 1:
-        raise UsageError(f"--limit {limit} is out of range.", "Give 1 or more.")
-    if harmless and not clear:
-        raise UsageError("--harmless needs clear footage.", "Add --clear.")
+    if identity and not clear:
+        raise UsageError("--identity needs clear footage.", "Add --clear.")
     if single and not clear:
-        raise UsageError("--single needs the truth: rain shows itself by moving.", "Add --clear.")
+        raise UsageError("--single needs ground truth: rain is measured by its motion.", "Add --clear.")
     if single and not rain.is_dir():
-        raise UsageError("--single is for folders of pictures.", "Leave it out.")
-    if derained and choices and not harmless:
-        raise UsageError(f"--out is judged as it is: --{next(iter(choices))} has no part in it.", "Leave out either.")
+        raise UsageError("--single is for folders of images.", "Leave it out.")
+    if derained and chosen and not identity:
+        raise UsageError(f"--{chosen[0]} does not apply to --out, which is measured as it is.", "Leave out either.")
 
 
 def _print(found: "Report", rain: Path, work: Work) -> None:
-    """What was found, and in which units."""
+    """Print a table with one row per measure."""
     from rich.table import Table
 
     from vderain.evaluation.evaluate import PairedScores
@@ -182,6 +213,6 @@ def _paired_rows(found: "PairedScores") -> list[list[str]]:
 def _unpaired_rows(found: "UnpairedScores") -> list[list[str]]:
     sides = (found.scores_in, found.scores_out)
     return [
-        ["rain left over, levels", *(f"{t.residual_rain_levels:.4f}" for t in sides)],
+        ["residual rain, levels", *(f"{t.residual_rain_levels:.4f}" for t in sides)],
         ["E_warp, own motion", *("-" if t.warp is None else f"{t.warp:.3f}" for t in sides)],
     ]

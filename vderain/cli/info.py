@@ -1,4 +1,4 @@
-"""`vderain info`: what this installation can do, or what a file holds and what will be kept of it."""
+"""`vderain info`: describes this installation, or a file and what processing keeps of it."""
 
 import json
 from pathlib import Path
@@ -12,8 +12,13 @@ from vderain.cli.console import Verbose, exit_on_error, out
 
 def info_command(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="A video to describe.")] = None,
-    container: Annotated[str | None, typer.Option(help="What a mkv, mov ... would keep. Default: as FILE.")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as JSON.")] = False,
+    container: Annotated[
+        str | None,
+        typer.Option(
+            metavar="mp4|mov|mkv|...", show_default="that of FILE", help="Report what this container could keep."
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
     verbose: Verbose = False,
 ) -> None:
     """Describe this installation, or FILE: its streams and what processing will keep of them."""
@@ -33,7 +38,7 @@ def _facts_of_installation() -> dict[str, Any]:
     import torch
 
     from vderain.media.encode.encoder import working_encoders
-    from vderain.model.checkpoint import released_models
+    from vderain.model.released import DROPS_MODEL, released_models
     from vderain.runtime.device import choose_device, cores
 
     names = ["cpu"] + [
@@ -44,7 +49,7 @@ def _facts_of_installation() -> dict[str, Any]:
         "devices": names,
         "chosen": str(choose_device()),
         "threads": str(cores()),
-        "models": released_models(),
+        "models": [name for name in released_models() if name != DROPS_MODEL],
         "encoders": [encoder.codec for encoder in working_encoders()],
         "torch": torch.__version__,
         "ffmpeg": av.ffmpeg_version_info,
@@ -65,18 +70,18 @@ def _print_file(facts: dict[str, Any]) -> None:
     length = f"{facts['duration_s']:.2f} s" if facts["duration_s"] is not None else "unknown length"
     out.print(f"{facts['path']}: {facts['container']}, {length}, {facts['size_bytes'] / 1e6:.1f} MB", markup=False)
     for stream in facts["streams"]:
-        fate = "derained" if stream["processed"] else "copied" if stream["kept"] else "NOT KEPT"
-        fate = f"written as {stream['becomes']}" if stream["becomes"] else fate
+        outcome = "derained" if stream["processed"] else "copied" if stream["kept"] else "NOT KEPT"
+        outcome = f"written as {stream['becomes']}" if stream["becomes"] else outcome
         language = f" ({stream['language']})" if stream["language"] else ""
         out.print(
-            f"  #{stream['index']} {stream['kind']}: {stream['codec']}, {stream['detail']}{language}: {fate}",
+            f"  #{stream['index']} {stream['kind']}: {stream['codec']}, {stream['detail']}{language}: {outcome}",
             markup=False,
         )
     if facts["interlaced"]:
-        out.print("  interlaced: whole pictures are made of its fields", markup=False)
+        out.print("  interlaced: the fields are combined into whole frames", markup=False)
     for part in facts["hidden"]:
         out.print(f"  {part['name']}: {'copied' if part['kept'] else 'NOT KEPT'}", markup=False)
     if facts["gps_fixes"]:
-        out.print(f"  {facts['gps_fixes']} GPS positions, which --gpx writes into a file of their own", markup=False)
+        out.print(f"  {facts['gps_fixes']} GPS positions, which --gpx writes to a .gpx file", markup=False)
     if facts["chapters"]:
         out.print(f"  {facts['chapters']} chapters: copied", markup=False)

@@ -1,4 +1,4 @@
-"""`vderain process`: flags to options, and the closing line."""
+"""`vderain process`: removes the rain from one file."""
 
 import json
 from dataclasses import asdict
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vderain.cli.console import Quiet, Verbose, clock, counted, exit_on_error, out, progress_display
-from vderain.cli.flags import Make, options, with_options
+from vderain.cli.console import Json, Quiet, Verbose, counted, exit_on_error, format_time, out, progress_display
+from vderain.cli.flags import MakeOptions, build_options, with_options
 from vderain.errors import Interrupted
 
 if TYPE_CHECKING:
@@ -17,66 +17,74 @@ if TYPE_CHECKING:
 
 @with_options
 def process_command(
-    source: Annotated[
-        Path, typer.Argument(metavar="INPUT", help="A video, a picture, or a folder of numbered pictures.")
-    ],
+    source: Annotated[Path, typer.Argument(metavar="INPUT", help="Video, image, or folder of numbered images.")],
     output: Annotated[
-        Path | None, typer.Option("-o", "--output", help="Default: INPUT.derained.EXT beside it.")
+        Path | None,
+        typer.Option(
+            "-o", "--output", metavar="PATH", show_default="INPUT.derained.EXT", help="Output file or folder."
+        ),
     ] = None,
-    options: Make = options,
+    make_options: MakeOptions = build_options,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Keep what is finished of a long video, and go on from what was kept.")
+        bool, typer.Option("--resume", help="Save progress, and continue after an interruption.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Progress and result as JSON lines on stdout.")] = False,
+    as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Take the rain out of INPUT; everything else of the file stays."""
+    """Remove the rain from INPUT. Sound, subtitles and metadata are kept."""
     with exit_on_error(quiet, verbose):
         from vderain.media.clip import check_source
         from vderain.media.encode.segments import remove
         from vderain.process import default_target, process
         from vderain.runtime.files import temporary_path
 
-        chosen, pieces = options(), None
+        options, segments = make_options(), None
         if resume:
             check_source(source)
-            target = output or default_target(source, chosen.container)
-            pieces = temporary_path(target, ".segments")
+            target = output or default_target(source, options.container)
+            segments = temporary_path(target, ".segments")
         try:
-            with progress_display(source.name, quiet, as_json) as report:
-                result = process(source, output, chosen, report, resume=pieces)
+            with progress_display(source.name, quiet, as_json) as on_progress:
+                result = process(source, output, options, on_progress, resume=segments)
         except KeyboardInterrupt:
-            if pieces is None or not pieces.exists():
+            if segments is None or not segments.exists():
                 raise
             raise Interrupted(
-                "interrupted: what is finished is kept.", "The same command goes on from there."
+                "interrupted: finished segments are kept.", "Run the same command again to continue."
             ) from None
-        if pieces is not None:
-            remove(pieces)
-        _tell(result, as_json, quiet)
+        if segments is not None:
+            remove(segments)
+        _print_result(result, as_json, quiet)
 
 
-def _tell(result: "Result", as_json: bool, quiet: bool) -> None:
-    """The closing line."""
+def _print_result(result: "Result", as_json: bool, quiet: bool) -> None:
     if as_json:
         facts = asdict(result)
         out.print(json.dumps({"event": "done"} | facts, default=str), markup=False)
-        return
-    if quiet:
-        return
-    damage = f", {counted(result.repeated, 'damaged frame')} bridged" if result.repeated else ""
-    damage += f", {counted(result.missing, 'frame')} missing" if result.missing else ""
-    damage += f", {counted(result.dry, 'dry frame')} left as they were" if result.dry else ""
+    elif not quiet:
+        out.print(_closing_line(result), markup=False)
+        _print_intervals(result)
+        if result.gpx:
+            out.print(f"{result.gpx}: GPS track", markup=False)
+
+
+def _closing_line(result: "Result") -> str:
+    notes = f", {counted(result.repeated, 'damaged frame')} concealed" if result.repeated else ""
+    notes += f", {counted(result.missing, 'frame')} missing" if result.missing else ""
+    notes += f", {counted(result.dry, 'dry frame')} left unchanged" if result.dry else ""
     rate = result.frames / max(1e-6, result.seconds)
     model = f"{result.model} on {result.device}" if result.model else "no network"
-    out.print(
-        f"{result.target}: {counted(result.frames, 'frame')}{damage} in {clock(result.seconds)} "
-        f"({rate:.1f} frames/s, {model})", markup=False,
-    )  # fmt: skip
-    ends = [clock(interval.begin_s) for interval in result.spells[1:]] + ["the end"]
+    return (
+        f"{result.target}: {counted(result.frames, 'frame')}{notes} in {format_time(result.seconds)} "
+        f"({rate:.1f} frames/s, {model})"
+    )
+
+
+def _print_intervals(result: "Result") -> None:
+    """Print when it rains, where `--auto` scanned the video."""
+    ends = [format_time(interval.begin_s) for interval in result.spells[1:]] + ["the end"]
     for interval, end in zip(result.spells, ends, strict=False):
-        weather = "rain" if interval.rainy else "dry, left as it was"
-        out.print(f"  {clock(interval.begin_s)} to {end}: {weather} (presence {interval.rain_score:.2f})", markup=False)
-    if result.gpx:
-        out.print(f"{result.gpx}: GPS track", markup=False)
+        weather = "rain" if interval.rainy else "dry, left unchanged"
+        begin = format_time(interval.begin_s)
+        out.print(f"  {begin} to {end}: {weather} (rain score {interval.rain_score:.2f})", markup=False)

@@ -1,4 +1,4 @@
-"""`vderain render`: renders rain onto a clear clip."""
+"""`vderain render`: adds synthetic rain to a clear clip."""
 
 import json
 from pathlib import Path
@@ -6,56 +6,57 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vderain.cli.console import Quiet, Verbose, clock, counted, exit_on_error, given, out, progress_display
+from vderain.cli.console import Json, Quiet, Verbose, counted, exit_on_error, format_time, out, progress_display
+from vderain.cli.flags import Device
+from vderain.media.encode.options import CRF_MAX, EncodeOptions
+from vderain.rain.options import NOISE_MAX, RenderOptions, Style
+
+DEFAULTS = RenderOptions()
 
 if TYPE_CHECKING:
     from vderain.rain.render import Result
 
 
 def render_command(
-    source: Annotated[
-        Path, typer.Argument(metavar="CLEAR", help="A video, a picture, or a folder of numbered pictures.")
-    ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="What to write, of the same kind.")],
-    style: Annotated[str | None, typer.Option(help="drizzle, shower, downpour or windshield. Default shower.")] = None,
-    seed: Annotated[int | None, typer.Option(help="The same rain for the same number. Default 0.")] = None,
+    source: Annotated[Path, typer.Argument(metavar="CLEAR", help="Video, image, or folder of numbered images.")],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="PATH", help="Output of the same kind.")],
+    style: Annotated[Style, typer.Option(help="Kind of rain.")] = DEFAULTS.style,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed; equal seeds give equal rain.")] = DEFAULTS.seed,
     mask: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the opacity of streaks and drops too, as grey.")
+        Path | None, typer.Option(metavar="PATH", help="Also write the opacity of streaks and drops, in grey.")
     ] = None,
-    veil: Annotated[
-        bool | None, typer.Option("--veil/--no-veil", help="The haze of distant rain. Default: on.", show_default=False)
-    ] = None,
-    noise: Annotated[float | None, typer.Option(metavar="LEVELS", help="Sensor noise, of 255. Default 0.")] = None,
-    crf: Annotated[float | None, typer.Option(help="Constant quality, lower is better. Default 23.")] = None,
-    device: Annotated[str | None, typer.Option(help="auto, cpu, cuda or mps. Default cpu.")] = None,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace outputs that exist.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Progress and result as JSON lines on stdout.")] = False,
+    veil: Annotated[bool, typer.Option("--veil/--no-veil", help="Add the haze of distant rain.")] = DEFAULTS.haze,
+    noise: Annotated[
+        float, typer.Option(min=0, max=NOISE_MAX, metavar="LEVELS", help="Sensor noise, in levels of 255.")
+    ] = DEFAULTS.noise,
+    crf: Annotated[
+        float | None, typer.Option(min=0, max=CRF_MAX, metavar="X", help="Quality; lower is better.")
+    ] = DEFAULTS.encode.crf,
+    device: Device = DEFAULTS.device,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing outputs.")] = DEFAULTS.overwrite,
+    as_json: Json = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Let it rain on CLEAR, which is the exact truth of what leaves."""
+    """Add synthetic rain to CLEAR, which is then the ground truth for the result."""
     with exit_on_error(quiet, verbose):
-        from vderain.media.encode.encoder import EncodeOptions
-        from vderain.rain.render import Options, render
+        from vderain.rain.render import render
 
-        encode = given(encode=EncodeOptions(crf=crf) if crf is not None else None)
-        chosen = given(style=style, seed=seed, haze=veil, noise=noise, device=device) | encode
-        options = Options(overwrite=overwrite, **chosen)
-        with progress_display(source.name, quiet, as_json) as report:
-            result = render(source, output, mask, options, report)
-        _tell(result, as_json, quiet)
+        options = RenderOptions(style, seed, veil, noise, device, EncodeOptions(crf=crf), overwrite)
+        with progress_display(source.name, quiet, as_json) as on_progress:
+            result = render(source, output, mask, options, on_progress)
+        _print_result(result, as_json, quiet)
 
 
-def _tell(result: "Result", as_json: bool, quiet: bool) -> None:
-    """The closing line."""
+def _print_result(result: "Result", as_json: bool, quiet: bool) -> None:
     if as_json:
         facts = {name: getattr(result, name) for name in result.__slots__}
         out.print(json.dumps({"event": "done"} | facts, default=str), markup=False)
     elif not quiet:
-        damage = f", {counted(result.repeated, 'damaged frame')} bridged" if result.repeated else ""
+        damage = f", {counted(result.repeated, 'damaged frame')} concealed" if result.repeated else ""
         mask = f", mask in {result.mask}" if result.mask else ""
         rate = result.frames / max(1e-6, result.seconds)
         out.print(
             f"{result.target}: {counted(result.frames, 'frame')} of {result.style}, seed {result.seed}{damage}{mask}, "
-            f"in {clock(result.seconds)} ({rate:.1f} frames/s, {result.device})", markup=False,
+            f"in {format_time(result.seconds)} ({rate:.1f} frames/s, {result.device})", markup=False,
         )  # fmt: skip

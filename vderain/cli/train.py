@@ -1,4 +1,4 @@
-"""`vderain train`: a recipe enters, weights leave."""
+"""`vderain train`: trains a generator from a TOML recipe."""
 
 import os
 import time
@@ -9,32 +9,35 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vderain.cli.console import Quiet, Verbose, clock, err, exit_on_error, out
+from vderain.cli.console import Quiet, Verbose, err, exit_on_error, format_time, out
 from vderain.errors import Interrupted, VderainError
 
 if TYPE_CHECKING:
     from vderain.train.logger import Event, Progress, Validated
 
 
-# What fails in one process mostly fails in all, and torchrun ends all as soon as one has ended: the first is to say it.
-# Who is still there after this time has failed alone, and says so.
-LINGER_S = 30
+# Most failures happen in all processes, and torchrun stops all of them when one exits. The others
+# therefore wait for the first process to report it; one that still runs after this time reports its own error.
+REPORT_DELAY_S = 30
 
 
 def train_command(
-    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A recipe, such as configs/base.toml.")],
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the run.")] = Path("runs/latest"),
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="Recipe, such as configs/base.toml.")],
+    out_dir: Annotated[Path, typer.Option("--out", metavar="FOLDER", help="Folder for checkpoints and logs.")] = Path(
+        "runs/latest"
+    ),
     override: Annotated[
-        list[str] | None, typer.Option("--set", metavar="A.B=C", help="Change a value; repeatable.")
+        list[str] | None,
+        typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting of the recipe; repeatable."),
     ] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the state saved in the folder.")] = False,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue from the state saved in the folder.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
-    """Train a generator by a recipe; Ctrl-C saves, --resume goes on."""
-    helps = int(os.environ.get("RANK", "0")) > 0 and "TORCHELASTIC_RUN_ID" in os.environ
-    if helps:
-        err.quiet = out.quiet = quiet = True  # of all processes that torchrun starts, the first speaks
+    """Train a generator. Ctrl-C saves the state, and --resume continues from it."""
+    is_worker = int(os.environ.get("RANK", "0")) > 0 and "TORCHELASTIC_RUN_ID" in os.environ
+    if is_worker:
+        err.quiet = out.quiet = quiet = True  # only the first of torchrun's processes prints
     with exit_on_error(quiet, verbose):
         from vderain.train.config import load_recipe
         from vderain.train.loop import train
@@ -42,15 +45,15 @@ def train_command(
 
         recipe = load_recipe(config, tuple(override or ()))
         try:
-            with _shown(quiet) as report:
+            with _progress_lines(quiet) as report:
                 weights = train(recipe, out_dir, resume, report)
         except KeyboardInterrupt:
             saved = (out_dir / RESUME).exists()
-            cure = f"The state is in {out_dir}: --resume goes on from there." if saved else "Nothing was saved yet."
+            cure = f"The state is in {out_dir}: --resume continues from there." if saved else "Nothing was saved yet."
             raise Interrupted("interrupted.", cure) from None
         except VderainError:
-            if helps:
-                time.sleep(LINGER_S)
+            if is_worker:
+                time.sleep(REPORT_DELAY_S)
                 err.quiet = False
             raise
         if not quiet:
@@ -58,8 +61,8 @@ def train_command(
 
 
 @contextmanager
-def _shown(quiet: bool) -> "Iterator[Callable[[Event], None]]":
-    """A line for each line of the log, and on a terminal a bar below them."""
+def _progress_lines(quiet: bool) -> "Iterator[Callable[[Event], None]]":
+    """Print log lines, and on a terminal a progress bar below them."""
     if quiet:
         yield lambda event: None
     elif err.is_terminal:
@@ -70,11 +73,11 @@ def _shown(quiet: bool) -> "Iterator[Callable[[Event], None]]":
 
 
 class _Lines:
-    """Prints what is worth a line; each says how long the run will take."""
+    """Prints progress and validation lines with the remaining time."""
 
     def __init__(self) -> None:
         self.started_s = time.monotonic()
-        self.first: int | None = None  # iteration that this run began with
+        self.first: int | None = None  # iteration at which this run started
 
     def __call__(self, event: "Event") -> None:
         from vderain.train.logger import Progress, Stepped, Validated
@@ -94,7 +97,7 @@ class _Lines:
 
 def _progress(p: "Progress", left_s: float) -> str:
     parts = "".join(f"  {name} {value:.4f}" for name, value in p.parts.items())
-    left = f"  {clock(left_s)} left" if p.iteration < p.iterations else ""
+    left = f"  {format_time(left_s)} left" if p.iteration < p.iterations else ""
     return (
         f"{p.iteration}/{p.iterations}  loss {p.loss:.5f}{parts}  rate {p.rate:.2e}  "
         f"{p.crops_per_s:.0f} images/s  waiting for data {p.waiting:.0%}{left}"
@@ -120,7 +123,7 @@ def _bar() -> "Iterator[Callable[[Event], None]]":
 
         def update(event: "Event") -> None:
             if isinstance(event, Stepped):
-                if lines.first is None:  # the time left is judged by what this run did, not by one that it goes on with
+                if lines.first is None:  # estimate the time left from this run alone
                     bars.reset(task, total=event.iterations, completed=event.iteration)
                 pace = (bars.tasks[0].speed or 0) * event.crops
                 bars.update(task, completed=event.iteration, loss=event.loss, pace=pace)

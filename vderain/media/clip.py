@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vderain.errors import InputError, OutputError, UsageError
 from vderain.media.decode.reader import VideoReader
-from vderain.media.encode.encoder import EncodeOptions
+from vderain.media.encode.options import EncodeOptions
 from vderain.media.encode.writer import VideoWriter
 from vderain.media.image.codec import refuse_unsupported_image
 from vderain.media.image.sequence import ImageReader, ImageWriter, is_image_source

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -23,47 +23,15 @@ from vderain.media.clip import (
     quarter_turns,
 )
 from vderain.media.colour import add_residual, code_scale, to_rgb8
-from vderain.media.encode.encoder import EncodeOptions
+from vderain.media.encode.options import EncodeOptions
 from vderain.media.frame import Frame
+from vderain.rain.options import NOISE_SEED, RenderOptions
 from vderain.rain.weather import STYLES, Weather
 from vderain.runtime.device import choose_device
 
-__all__ = ["Options", "Progress", "Result", "render"]
+__all__ = ["Progress", "RenderOptions", "Result", "render"]
 
-NOISE_MAX = 64.0  # levels of 255
 LOSSLESS_CRF = 0.0  # for the mask, whose values are measurements
-NOISE_SEED = 1  # added to the seed of the rain, so that noise does not change the rain
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """Options of `render` and their defaults.
-
-    Attributes:
-        style: a key of `rain.weather.STYLES`.
-        seed: the same seed gives the same rain on the same device.
-        haze: add the haze of distant rain, which is not part of the mask.
-        noise: standard deviation of sensor noise, in levels of 255.
-        device: see `runtime.device`; the CPU by default, so that a seed gives the same rain on all machines.
-        encode: codec and quality; the default compresses about as strongly as dashcams do.
-        overwrite: replace outputs that exist.
-    """
-
-    style: str = "shower"
-    seed: int = 0
-    haze: bool = True
-    noise: float = 0.0
-    device: str = "cpu"
-    encode: EncodeOptions = field(default_factory=lambda: EncodeOptions(crf=23))
-    overwrite: bool = False
-
-    def __post_init__(self) -> None:
-        if self.style not in STYLES:
-            raise UsageError(f"there is no style {self.style!r}.", f"Choose {', '.join(STYLES)}.")
-        if not 0 <= self.seed < 2**63 - NOISE_SEED:
-            raise UsageError(f"seed {self.seed} is out of range.", "Give a whole number, 0 or more.")
-        if not 0 <= self.noise <= NOISE_MAX:
-            raise UsageError(f"noise {self.noise:g} is out of range.", f"Give levels of 255 from 0 to {NOISE_MAX:g}.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +62,7 @@ class Result:
 
 
 def render(
-    source: Path, target: Path, mask: Path | None = None, options: Options | None = None,
+    source: Path, target: Path, mask: Path | None = None, options: RenderOptions | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
 ) -> Result:  # fmt: skip
     """Render rain onto a video, an image or a folder of numbered images.
@@ -109,7 +77,7 @@ def render(
     Raises:
         VderainError: for any failure; the target does not exist then.
     """
-    options = options or Options()
+    options = options or RenderOptions()
     check_source(source)
     for name in filter(None, (target, mask)):
         check_name(name, source, options.overwrite)
@@ -151,7 +119,7 @@ def render(
 class _Rain:
     """Renders rain onto successive frames."""
 
-    def __init__(self, options: Options, device: torch.device, turns: int) -> None:
+    def __init__(self, options: RenderOptions, device: torch.device, turns: int) -> None:
         rng = torch.Generator(device).manual_seed(options.seed)
         self._noise = options.noise / 255
         self._noise_rng = torch.Generator(device).manual_seed(options.seed + NOISE_SEED)

@@ -7,7 +7,6 @@ import numpy as np
 from vderain.media.frame import Frame, Plane
 
 Comparison = Literal["side", "split"]
-COMPARISONS: tuple[Comparison, ...] = ("side", "split")
 
 
 def compare_frames(before: Frame, after: Frame, mode: Comparison, rotation_quarters: int = 0) -> Frame:

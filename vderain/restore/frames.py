@@ -5,7 +5,6 @@ makes a new record.
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 import cv2
 import numpy as np
@@ -21,8 +20,6 @@ Luma = NDArray[np.uint8]  # (h, w), at the size at which flow is computed
 Residual = NDArray[np.float16]  # (H, W, 3) RGB in 0..1 units, to be added to a frame
 FlowPair = tuple[NDArray[np.float32], NDArray[np.float32]]  # (h, w, 2) each: from one frame to another, and back
 
-Temporal = Literal["off", "light", "strong", "only"]
-TEMPORAL_MODES: tuple[Temporal, ...] = ("off", "light", "strong", "only")
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from vderain.media.encode.codecs import (
     probe_encoder,
     quieten,
 )
+from vderain.media.encode.options import EncodeOptions
 from vderain.media.hdr import with_hdr_metadata
 from vderain.media.pixel_format import FULL_RANGE, LIMITED_RANGE, layout_of, nearest_layout
 
@@ -39,35 +40,7 @@ _HARDWARE_CQ = 19  # for NVENC and AMF, whose default is a low bit rate: about t
 # At constant quality the output may grow to several times the size of the source, because it encodes the source's own
 # artefacts with care. CAP_FACTOR limits that; measured in docs/benchmarks.md.
 CAP_FACTOR = 1.3
-CRF_MAX = 63  # the coarsest on any codec's own scale
 _CAP_BUFFER_S = 2.0  # of bits at the limit, beside the source's own bursts
-
-
-@dataclass(frozen=True, slots=True)
-class EncodeOptions:
-    """How the output is encoded; the single home of these defaults.
-
-    Attributes:
-        codec: h264, hevc, av1, vp9, ffv1, prores or the name of any FFmpeg video encoder. None takes the source's
-            codec, or H.264 where that cannot be encoded.
-        crf: constant quality, lower is better, on the codec's own scale; None takes the codec's default, with a limit
-            of `CAP_FACTOR` times the source's bit rate.
-        preset: speed against size, on the codec's own scale; None takes the codec's default.
-        encoder_opts: further options for the encoder, as (name, value).
-        lossless: keep every bit of the frames.
-    """
-
-    codec: str | None = None
-    crf: float | None = None
-    preset: str | None = None
-    encoder_opts: tuple[tuple[str, str], ...] = ()
-    lossless: bool = False
-
-    def __post_init__(self) -> None:
-        if self.crf is not None and not 0 <= self.crf <= CRF_MAX:
-            raise UsageError(f"crf {self.crf:g} is out of range.", f"Give 0 to 51, for av1 and vp9 up to {CRF_MAX}.")
-        if self.lossless and self.crf is not None:
-            raise UsageError("--lossless has no quality to choose.", "Leave out --crf or --lossless.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ import av
 from vderain.errors import OutputError, UsageError
 from vderain.media.decode.media_file import StreamInfo
 from vderain.media.decode.reader import VideoReader
-from vderain.media.encode.encoder import CAP_FACTOR, EncodeOptions
+from vderain.media.encode.encoder import CAP_FACTOR
+from vderain.media.encode.options import EncodeOptions
 from vderain.media.remux.capabilities import DISK_ERRORS
 from vderain.media.remux.metadata import portable_tags
 

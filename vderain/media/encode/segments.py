@@ -22,14 +22,14 @@ from av.container import OutputContainer
 
 from vderain.errors import VderainError
 from vderain.media.decode.reader import VideoReader
-from vderain.media.encode.encoder import EncodeOptions, add_encoder
+from vderain.media.encode.encoder import add_encoder
+from vderain.media.encode.options import SEGMENT_FRAMES, EncodeOptions
 from vderain.media.encode.preflight import output_error
 from vderain.media.encode.writer import VideoWriter
 from vderain.media.frame import Frame
 
 log = logging.getLogger(__name__)
 
-SEGMENT_FRAMES = 300
 WAIT_S = 60.0  # for the last moments of a worker that was given up
 SCHEMA = """
     BEGIN;

@@ -19,7 +19,8 @@ from vderain.media.decode.media_file import SourceRate, VideoInfo
 from vderain.media.decode.open import TIMECODE, codec_name, open_input
 from vderain.media.decode.probe import probe_video
 from vderain.media.decode.reader import VideoReader
-from vderain.media.encode.encoder import EncodeOptions, add_encoder
+from vderain.media.encode.encoder import add_encoder
+from vderain.media.encode.options import EncodeOptions
 from vderain.media.encode.preflight import check_target, muxer_options, output_error
 from vderain.media.encode.verify import lost_chapters, lost_colour, lost_of_file, lost_of_streams
 from vderain.media.frame import Frame
