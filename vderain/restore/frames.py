@@ -21,7 +21,6 @@ Residual = NDArray[np.float16]  # (H, W, 3) RGB in 0..1 units, to be added to a 
 FlowPair = tuple[NDArray[np.float32], NDArray[np.float32]]  # (h, w, 2) each: from one frame to another, and back
 
 
-
 @dataclass(frozen=True, slots=True)
 class ConsistentFlow:
     """Optical flow from one frame to another, with its confidence.
