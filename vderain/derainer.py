@@ -17,9 +17,8 @@ from torch import Tensor
 from vderain.errors import InputError
 from vderain.media.frame import Colour, Frame
 from vderain.model.released import DEFAULT_MODEL
-from vderain.options import Options
+from vderain.options import Options, Precision, Temporal
 from vderain.pipeline import LoadedModels, Pipeline, RestoredFrame, load_models
-from vderain.restore.frames import Temporal
 
 FrameT = TypeVar("FrameT", NDArray[np.uint8], Tensor)
 
@@ -53,7 +52,7 @@ class Derainer:
 
     @classmethod
     def load(
-        cls, model: str = DEFAULT_MODEL, *, device: str = "auto", precision: str = "auto",
+        cls, model: str = DEFAULT_MODEL, *, device: str = "auto", precision: Precision = "auto",
         batch_size: int | None = None, strength: float = 1.0, temporal: Temporal = "strong", drops: bool = True,
         guard: bool = True,
     ) -> Self:  # fmt: skip
