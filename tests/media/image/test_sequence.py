@@ -1,4 +1,4 @@
-"""Pictures and folders of them: what is read, what is written, what is kept, and what a user is told."""
+"""Still images and folders of images: pixels, metadata, refusals and messages."""
 
 import struct
 import zlib
@@ -86,7 +86,7 @@ def folder(tmp_path: Path) -> Path:
     return made
 
 
-def test_pictures_are_told_by_suffix_and_existence(folder: Path) -> None:
+def test_an_image_source_is_a_folder_or_a_file_with_an_image_suffix(folder: Path) -> None:
     assert is_image_source(folder) and is_image_source(folder / "frame1.png")
     assert not is_image_source(folder / "notes.txt") and not is_image_source(folder / "missing.png")
     upper = (folder / "frame1.png").rename(folder.parent / "A.PNG")
@@ -109,13 +109,13 @@ def test_a_folder_is_a_clip(folder: Path) -> None:
         assert np.array_equal(np.stack(frame.planes, -1), noise(seed=seed)[..., ::-1])
 
 
-def test_a_part_of_a_folder_keeps_its_instants(folder: Path) -> None:
+def test_a_part_of_a_folder_keeps_its_timestamps(folder: Path) -> None:
     with ImageReader(folder, rate=Fraction(10), start_s=0.1, duration_s=0.1) as reader:
         assert reader.names == ("frame2.png",)
         assert [f.pts for f in reader.frames()] == [1]
     with ImageReader(folder, rate=Fraction(10), start_s=0.05) as reader:
         assert reader.count == 2
-    with pytest.raises(UsageError, match="holds no picture"), ImageReader(folder, start_s=5):
+    with pytest.raises(UsageError, match="holds no image"), ImageReader(folder, start_s=5):
         pass
 
 
@@ -147,7 +147,7 @@ def test_png_keeps_depth_grey_and_alpha(tmp_path: Path, channels: int, dtype: ty
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".JPEG", ".webp", ".bmp", ".tif"])
-def test_the_suffix_of_the_target_tells_the_format(tmp_path: Path, suffix: str) -> None:
+def test_the_suffix_of_the_target_selects_the_format(tmp_path: Path, suffix: str) -> None:
     smooth = np.dstack([np.tile(np.arange(64, dtype=np.uint8) * k, (48, 1)) for k in (1, 2, 3)])
     copy(save(tmp_path / "a.png", smooth), tmp_path / f"b{suffix}")
     copied = load(tmp_path / f"b{suffix}")
@@ -174,12 +174,12 @@ def test_orientation_is_read_from_exif(orientation: int, order: str) -> None:
 
 
 @pytest.mark.parametrize("block", [b"", b"II", b"II*\0\xff\xff\xff\xff", b"MM\0*" + b"\xff" * 30, exif(0), exif(99)])
-def test_nonsense_for_exif_means_upright(block: bytes) -> None:
+def test_invalid_exif_means_upright(block: bytes) -> None:
     assert exif_orientation(block) == 1
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
-def test_a_sideways_picture_is_upright_as_a_frame_and_stored_as_before(tmp_path: Path, orientation: int) -> None:
+def test_a_rotated_image_is_upright_as_a_frame_and_stored_as_before(tmp_path: Path, orientation: int) -> None:
     pixels, block = noise(), exif(orientation)
     source = save(tmp_path / "a.png", pixels, (EXIF, block))
     upright = cv2.imdecode(np.frombuffer(source.read_bytes(), np.uint8), cv2.IMREAD_COLOR)
@@ -220,7 +220,7 @@ def broken(kind: str, path: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "says"), [("empty", "0 bytes"), ("garbage", "damaged"), ("cut", "damaged")])
-def test_a_broken_picture_is_named(folder: Path, tmp_path: Path, kind: str, says: str) -> None:
+def test_a_broken_image_is_named(folder: Path, tmp_path: Path, kind: str, says: str) -> None:
     broken(kind, folder / "frame2.png")
     with pytest.raises(InputError, match=f"frame2.*{says}") as caught:
         copy(folder, tmp_path / "out")
@@ -231,27 +231,27 @@ def test_a_broken_picture_is_named(folder: Path, tmp_path: Path, kind: str, says
     assert not list(tmp_path.glob("*out*"))
 
 
-def test_floating_point_pictures_are_refused(tmp_path: Path) -> None:
+def test_floating_point_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="float32"):
         copy(save(tmp_path / "a.tif", noise().astype(np.float32)), tmp_path / "b.tif")
 
 
-def test_pictures_of_a_folder_may_differ_in_size(folder: Path, tmp_path: Path) -> None:
+def test_images_of_a_folder_may_differ_in_size(folder: Path, tmp_path: Path) -> None:
     save(folder / "frame5.png", noise(8, 8))
     copy(folder, tmp_path / "out")
     assert cv2.imread(str(tmp_path / "out/frame5.png")).shape == (8, 8, 3)
 
 
-def test_a_folder_without_pictures_and_twins_are_refused(folder: Path, tmp_path: Path) -> None:
+def test_a_folder_without_images_or_with_duplicate_names_is_refused(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
-    with pytest.raises(InputError, match="holds no picture"), ImageReader(tmp_path / "none"):
+    with pytest.raises(InputError, match="holds no image"), ImageReader(tmp_path / "none"):
         pass
     save(folder / "frame1.jpg", noise())
-    with pytest.raises(InputError, match="2 pictures named frame1"), ImageReader(folder):
+    with pytest.raises(InputError, match="2 images named frame1"), ImageReader(folder):
         pass
 
 
-def test_missing_pictures_are_refused(tmp_path: Path) -> None:
+def test_missing_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be read"), ImageReader(tmp_path / "missing.png"):
         pass
 
@@ -260,10 +260,10 @@ def test_targets_of_the_wrong_kind_are_refused(folder: Path, tmp_path: Path) -> 
     picture = folder / "frame1.png"
     for source, target, says in (
         (folder, folder, "exists already"),
-        (folder, tmp_path / "new.png", "one picture"),
+        (folder, tmp_path / "new.png", "a single image"),
         (folder, folder / "..", "exists already"),
         (picture, folder, "is a folder"),
-        (picture, tmp_path / "new.mp4", "does not end like a picture"),
+        (picture, tmp_path / "new.mp4", "no suffix of an image"),
         (picture, tmp_path / "no" / "such" / "new.png", "cannot be written: No such file"),
         (folder, tmp_path / "no" / "such", "cannot be written: No such file"),
     ):
@@ -273,7 +273,7 @@ def test_targets_of_the_wrong_kind_are_refused(folder: Path, tmp_path: Path) -> 
     assert len(list(folder.iterdir())) == 5
 
 
-def test_a_target_that_cannot_be_made_is_an_output_error(folder: Path, tmp_path: Path) -> None:
+def test_a_target_that_cannot_be_created_is_an_output_error(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(OutputError, match="cannot be written"):
         copy(folder, tmp_path / "file" / "out")
@@ -289,7 +289,7 @@ def test_a_full_disk_is_an_output_error(folder: Path, tmp_path: Path, monkeypatc
     assert not list(tmp_path.glob("*out*"))
 
 
-def test_a_failure_leaves_what_was_there(folder: Path, tmp_path: Path) -> None:
+def test_a_failure_keeps_the_old_file(folder: Path, tmp_path: Path) -> None:
     old = save(tmp_path / "old.png", noise(seed=77))
 
     def fail() -> None:
@@ -303,7 +303,7 @@ def test_a_failure_leaves_what_was_there(folder: Path, tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*"))
 
 
-def test_a_picture_can_be_written_over_itself_and_a_stale_partial_goes(folder: Path, tmp_path: Path) -> None:
+def test_an_image_can_replace_itself_and_a_stale_partial_is_removed(folder: Path, tmp_path: Path) -> None:
     stale = tmp_path / ".out.partial"
     stale.mkdir()
     (stale / "frame99.png").write_bytes(b"of a run that was killed")
@@ -314,10 +314,10 @@ def test_a_picture_can_be_written_over_itself_and_a_stale_partial_goes(folder: P
     assert np.array_equal(load(folder / "frame1.png"), noise(seed=1))
 
 
-def test_nothing_written_is_an_error_and_too_much_a_mistake(folder: Path, tmp_path: Path) -> None:
+def test_writing_no_frame_or_too_many_is_an_error(folder: Path, tmp_path: Path) -> None:
     with (
         ImageReader(folder) as reader,
-        pytest.raises(OutputError, match="no picture"),
+        pytest.raises(OutputError, match="received no frames"),
         ImageWriter(tmp_path / "out", like=reader),
     ):
         pass
@@ -329,14 +329,14 @@ def test_nothing_written_is_an_error_and_too_much_a_mistake(folder: Path, tmp_pa
     assert not (tmp_path / "out").exists() and not (tmp_path / "one.png").exists()
 
 
-def test_opencv_says_nothing_on_its_own(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_opencv_logs_nothing(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     broken("cut", folder / "frame1.png")
     with pytest.raises(InputError), ImageReader(folder / "frame1.png"):
         pass
     assert capfd.readouterr().err == ""
 
 
-def test_a_name_may_be_as_long_as_the_system_takes(tmp_path: Path) -> None:
+def test_a_name_may_be_as_long_as_the_system_allows(tmp_path: Path) -> None:
     source = save(tmp_path / "a.png", noise())
     longest = tmp_path / ("ü" * 125 + "b.png")
     copy(source, longest)
@@ -373,7 +373,7 @@ def test_density_goes_from_format_to_format(tmp_path: Path, suffix: str) -> None
     assert read_metadata((tmp_path / "c.png").read_bytes()).density_dpi == pytest.approx((300, 300), abs=0.01)
 
 
-def test_what_a_format_has_no_place_for_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_a_format_cannot_hold_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     source = with_inside(save(tmp_path / "a.png", noise(channels=4, dtype=np.uint16)), DENSITY, TEXT)
     writer = copy(source, tmp_path / "b.jpg")
     assert writer.dropped == ["transparency", "text"]
@@ -498,3 +498,17 @@ def test_codecs_write_nothing_to_the_terminal(tmp_path: Path, capfd: pytest.Capt
     for name in ("a.png", "b.jpg"):
         read_image(tmp_path / name)
     assert capfd.readouterr().err == ""
+
+
+def test_unsupported_images_of_a_folder_are_counted(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (folder / "a.heic").touch()
+    with ImageReader(folder) as reader:
+        assert reader.count == 3
+    assert "1 images are ignored" in caplog.text
+    (tmp_path / "phone").mkdir()
+    (tmp_path / "phone" / "a.heic").touch()
+    with pytest.raises(InputError, match="does not read") as caught, ImageReader(tmp_path / "phone"):
+        pass
+    assert "magick mogrify" in caught.value.cure

@@ -1,4 +1,4 @@
-"""Pictures as clips: one, or a folder of numbered ones, enters as Frames, and leaves as files of the same names."""
+"""Reads and writes a still image, or a folder of numbered images, as the frames of a clip."""
 
 import logging
 import math
@@ -20,27 +20,28 @@ from vderain.runtime.files import temporary_path
 log = logging.getLogger(__name__)
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+UNSUPPORTED_SUFFIXES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl")
 
 
 def is_image_source(path: Path) -> bool:
-    """Whether the path is an existing picture, told by its suffix, or a folder."""
+    """Whether the path is a folder, or an existing file with the suffix of an image."""
     return path.is_dir() or (path.is_file() and path.suffix.lower() in SUFFIXES)
 
 
 class ImageReader:
-    """A picture, or the pictures of a folder in natural order (frame2 before frame10), as Frames.
+    """Reads a still image, or the images of a folder in natural order (frame2 before frame10), as frames.
 
     Args:
-        path: a picture or a folder of them; other files and hidden ones in the folder are passed over.
-        rate: pictures per second.
-        start_s, duration_s: which part of the clip, in seconds; from its start, and to its end, where not given.
+        path: an image or a folder of images; other files and hidden files in the folder are ignored.
+        rate: frames per second.
+        start_s, duration_s: the part of the clip to read, in seconds; None is its start, or the rest.
 
     Attributes:
-        width_px, height_px: size of the first picture, upright; others may differ. Known once opened.
-        count: how many pictures the part holds.
+        width_px, height_px: size of the first image, upright; others may differ. Known once entered.
+        count: number of images in the part.
         names: their file names, in order.
-        rate: pictures per second.
-        is_folder: False for a single picture.
+        rate: frames per second.
+        is_folder: False for a single image.
     """
 
     def __init__(
@@ -64,17 +65,17 @@ class ImageReader:
         return len(self._paths)
 
     def __enter__(self) -> Self:
-        """Lists the pictures and decodes the first one.
+        """Lists the images and decodes the first one.
 
         Raises:
-            InputError: there is no picture, the first cannot be read, or two would have the same name as PNG.
-            UsageError: the asked part lies after the end.
+            InputError: there is no image, the first cannot be read, or two would have the same name as PNG.
+            UsageError: the selected part lies after the end.
         """
         listed = _listed(self.path) if self.is_folder else (self.path,)
         self._first, end = _part(len(listed), self.rate, *self._part)
         if self._first >= end:
             raise UsageError(
-                f"The asked part of {self.path} holds no picture: it lasts {float(len(listed) / self.rate):g} s.",
+                f"the selected part of {self.path} holds no image: it lasts {float(len(listed) / self.rate):g} s.",
                 "Ask for an earlier start or a longer duration.",
             )
         self._paths = listed[self._first : end]
@@ -82,13 +83,13 @@ class ImageReader:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Nothing is held open between pictures."""
+        """Nothing to close: each file is opened, read and closed at once."""
 
     def frames(self) -> Iterator[Frame]:
-        """The pictures, lazily: planes R, G, B, or one grey plane; pts counts the pictures of the whole folder.
+        """Decodes the images lazily, to planes R, G, B or one grey plane; pts is the index in the whole folder.
 
         Raises:
-            InputError: a picture cannot be read.
+            InputError: an image cannot be read.
         """
         for index in range(self.count):
             pixels = self.image(index).pixels
@@ -96,7 +97,7 @@ class ImageReader:
             yield Frame(planes_of(pixels), colour, self._first + index, 1, 1 / self.rate)
 
     def image(self, index: int) -> DecodedImage:
-        """The file behind the frame of that order, with its alpha and metadata.
+        """Decodes image number `index` of the part, with its alpha channel and metadata.
 
         Raises:
             InputError: it cannot be read.
@@ -105,18 +106,18 @@ class ImageReader:
 
 
 class ImageWriter:
-    """Frames to a picture or a folder of PNG, under a temporary name until all is well.
+    """Writes frames to an image file or a folder of PNG files, under a temporary name until all are written.
 
-    The order of frames tells whose alpha channel and metadata they take: the first written belongs to the first of
-    ``like.names``. A folder is never written into an existing one; a single picture replaces what had its name.
+    Frame number i takes the alpha channel and the metadata of image number i of `like`. An existing folder is never
+    written into; an existing image is replaced.
 
     Args:
-        target: a folder where the reader had one, else a file, whose suffix tells the format.
-        like: the opened reader the frames come from.
+        target: a folder if `like` reads one, else a file, whose suffix selects the format.
+        like: the entered reader that the frames come from.
 
     Attributes:
-        changed: what of the pictures written so far is there in another form, in words.
-        dropped: what they do not hold any more, in words.
+        changed: descriptions of what the images written so far hold in another form than the originals.
+        dropped: descriptions of what they no longer hold.
     """
 
     def __init__(self, target: Path, like: ImageReader) -> None:
@@ -128,13 +129,13 @@ class ImageWriter:
         self._written = 0
 
     def __enter__(self) -> Self:
-        """Makes the temporary folder, or checks that the file can be made.
+        """Creates the temporary folder or file.
 
         Raises:
             OutputError: the target is of the wrong kind, exists, or cannot be written.
         """
         self._check_kind()
-        self._discard()  # of a run that was killed
+        self._discard()  # left over from a run that was killed
         try:
             if self._like.is_folder:
                 self._partial.mkdir()
@@ -148,20 +149,20 @@ class ImageWriter:
         """Encodes one frame.
 
         Args:
-            frame: planes R, G, B or grey, 8 or 16 bit.
+            frame: planes R, G, B or grey, 8 or 16 bits.
 
         Raises:
-            OutputError: the format cannot hold it, or the disk refuses it.
-            ValueError: more frames than the reader has.
+            OutputError: the format cannot hold the frame, or the file cannot be written.
+            ValueError: there are more frames than the reader has images.
         """
         if self._written >= self._like.count:
-            raise ValueError(f"{self._like.path} has {self._like.count} pictures, and all are written")
+            raise ValueError(f"{self._like.path} has {self._like.count} images, and all are written")
         path = self._partial / self._name(self._written) if self._like.is_folder else self._partial
         suffix = ".png" if self._like.is_folder else self.target.suffix.lower()
         source = self._like.image(self._written)
         data = encode_image(frame, source, suffix, self.target)
-        self.changed += [each for each in changed_parts(source, suffix) if each not in self.changed]
-        self.dropped += [each for each in lost_parts(source, suffix, data) if each not in self.dropped]
+        self.changed += [part for part in changed_parts(source, suffix) if part not in self.changed]
+        self.dropped += [part for part in lost_parts(source, suffix, data) if part not in self.dropped]
         try:
             path.write_bytes(data)
         except OSError as error:
@@ -169,10 +170,10 @@ class ImageWriter:
         self._written += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        """Moves the result to its name, or removes what was begun if anything failed.
+        """Renames the result to its final name; removes the temporary files if anything failed.
 
         Raises:
-            OutputError: it cannot be moved, or nothing was written.
+            OutputError: it cannot be renamed, or nothing was written.
         """
         try:
             if kind is None:
@@ -188,16 +189,18 @@ class ImageWriter:
         if self._like.is_folder and self.target.exists() and not _is_empty_folder(self.target):
             raise OutputError(f"{self.target} exists already.", "Name a folder that does not exist yet.")
         if self._like.is_folder and suffix in SUFFIXES:
-            raise OutputError(f"{self._like.path} is a folder, {self.target} one picture.", "Name a folder.")
+            raise OutputError(f"{self._like.path} is a folder, {self.target} a single image.", "Name a folder.")
         if not self._like.is_folder and self.target.is_dir():
-            raise OutputError(f"{self.target} is a folder.", "Name the picture to write.")
+            raise OutputError(f"{self.target} is a folder.", "Name the image file to write.")
         if not self._like.is_folder and suffix not in SUFFIXES:
             known = ", ".join(SUFFIXES)
-            raise OutputError(f"{self.target.name} does not end like a picture.", f"End it with one of {known}.")
+            raise OutputError(
+                f"{self.target.name} has no suffix of an image that can be written.", f"End it with one of {known}."
+            )
 
     def _finish(self) -> None:
         if not self._written:
-            raise OutputError(f"{self.target} received no picture, and was not made.")
+            raise OutputError(f"{self.target} was not created: it received no frames.")
         try:
             if self._like.is_folder and self.target.is_dir():
                 self.target.rmdir()  # empty, as checked; not every system renames onto it
@@ -218,27 +221,35 @@ class ImageWriter:
 
 
 def natural_key(name: str) -> tuple[list[str | int], str]:
-    """A key that sorts runs of digits by their number: frame2 before frame10."""
+    """A sort key that compares runs of digits by value: frame2 before frame10."""
     parts = re.split(r"(\d+)", name.casefold())
     return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def _listed(folder: Path) -> tuple[Path, ...]:
+    """The images of a folder in natural order."""
     try:
-        found = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and not p.name.startswith(".")]
+        files = [p for p in folder.iterdir() if not p.name.startswith(".")]
     except OSError as error:
         raise InputError(f"{folder} cannot be read: {error.strerror}.", "Check its permissions.") from error
+    found = [p for p in files if p.suffix.lower() in SUFFIXES]
+    unsupported = sum(p.suffix.lower() in UNSUPPORTED_SUFFIXES for p in files)
+    if not found and unsupported:
+        cure = f"Convert them first, for example with ImageMagick: magick mogrify -format png {folder}/*"
+        raise InputError(f"{folder} holds only images of formats that vderain does not read.", cure)
     if not found:
-        raise InputError(f"{folder} holds no picture.", f"Give a folder of files ending with {', '.join(SUFFIXES)}.")
+        raise InputError(f"{folder} holds no image.", f"Give a folder of files with suffix {', '.join(SUFFIXES)}.")
+    if unsupported:
+        log.warning("'%s': %d images are ignored, their format is not read. Convert them first.", folder, unsupported)
     stem, times = Counter(p.stem for p in found).most_common(1)[0]
     if times > 1:
-        raise InputError(f"{folder} holds {times} pictures named {stem}.", "Keep one of them.")
+        raise InputError(f"{folder} holds {times} images named {stem}.", "Keep one of them.")
     return tuple(sorted(found, key=lambda p: natural_key(p.name)))
 
 
 def _part(count: int, rate: Fraction, start_s: float | None, duration_s: float | None) -> tuple[int, int]:
-    """First and end of the pictures shown in start_s <= t < start_s + duration_s."""
-    start = Fraction(str(start_s or 0))  # by its digits: 0.1 s at 10 pictures a second is the second picture
+    """First and end index of the images shown in start_s <= t < start_s + duration_s."""
+    start = Fraction(str(start_s or 0))  # by its digits: 0.1 s at 10 frames per second is exactly the second frame
     first = max(0, math.ceil(start * rate))
     end = count if duration_s is None else min(count, math.ceil((start + Fraction(str(duration_s))) * rate))
     return first, end
@@ -250,4 +261,6 @@ def _is_empty_folder(path: Path) -> bool:
 
 def _unwritable(target: Path, error: OSError) -> OutputError:
     reason = error.strerror or type(error).__name__
-    return OutputError(f"{target} cannot be written: {reason}.", "Check the folder it lies in, and the space left.")
+    return OutputError(
+        f"{target} cannot be written: {reason}.", "Check the permissions of its folder, and the free space."
+    )
