@@ -1,8 +1,8 @@
-"""Where a camera was: a video file enters, its GPS fixes leave, and a GPX file is written from them.
+"""Reads GPS positions from camera files and writes them as a GPX track.
 
-Read are the records of dashcams with a Novatek chip (Viofo, 70mai, Vantrue and their kin), GoPro's ``gpmd`` streams and
-the ``camm`` streams of 360-degree cameras. The layouts are those that ExifTool's documentation, GoPro's GPMF-parser and
-Google's Camera Motion Metadata specification describe; cameras that encrypt their records are not read.
+Three kinds are read: the records of dashcams with a Novatek chip (such as Viofo, 70mai and Vantrue), GoPro's ``gpmd``
+streams, and the ``camm`` streams of 360-degree cameras. Their layouts are described by ExifTool's documentation,
+GoPro's GPMF-parser and Google's Camera Motion Metadata specification. Encrypted records are not read.
 """
 
 import math
@@ -16,6 +16,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from av.stream import Discard
+from gpxpy.gpx import GPX, GPXTrack, GPXTrackPoint, GPXTrackSegment
 
 from vderain.media.decode.media_file import MediaFile
 from vderain.media.decode.open import input_errors, open_input, read_packets
@@ -28,24 +29,25 @@ KNOT_MPS = 1852 / 3600
 _GPS_EPOCH = datetime(1980, 1, 6, tzinfo=UTC)
 _GPS9_EPOCH = datetime(2000, 1, 1, tzinfo=UTC)
 CREATOR = "vderain"
-_HEAD_BYTES = 512  # of a GPX file, where it says who made it
-_LEAP_S = 18  # that GPS time is ahead of UTC, since 2017
-_BLOCK_BYTES = 4096  # of a record; what is behind is padding
+_HEAD_BYTES = 1024  # of a GPX file, which name its creator
+_LEAP_S = 18  # by which GPS time is ahead of UTC, since 2017
+_BLOCK_BYTES = 4096  # of a record that are read; padding follows
 _RMC = re.compile(
     rb"\$..RMC,(\d{2})(\d{2})(\d{2}(?:\.\d*)?),A,(\d+\.\d+),([NS]),(\d+\.\d+),([EW]),([\d.]*),([\d.]*),(\d{2})(\d{2})(\d{2})"
 )
-_GPX, _GARMIN = "http://www.topografix.com/GPX/1/1", "http://www.garmin.com/xmlschemas/TrackPointExtension/v2"
+_GARMIN = "http://www.garmin.com/xmlschemas/TrackPointExtension/v2"
 
 
 @dataclass(frozen=True, slots=True)
 class Fix:
-    """A place at an instant.
+    """A GPS position.
 
     Attributes:
-        time: in UTC, as the camera has it; None where it does not say.
+        time: in UTC, as the camera has it, or None.
         latitude_deg, longitude_deg: north and east are positive.
-        elevation_m: above the sea or the ellipsoid, whatever the camera takes; or None.
-        speed_mps, course_deg: over ground, clockwise from north; or None.
+        elevation_m: above sea level or the ellipsoid, depending on the camera, or None.
+        speed_mps: speed over ground, or None.
+        course_deg: direction of movement, clockwise from north, or None.
     """
 
     time: datetime | None
@@ -101,7 +103,11 @@ def _of_streams(media: MediaFile, begin_s: float | None, end_s: float | None) ->
 
 
 def fixes_of_packet(packet: bytes) -> Iterator[Fix]:
-    """The fixes in a packet of a data stream; FFmpeg does not tell what kind it is, so its own bytes must."""
+    """The fixes in a packet of a data stream, whose format is told by its first bytes.
+
+    Raises:
+        struct.error, ValueError, OverflowError: the packet is damaged.
+    """
     if packet[:4] == b"DEVC":
         yield from _gpmf(packet)
     elif (packet[:4], len(packet)) in ((b"\0\0\5\0", 28), (b"\0\0\6\0", 60)):
@@ -109,10 +115,10 @@ def fixes_of_packet(packet: bytes) -> Iterator[Fix]:
 
 
 def fix_of_record(block: bytes) -> Fix | None:
-    """The fix in a record of a dashcam; None where there is none, or its layout is not known.
+    """The fix in a record of a dashcam; None if there is none, or the layout is unknown.
 
     Args:
-        block: the record, ``free`` box header included.
+        block: the record, including the header of its ``free`` box.
     """
     at = block.find(GPS_MAGIC)
     if at < 0:
@@ -127,7 +133,7 @@ def fix_of_record(block: bytes) -> Fix | None:
 
 
 def _novatek(block: bytes) -> Fix | None:
-    """Six integers of time, A or V and the hemispheres, four floats; behind the header or, in older ones, a gap."""
+    """Novatek: six integers of time, the status and hemispheres, four floats; older ones start 32 bytes later."""
     for at in (16, 48):
         status = block[at + 24 : at + 28]
         if re.fullmatch(rb"A[NS][EW]\0", status):
@@ -139,7 +145,7 @@ def _novatek(block: bytes) -> Fix | None:
 
 
 def _vantrue(block: bytes) -> Fix | None:
-    """The same with doubles, and the date behind."""
+    """Vantrue: doubles instead of floats, and the date at the end."""
     if block[28:29] != b"A" or block[40:41] not in b"NS" or block[56:57] not in b"EW":
         return None
     hour, minute, second = struct.unpack_from("<3I", block, 16)
@@ -150,7 +156,7 @@ def _vantrue(block: bytes) -> Fix | None:
 
 
 def _rmc(block: bytes) -> Fix | None:
-    """A sentence of NMEA 0183 somewhere in the record."""
+    """An RMC sentence of NMEA 0183 anywhere in the record."""
     match = _RMC.search(block)
     if match is None:
         return None
@@ -164,7 +170,7 @@ def _fix(
     time: datetime, latitude: float, north: bytes, longitude: float, east: bytes,
     knots: float | None, course: float | None,
 ) -> Fix | None:  # fmt: skip
-    """A fix of degrees and minutes, written as ``ddmm.mmmm``; None where that is no place on Earth."""
+    """A fix from degrees and minutes as ``ddmm.mmmm``; None if that is not a position on Earth."""
     latitude_deg, longitude_deg = _degrees(latitude), _degrees(longitude)
     if not (0 <= latitude_deg <= 90 and 0 <= longitude_deg <= 180):
         return None
@@ -181,7 +187,7 @@ def _degrees(value: float) -> float:
 
 
 def _gpmf(packet: bytes) -> Iterator[Fix]:
-    """The fixes in a packet of GoPro's telemetry: streams of key, type, size and count, nested."""
+    """The fixes in a packet of GoPro's telemetry: nested entries of key, type, size, count and data (GPMF)."""
     time: datetime | None = None
     scale: list[int] = []
     locked = True
@@ -195,7 +201,7 @@ def _gpmf(packet: bytes) -> Iterator[Fix]:
         elif key == b"SCAL":
             scale = [int.from_bytes(data[i : i + size], "big", signed=True) for i in range(0, len(data), size)]
         elif key == b"GPS5" and size == 20 and len(scale) == 5 and all(scale) and locked and data:
-            values = struct.unpack_from(">5i", data)  # the first of some twenty a second: GPSU tells its time only
+            values = struct.unpack_from(">5i", data)  # the first of about 20 a second: GPSU holds for it only
             latitude_deg, longitude_deg, elevation_m, speed_mps, _ = (v / s for v, s in zip(values, scale, strict=True))
             yield Fix(time, latitude_deg, longitude_deg, elevation_m, speed_mps)
         elif key == b"GPS9" and size == 32 and len(scale) == 9 and all(scale) and data:
@@ -207,6 +213,7 @@ def _gpmf(packet: bytes) -> Iterator[Fix]:
 
 
 def _klv(data: bytes) -> Iterator[tuple[bytes, int, int, bytes]]:
+    """Key, type, size of an item and data of each entry, which are padded to four bytes."""
     at = 0
     while at + 8 <= len(data):
         key, kind, size, count = struct.unpack_from(">4sBBH", data, at)
@@ -216,7 +223,7 @@ def _klv(data: bytes) -> Iterator[tuple[bytes, int, int, bytes]]:
 
 
 def _camm(packet: bytes) -> Iterator[Fix]:
-    """The fix in a packet of a ``camm`` stream: place only, or all that the receiver knows."""
+    """The fix in a packet of a ``camm`` stream: the position alone (type 5), or with time and velocity (type 6)."""
     (kind,) = struct.unpack_from("<H", packet, 2)
     if kind == 5:
         yield Fix(None, *struct.unpack_from("<3d", packet, 4))
@@ -231,7 +238,12 @@ def _camm(packet: bytes) -> Iterator[Fix]:
 
 @contextmanager
 def gpx_file(path: Path, fixes: list[Fix], name: str) -> Iterator[None]:
-    """Writes a GPX file that takes its name only when what is done meanwhile has gone well.
+    """Writes a GPX file that gets its name only if the body of the ``with`` statement succeeds.
+
+    Args:
+        path: the file.
+        fixes: the points of its track.
+        name: name of the track.
 
     Raises:
         OutputError: it cannot be written.
@@ -249,42 +261,48 @@ def gpx_file(path: Path, fixes: list[Fix], name: str) -> Iterator[None]:
 
 
 def is_gpx_of_ours(path: Path) -> bool:
-    """Whether a file is a track that `write_gpx` wrote."""
+    """Whether a file was written by `write_gpx`, judged by its first bytes."""
     with suppress(OSError), path.open("rb") as file:
         return CREATOR.encode() in file.read(_HEAD_BYTES)
     return False
 
 
 def write_gpx(path: Path, fixes: list[Fix], name: str) -> None:
-    """Writes a GPX 1.1 file with one track; speed and course in Garmin's TrackPointExtension."""
-    ElementTree.register_namespace("", _GPX)
-    ElementTree.register_namespace("gpxtpx", _GARMIN)
-    root = ElementTree.Element(f"{{{_GPX}}}gpx", {"version": "1.1", "creator": CREATOR})
-    track = _child(root, "trk")
-    _child(track, "name", name)
-    segment = _child(track, "trkseg")
-    for fix in fixes:
-        _add_point(segment, fix)
-    ElementTree.indent(root)
-    ElementTree.ElementTree(root).write(path, encoding="utf-8", xml_declaration=True)
+    """Writes a GPX 1.1 file with one track.
+
+    Args:
+        path: the file, which is replaced.
+        fixes: its points.
+        name: name of the track.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    segment = GPXTrackSegment([_track_point(fix) for fix in fixes])
+    track = GPXTrack(name)
+    track.segments.append(segment)
+    gpx = GPX()
+    gpx.creator = CREATOR
+    gpx.nsmap["gpxtpx"] = _GARMIN
+    gpx.tracks.append(track)
+    path.write_text(
+        gpx.to_xml("1.1"), encoding="utf-8", errors="xmlcharrefreplace"
+    )  # a name may have other bytes than UTF-8
 
 
-def _add_point(segment: ElementTree.Element, fix: Fix) -> None:
-    point = _child(segment, "trkpt")
-    point.attrib |= {"lat": f"{fix.latitude_deg:.7f}", "lon": f"{fix.longitude_deg:.7f}"}
-    if fix.elevation_m is not None:
-        _child(point, "ele", f"{fix.elevation_m:.2f}")
-    if fix.time is not None:
-        _child(point, "time", fix.time.isoformat(timespec="milliseconds").replace("+00:00", "Z"))
-    if fix.speed_mps is None and fix.course_deg is None:
-        return
-    garmin = ElementTree.SubElement(_child(point, "extensions"), f"{{{_GARMIN}}}TrackPointExtension")
-    for tag, value in (("speed", fix.speed_mps), ("course", fix.course_deg)):
-        if value is not None:
-            ElementTree.SubElement(garmin, f"{{{_GARMIN}}}{tag}").text = f"{value:.3f}"
-
-
-def _child(parent: ElementTree.Element, tag: str, text: str | None = None) -> ElementTree.Element:
-    child = ElementTree.SubElement(parent, f"{{{_GPX}}}{tag}")
-    child.text = text
-    return child
+def _track_point(fix: Fix) -> GPXTrackPoint:
+    """A point of a track; GPX 1.1 has no speed or course, so these go into Garmin's TrackPointExtension."""
+    point = GPXTrackPoint(
+        latitude=round(fix.latitude_deg, 7),
+        longitude=round(fix.longitude_deg, 7),
+        elevation=round(fix.elevation_m, 2) if fix.elevation_m is not None else None,
+        time=fix.time,
+    )
+    values = {"speed": fix.speed_mps, "course": fix.course_deg}
+    known = {tag: value for tag, value in values.items() if value is not None}
+    if known:
+        extension = ElementTree.Element(f"{{{_GARMIN}}}TrackPointExtension")
+        for tag, value in known.items():
+            ElementTree.SubElement(extension, f"{{{_GARMIN}}}{tag}").text = f"{value:.3f}"
+        point.extensions.append(extension)
+    return point
