@@ -111,7 +111,7 @@ def _functions(node: ast.AST, path: tuple[str, ...], is_public: bool) -> Iterato
             yield from _functions(child, inside, is_public=False)
         elif isinstance(child, ast.ClassDef):
             yield from _functions(child, (*path, child.name), is_public and not child.name.startswith("_"))
-        else:
+        elif not isinstance(child, ast.expr):  # no function is defined inside an expression
             yield from _functions(child, path, is_public)
 
 
@@ -152,7 +152,7 @@ class ImportGraph:
         for field, value in ast.iter_fields(node):
             types = for_types or (field == "body" and isinstance(node, ast.If) and _is_type_checking(node.test))
             for child in value if isinstance(value, list) else [value]:
-                if isinstance(child, ast.AST):
+                if isinstance(child, ast.AST) and not isinstance(child, ast.expr):
                     self._add(module, child, inside, types)
 
     def _targets(self, module: Module, node: ast.AST) -> set[str]:
