@@ -1,4 +1,4 @@
-"""Makes tiny clips on the fly, each with one awkward property that real files have."""
+"""Makes tiny clips on the fly, with the properties of real files that are hard to handle."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -21,7 +21,7 @@ VFR_PTS = (0, 3003, 6006, 7000, 12000, 12500, 21021, 24024, 27027, 30030, 45000,
 
 @dataclass(frozen=True)
 class Clip:
-    """What a clip shall be.
+    """Properties of a clip.
 
     ``pts`` are in units of ``time_base``; ``None`` stands for the regular 0, step, 2 * step...
     """
@@ -53,7 +53,7 @@ class Clip:
 
 
 def picture(number: int, pixel_format: str = "yuv420p", size: tuple[int, int] = (WIDTH, HEIGHT)) -> av.VideoFrame:
-    """A textured picture that differs from all others; every bit of the format's depth is in use."""
+    """A textured frame that differs from all others and uses every bit of the format's depth."""
     frame = av.VideoFrame(*size, pixel_format)
     bits = max(component.bits for component in frame.format.components)
     rng = np.random.default_rng(number)
@@ -75,7 +75,7 @@ def samples(frame: av.VideoFrame) -> list[Any]:
 
 
 def make(path: Path, clip: Clip | None = None) -> Path:
-    """Writes a clip and returns its path."""
+    """Write a clip and return its path."""
     clip = clip or Clip()
     # A muxer may shift clips that begin before zero, unless told not to.
     options = {"avoid_negative_ts": "disabled", **clip.muxer_options}
@@ -176,7 +176,7 @@ def with_side_stream(path: Path, codec: str) -> Path:
 
 
 def remux(source: Path, target: Path, change: Callable[[int, bytes], bytes | None], muxer: str | None = None) -> Path:
-    """Copies a clip's video packets, each through ``change(number, bytes)``; None leaves a packet out."""
+    """Copy the video packets of a clip, each changed by ``change(number, bytes)``; None drops a packet."""
     with av.open(str(source)) as input_, av.open(str(target), "w", format=muxer) as output:
         video = input_.streams.video[0]
         stream = output.add_stream_from_template(video, opaque=True)
@@ -197,12 +197,12 @@ def remux(source: Path, target: Path, change: Callable[[int, bytes], bytes | Non
 
 
 def damaged(source: Path, target: Path, numbers: Sequence[int]) -> Path:
-    """A copy in which the packets with these numbers (in file order) hold nothing that decodes."""
+    """A copy in which the packets with these numbers (in file order) cannot be decoded."""
     return remux(source, target, lambda number, data: b"\xff" * len(data) if number in numbers else data)
 
 
 def sound_only(path: Path) -> Path:
-    """A file without pictures."""
+    """A file without video."""
     clip = make(path.with_name(f"with-{path.name}"), Clip(frames=5, audio="aac"))
     with av.open(str(clip)) as source, av.open(str(path), "w") as output:
         stream = output.add_stream_from_template(source.streams.audio[0])
@@ -235,7 +235,7 @@ def packets(path: Path, kind: str) -> list[tuple[Fraction, Fraction, Fraction, b
 
 
 def decoded_pts(path: Path) -> list[Fraction]:
-    """Instants of all pictures as PyAV alone sees them."""
+    """Timestamps of all frames in seconds, as PyAV alone reads them."""
     with av.open(str(path)) as container:
         return [frame.pts * frame.time_base for frame in container.decode(video=0)]
 
@@ -278,7 +278,7 @@ def drive(frames: int, size: tuple[int, int] = (120, 160), step: tuple[int, int]
 
 
 def as_frame(rgb: Any, pts: int = 0) -> Frame:
-    """A picture as a frame of the program."""
+    """Wrap an RGB array into a `Frame`."""
     return Frame(tuple(np.ascontiguousarray(rgb[..., i]) for i in range(3)), RGB8, pts, 1, Fraction(1, 30))
 
 

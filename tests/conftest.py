@@ -62,7 +62,7 @@ def clip(tmp_path: Path) -> Callable[..., Path]:
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of four clear pictures to train on."""
+    """A folder of four clear images to train on."""
     folder = tmp_path_factory.mktemp("pictures")
     for number in range(4):
         cv2.imwrite(str(folder / f"{number}.png"), textured(number, (90, 110)))
@@ -70,7 +70,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tiny_generator(window: int) -> UNet:
-    """A generator of no use but to change every pixel by a little, at once."""
+    """A small untrained generator that changes every pixel a little."""
     torch.manual_seed(window)
     generator = UNet(UNetConfig(window, (8, 16)))
     torch.nn.init.normal_(generator.head.weight, std=0.1)
@@ -79,7 +79,7 @@ def tiny_generator(window: int) -> UNet:
 
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a tiny generator that looks at five frames."""
+    """Weights of a tiny generator with a window of five frames."""
     path = tmp_path_factory.mktemp("tiny") / "tiny.safetensors"
     save_checkpoint(path, tiny_generator(5), {})
     return path
@@ -87,7 +87,7 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def tiny1(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Weights of a tiny generator that looks at one frame."""
+    """Weights of a tiny generator with a window of one frame."""
     path = tmp_path_factory.mktemp("tiny1") / "tiny1.safetensors"
     save_checkpoint(path, tiny_generator(1), {})
     return path

@@ -1,4 +1,4 @@
-"""Two hours: no drift, no growing memory, a file that grows evenly. Two hours of pts always, of 1080p where asked."""
+"""Two hours of video: no drift, no memory growth, and an output file that grows evenly."""
 
 import os
 import sys
@@ -24,7 +24,7 @@ BUFFER_BYTES = 1 << 18  # what FFmpeg keeps back before it writes
 
 @dataclass(frozen=True)
 class Loop:
-    """A film of one round of pictures over and over, with sound, whose time goes on."""
+    """A film that repeats one group of pictures, with audio and continuous timestamps."""
 
     seconds: int = TWO_HOURS_S
     rate: Fraction = Fraction(1)
@@ -36,7 +36,7 @@ class Loop:
 
 
 def looped(path: Path, loop: Loop) -> Path:
-    """Encodes one round and repeats its packets."""
+    """Encode one group of pictures and repeat its packets."""
     pictures, header = one_round(loop)
     frames = int(loop.seconds * loop.rate)
     options = {"video_track_timescale": str(loop.time_base.denominator)}
@@ -86,7 +86,7 @@ def one_round(loop: Loop) -> tuple[list[bytes], Any]:
 
 @dataclass
 class Watch:
-    """How much memory and how large a file there was, as time went on."""
+    """Records memory and file size during processing."""
 
     partial: Path
     every: int
@@ -167,7 +167,7 @@ def peak_bytes(*arguments: object) -> int:
 @pytest.mark.long
 @pytest.mark.timeout(TWO_HOURS_S)
 @pytest.mark.parametrize("size", [(7680, 4320)])
-def test_pictures_of_8k_stay_as_they_are(tmp_path: Path, size: tuple[int, int]) -> None:
+def test_8k_frames_are_unchanged_within_3_gib(tmp_path: Path, size: tuple[int, int]) -> None:
     clip = Clip(frames=2, codec="ffv1", size=size, time_base=Fraction(1, 1000), encoder_options={"slices": "24"})
     source, target = make(tmp_path / "in.mkv", clip), tmp_path / "out.mkv"
     peak = peak_bytes("process", source, "-o", target, "--strength", 0, "--codec", "ffv1")

@@ -1,4 +1,4 @@
-"""The wheel: the program and its weights, nothing else, and it runs from there."""
+"""The wheel holds the program and its weights, nothing else, and runs."""
 
 import importlib.util
 import shutil
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.skipif(importlib.util.find_spec("hatchling") is None, r
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The wheel, built from a copy of what a checkout holds."""
+    """Build the wheel from a copy of the checkout, without a network."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
     for name in ("pyproject.toml", "README.md", "LICENSE", "cli.py"):
         shutil.copy(ROOT / name, source)

@@ -1,4 +1,4 @@
-"""Two snapshots enter, what differs leaves, by column of the matrix."""
+"""Compares two snapshots and lists what differs, by column of the matrix."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -7,18 +7,18 @@ from fractions import Fraction
 from fidelity.snapshot import Snapshot, Stream
 
 Differences = list[str]
-READS_AS = {"mp2": "mp3"}  # MP4 has one name for both layers, and FFmpeg one decoder
+READS_AS = {"mp2": "mp3"}  # MP4 has one codec name for both layers, FFmpeg one decoder
 MINOR_MARKS = frozenset({"default"})  # a muxer marks the first stream of a kind where none is marked
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What an output has to be.
+    """What an output has to hold.
 
     Attributes:
-        snapshot: of the source, cut and moved as the output is.
-        tick: seconds in one unit of the output's clock; instants are exact to half of it.
-        pixels: whether samples have to be the same.
+        snapshot: of the source, trimmed and shifted as the output is.
+        tick: the output's time base in seconds; timestamps are exact to half of it.
+        pixels: whether samples have to be equal.
     """
 
     snapshot: Snapshot
@@ -59,7 +59,7 @@ def _colour(want: Expected, got: Snapshot) -> Differences:
 
 
 def _meaning(snapshot: Snapshot) -> tuple[int, ...]:
-    """Tags as they are meant: a silent range is limited."""
+    """Colour tags, where an unspecified range means limited."""
     primaries, transfer, matrix, range_ = snapshot.tags
     return primaries, transfer, matrix, max(1, range_)
 
@@ -171,6 +171,6 @@ COLUMNS: dict[str, Callable[[Expected, Snapshot], Differences]] = {
 
 
 def differences(want: Expected, got: Snapshot) -> dict[str, Differences]:
-    """What is not as it was, by column; columns without a difference are left out."""
+    """List the differences by column; columns without one are left out."""
     found = {column: check(want, got) for column, check in COLUMNS.items()}
     return {column: said for column, said in found.items() if said}

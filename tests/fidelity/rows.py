@@ -1,4 +1,4 @@
-"""The rows of the fidelity matrix: what each clip is, and what of it each container cannot hold."""
+"""The rows of the fidelity matrix: how each clip is made, and what each container cannot hold of it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -45,16 +45,15 @@ MATRICES = {  # as they are stored in files
 
 @dataclass(frozen=True)
 class Row:
-    """One property that files have.
+    """A kind of clip.
 
     Attributes:
-        name: in words; the row's name in docs/fidelity.md.
+        name: description, as printed in docs/fidelity.md.
         make: writes the clip into a folder and returns its path.
-        options: further options of the job.
-        sees: how the source's snapshot becomes what the output has to be, where the source itself is at fault.
-        pixels: False where pictures have to change, as with fields.
+        options: further options of `process`.
+        sees: turns the source's snapshot into the expected one, where the source itself is at fault.
+        pixels: False where samples have to change, as in deinterlacing.
         main: index of the main video in source and output, where it is not the first.
-        codec: by suffix, the lossless encoder, where it is not the usual one.
     """
 
     name: str

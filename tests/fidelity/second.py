@@ -1,4 +1,4 @@
-"""The same question put to ffprobe: two files enter, what it finds different leaves."""
+"""Compares two files as ffprobe sees them: a second opinion beside `snapshot`."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ SILENT = {None, "unknown", "unspecified", "reserved"}
 
 
 def differences(before: Path, after: Path, main: int) -> list[str]:
-    """What ffprobe says of the main video's pictures and tags, and how many packets the sound has.
+    """Compare the frames and tags of the main video.
 
     Args:
         before, after: the files.

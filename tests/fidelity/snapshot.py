@@ -1,4 +1,4 @@
-"""What a file holds, as PyAV alone sees it, without a line of the program: a path enters, a Snapshot leaves."""
+"""Reads with PyAV alone what a file holds, so that the program is not checked by itself."""
 
 import re
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from clips import samples
 
 PLANAR = {"nv12": "yuv420p", "bgr0": "gbrp", "rgb24": "gbrp", "bgr24": "gbrp", "yuyv422": "yuv422p"}
 LIGHT = ("MASTERING_DISPLAY_METADATA", "CONTENT_LIGHT_LEVEL")
-# What a muxer writes about the file it is writing, and what names its own parts.
+# Tags that muxers write about the file itself.
 OF_THE_FILE = frozenset(
     {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "handler_name", "vendor_id"}
     | {"filename", "mimetype", "bps", "number_of_frames", "number_of_bytes"}
@@ -33,9 +33,9 @@ class Stream:
         codec: FFmpeg's name, or the four-character tag.
         packets: (pts in seconds, duration in seconds, digest of the bytes).
         marks: disposition flags by name.
-        metadata: language, title and what else is said of it.
+        metadata: language, title and other tags.
         detail: sample rate and layout, or size.
-        tick: seconds in one unit of its clock.
+        tick: its time base, in seconds.
     """
 
     kind: str
@@ -52,20 +52,20 @@ class Snapshot:
     """What a file holds.
 
     Attributes:
-        times: instants of the pictures of the main video, in seconds.
+        times: timestamps of the frames of the main video, in seconds.
         pictures: digests of their samples.
         size: width and height as stored, after cropping.
         pixel_format: FFmpeg's name, yuvj and packed names made planar.
         tags: primaries, transfer, matrix, range.
-        chroma: where chroma samples sit; left where nothing is said.
-        light: mastering display and content light level, in numbers.
+        chroma: chroma location; left where unspecified.
+        light: mastering display and content light level.
         matrix: the nine numbers of a display matrix, or None.
         aspect: pixel aspect ratio, or None for square.
-        video: marks and metadata of the main video.
+        video: disposition and metadata of the main video.
         streams: the others, sorted.
         metadata: of the file.
         chapters: (begin, end, title).
-        tick: seconds in one unit of the main video's clock.
+        tick: time base of the main video, in seconds.
     """
 
     times: tuple[Fraction, ...]
@@ -84,7 +84,7 @@ class Snapshot:
     tick: Fraction
 
     def cut(self, begin_s: Fraction | None, end_s: Fraction | None, shift_s: Fraction) -> "Snapshot":
-        """What remains of it inside a part, on a clock that begins elsewhere."""
+        """Trim to a time range and shift all timestamps."""
 
         def inside(time_s: Fraction) -> bool:
             return (begin_s is None or time_s >= begin_s) and (end_s is None or time_s < end_s)
@@ -111,11 +111,11 @@ class Snapshot:
 
 
 def snapshot(path: Path, main: int | None = None) -> Snapshot:
-    """Reads a whole file.
+    """Read a whole file.
 
     Args:
         path: the file.
-        main: index of the main video; the first that is no cover picture where None.
+        main: index of the main video; None for the first that is not cover art.
     """
     with av.open(str(path), metadata_errors="surrogateescape") as container:
         index = _main(container) if main is None else main
@@ -261,12 +261,12 @@ def _attached(stream: Any) -> Stream:
 
 
 def _metadata(metadata: dict[str, str]) -> dict[str, str]:
-    """Keys in small letters; what muxers say of themselves left out."""
+    """Tags with keys in lower case, without those that muxers write about themselves."""
     kept = {key.lower(): value for key, value in metadata.items()}
     if "name" in kept:  # what FFmpeg's muxer of MP4 calls title, its demuxer calls name
         kept["title"] = kept.pop("name")
     kept["language"] = BIBLIOGRAPHIC.get(kept.get("language", "und"), kept.get("language", "und"))
-    own = [k for k, v in kept.items() if k == "software" and v.startswith("Lavf")]  # AVI's word for encoder
+    own = [k for k, v in kept.items() if k == "software" and v.startswith("Lavf")]  # AVI's name for the encoder
     return {
         k: v
         for k, v in kept.items()

@@ -1,4 +1,4 @@
-"""Puts clips together: a video of `clips.Clip`, and beside it whatever streams a camera, a disc or an editor adds."""
+"""Muxes test clips: a video made by `clips`, and other streams as cameras, discs and editors add them."""
 
 import struct
 from collections.abc import Callable, Iterator, Sequence
