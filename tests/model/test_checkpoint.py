@@ -1,4 +1,4 @@
-"""Files of weights: what goes in comes out, and nothing hostile gets further than one clear error."""
+"""Checkpoints: weights are saved and loaded, and a hostile file is one clear error."""
 
 import json
 import pickle
@@ -20,7 +20,7 @@ from vderain.model.checkpoint import DEFAULT_MODEL, FORMAT, WEIGHTS, load_checkp
 ARCHITECTURE = {"window": 5, "widths": [8, 16], "stem": 2}
 
 
-def test_weights_come_back_as_half_floats(tmp_path: Path) -> None:
+def test_weights_are_saved_as_float16(tmp_path: Path) -> None:
     generator = tiny_generator(5)
     save_checkpoint(tmp_path / "mine.safetensors", generator, {"licence": "CC0-1.0", "psnr": 31.5})
     loaded = load_checkpoint(str(tmp_path / "mine.safetensors"))
@@ -32,13 +32,13 @@ def test_weights_come_back_as_half_floats(tmp_path: Path) -> None:
         assert torch.equal(value, generator.state_dict()[name].half().float())
 
 
-def test_a_loaded_generator_is_ready_to_run_not_to_train(tiny: Path) -> None:
+def test_a_loaded_generator_is_in_eval_mode_without_gradients(tiny: Path) -> None:
     generator = load_checkpoint(str(tiny)).generator
     assert not generator.training
     assert not any(parameter.requires_grad for parameter in generator.parameters())
 
 
-def test_the_header_can_be_read_without_us(tiny: Path) -> None:
+def test_the_header_can_be_read_with_safetensors_alone(tiny: Path) -> None:
     with safe_open(tiny, framework="pt") as file:
         header = file.metadata()
     assert header["format"] == FORMAT
@@ -47,14 +47,14 @@ def test_the_header_can_be_read_without_us(tiny: Path) -> None:
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="modes of POSIX")
-def test_what_is_saved_can_be_read_by_those_who_may(tmp_path: Path) -> None:
+def test_a_saved_file_has_the_default_permissions(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.touch()
     save_checkpoint(tmp_path / "mine.safetensors", tiny_generator(1), {})
     assert (tmp_path / "mine.safetensors").stat().st_mode == other.stat().st_mode
 
 
-def test_saving_replaces_and_leaves_nothing_else(tmp_path: Path) -> None:
+def test_saving_replaces_the_file_and_leaves_no_other(tmp_path: Path) -> None:
     target = tmp_path / "mine.safetensors"
     target.write_bytes(b"older")
     save_checkpoint(target, tiny_generator(1), {})
@@ -69,7 +69,7 @@ def test_the_default_model_is_released_and_loads() -> None:
     assert checkpoint.generator.head.weight.abs().sum() > 0
 
 
-def test_what_is_shipped_is_small() -> None:
+def test_released_weights_are_small() -> None:
     sizes = [path.stat().st_size for path in WEIGHTS.iterdir()]
     assert max(sizes) < 8_000_000
     assert sum(sizes) < 16_000_000

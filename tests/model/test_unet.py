@@ -1,4 +1,4 @@
-"""The generator: nothing before training, any size, and no look beyond what it says."""
+"""The generator: zero before training, any size, and a receptive field no larger than stated."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ def test_an_untrained_generator_changes_nothing(window: int) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(1, 53), st.integers(1, 53), st.sampled_from([1, 5]))
-def test_any_size_enters_and_leaves(height: int, width: int, window: int) -> None:
+def test_images_of_any_size_are_restored(height: int, width: int, window: int) -> None:
     with torch.inference_mode():
         residual = tiny_generator(window)(torch.rand(1, 3 * window, height, width))
     assert residual.shape == (1, 3, height, width)
@@ -36,7 +36,7 @@ def test_any_size_enters_and_leaves(height: int, width: int, window: int) -> Non
         UNetConfig(5, (4, 8), scale=2),
     ],
 )
-def test_nothing_beyond_the_reach_is_seen(config: UNetConfig) -> None:
+def test_the_receptive_field_is_no_larger_than_stated(config: UNetConfig) -> None:
     torch.manual_seed(3)
     generator = UNet(config).double()
     torch.nn.init.normal_(generator.head.weight)
@@ -56,8 +56,8 @@ def test_nothing_beyond_the_reach_is_seen(config: UNetConfig) -> None:
     assert seen >= reach // 2, "the bound is so loose that tiles waste their work"
 
 
-def test_at_a_smaller_scale_the_median_stays_sharp() -> None:
-    """A last layer that says "the median, everywhere" gives the median of the full picture."""
+def test_the_median_stays_sharp_at_a_smaller_scale() -> None:
+    """A gate of 1 everywhere gives the median at full size."""
     generator = UNet(UNetConfig(5, (4, 8), scale=2))
     with torch.no_grad():
         assert generator.head.bias is not None
@@ -68,7 +68,7 @@ def test_at_a_smaller_scale_the_median_stays_sharp() -> None:
     torch.testing.assert_close(restored, median_of_five(*torch.split(frames, 3, 1)))
 
 
-def test_a_trust_of_one_is_what_is_assumed_and_less_is_noticed() -> None:
+def test_full_confidence_is_the_default_and_less_makes_a_difference() -> None:
     generator = tiny_generator(5)
     window = torch.rand(1, 15, 32, 32)
     with torch.inference_mode():
@@ -83,7 +83,7 @@ def test_the_median_is_the_median() -> None:
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (3, 5), (8, 8), (9, 17)])
-def test_padding_keeps_the_picture_in_its_corner(shape: tuple[int, int]) -> None:
+def test_padding_keeps_the_image_in_the_top_left_corner(shape: tuple[int, int]) -> None:
     x = torch.rand(1, 3, *shape)
     padded = pad_to_multiple(x, 8)
     assert padded.shape[-2] % 8 == padded.shape[-1] % 8 == 0
@@ -95,6 +95,6 @@ def test_padding_keeps_the_picture_in_its_corner(shape: tuple[int, int]) -> None
     "wrong",
     [{"window": 3}, {"widths": ()}, {"widths": (8, 0)}, {"widths": (-8, 16)}, {"stem": 0}, {"stem": -2}, {"scale": 0}],
 )
-def test_a_shape_that_cannot_be_built_is_refused(wrong: dict[str, object]) -> None:
+def test_an_impossible_architecture_is_an_error(wrong: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"window|positive|scale"):
         UNetConfig(**wrong)  # type: ignore[arg-type]

@@ -1,7 +1,7 @@
-"""Files of weights: a generator and the facts about it enter, one safetensors file leaves, and the way back.
+"""Saves and loads generators as safetensors files that describe themselves.
 
-The header says everything needed to build the network and to judge it: architecture, licence, training data, command
-and scores. Nothing in such a file can run code.
+The header holds everything needed to build the network and to judge it: architecture, licence, training data, command
+and scores. Loading such a file cannot run code.
 """
 
 import json
@@ -23,12 +23,18 @@ __all__ = [
 ]  # fmt: skip
 
 FORMAT = "vderain-generator-1"
-PARAMETERS_MAX = 200_000_000  # a header cannot make us allocate more than this
+PARAMETERS_MAX = 200_000_000  # bounds what a header can make the loader allocate
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A generator ready to run, and what its file says about it."""
+    """A generator ready to run.
+
+    Attributes:
+        name: the file's name without its suffix.
+        generator: in eval mode, without gradients.
+        facts: what the header says about it: licence, training data, command, scores.
+    """
 
     name: str
     generator: UNet
@@ -36,19 +42,28 @@ class Checkpoint:
 
 
 def save_checkpoint(path: Path, generator: UNet, facts: dict[str, Any]) -> None:
-    """Write weights as half floats, with the architecture and `facts` in the header; replaces `path` atomically."""
+    """Write weights as float16, with the architecture and `facts` in the header; replaces `path` atomically.
+
+    Args:
+        path: the file to write.
+        generator: whose weights to save.
+        facts: for the header; must be JSON.
+    """
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in generator.state_dict().items()}
     metadata = {"format": FORMAT, "architecture": json.dumps(generator.config.to_dict()), "facts": json.dumps(facts)}
     partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(save(tensors, metadata))  # save_file would hide it from everybody else
+    partial.write_bytes(save(tensors, metadata))  # save_file would make it readable for its owner only
     partial.replace(path)
 
 
 def load_checkpoint(model: str) -> Checkpoint:
     """Load a released generator by name, or one from a file.
 
+    Args:
+        model: name of a released model, or path of a file.
+
     Raises:
-        CheckpointError: there is no such model, or the file is corrupt or not a vderain generator.
+        CheckpointError: the model does not exist, or the file is corrupt or not a vderain generator.
     """
     path = weights_file(model)
     try:
@@ -64,16 +79,16 @@ def _read(path: Path) -> Checkpoint:
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata() or {}
         if metadata.get("format") != FORMAT:
-            raise ValueError("its header does not name our format")
+            raise ValueError("its header does not name the vderain format")
         architecture = dict(json.loads(metadata["architecture"]))
         for name in {"widths", "paths"} & architecture.keys():
             architecture[name] = tuple(int(value) for value in architecture[name])
-        architecture.setdefault("slope", 0.0)  # files of before it was written
+        architecture.setdefault("slope", 0.0)  # files written before the field existed
         config = UNetConfig(**architecture)
         with torch.device("meta"):
             shapes = {name: tuple(value.shape) for name, value in UNet(config).state_dict().items()}
         if sum(math.prod(shape) for shape in shapes.values()) > PARAMETERS_MAX:
-            raise ValueError("its header describes an absurdly large network")
+            raise ValueError("its header describes a network that is too large")
         if {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()} != shapes:  # noqa: SIM118
             raise ValueError("its weights do not fit its header")
         weights = {name: file.get_tensor(name).float() for name in shapes}

@@ -1,7 +1,8 @@
-"""The discriminator: pictures enter, a map of verdicts leaves, each on one patch.
+"""The discriminator: a PatchGAN, which classifies overlapping patches of an image as real or generated.
 
-PatchGAN: Isola et al., "Image-to-image translation with conditional adversarial networks", CVPR 2017. A verdict sees
-`PatchGAN.patch_px` pixels, so the discriminator judges textures (streaks are one) and leaves composition to the cycle.
+Isola et al., "Image-to-image translation with conditional adversarial networks", CVPR 2017. A patch has
+`PatchGAN.patch_px` pixels a side, so the discriminator judges textures (streaks are one) and leaves composition to the
+cycle loss.
 """
 
 from torch import Tensor, nn
@@ -9,16 +10,19 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 KERNEL = 4
 SLOPE = 0.2  # of the leaky ReLU below zero
-WIDTH_MAX = 8  # times the first: wider brings nothing
+WIDTH_MAX = 8  # times the first layer's width
 
 
 class PatchGAN(nn.Module):
     """Strided convolutions, each doubling the width.
 
     Args:
-        layers: strided ones; 3 make verdicts on 70x70 patches, 2 on 34x34, 1 on 16x16.
-        width: channels of the first.
-        spectral: bound every layer's gain (Miyato et al., ICLR 2018) instead of normalising over the picture.
+        layers: number of strided convolutions; 3 give patches of 70x70 pixels, 2 of 34x34, 1 of 16x16.
+        width: channels of the first layer.
+        spectral: use spectral normalisation (Miyato et al., ICLR 2018) instead of instance normalisation.
+
+    Attributes:
+        patch_px: side of a patch.
     """
 
     def __init__(self, layers: int = 3, width: int = 64, spectral: bool = False) -> None:
@@ -33,18 +37,25 @@ class PatchGAN(nn.Module):
         channels = 3
         for number, (stride, channels_out) in enumerate(steps):
             layer = nn.Conv2d(channels, channels_out, KERNEL, stride, padding=1)
-            nn.init.normal_(layer.weight, std=0.02)  # as CycleGAN starts
+            nn.init.normal_(layer.weight, std=0.02)  # as in CycleGAN
             parts.append(spectral_norm(layer) if spectral else layer)
             if number and not spectral:
                 parts.append(nn.InstanceNorm2d(channels_out))
             parts.append(nn.LeakyReLU(SLOPE, inplace=True))
             channels = channels_out
-        verdict = nn.Conv2d(channels, 1, KERNEL, padding=1)
-        nn.init.normal_(verdict.weight, std=0.02)
-        parts.append(spectral_norm(verdict) if spectral else verdict)
+        last = nn.Conv2d(channels, 1, KERNEL, padding=1)
+        nn.init.normal_(last.weight, std=0.02)
+        parts.append(spectral_norm(last) if spectral else last)
         self.parts = nn.Sequential(*parts)
 
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Verdicts on (B, 3, H, W) in 0..1: (B, 1, h, w), towards 1 for real and 0 for made."""
-        verdicts: Tensor = self.parts(2 * pictures - 1)
-        return verdicts
+    def forward(self, images: Tensor) -> Tensor:
+        """Classify patches.
+
+        Args:
+            images: (B, 3, H, W) floats in 0..1.
+
+        Returns:
+            (B, 1, h, w), trained towards 1 for real and 0 for generated patches.
+        """
+        scores: Tensor = self.parts(2 * images - 1)  # (B, 1, h, w)
+        return scores

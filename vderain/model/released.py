@@ -1,4 +1,4 @@
-"""The released weights, and files of weights by name: a model's name enters, its file and that file's hash leave."""
+"""Finds files of weights by the name of a released model or by path, and hashes them; does not import torch."""
 
 import hashlib
 from pathlib import Path
@@ -7,7 +7,7 @@ from vderain.errors import CheckpointError
 
 WEIGHTS = Path(__file__).parent / "weights"
 DEFAULT_MODEL = "base"
-DROPS_MODEL = "drops"  # for drops on the windshield, beside any of the others
+DROPS_MODEL = "drops"  # removes raindrops on the windshield, beside any other model
 
 
 def released_models() -> list[str]:
@@ -16,10 +16,13 @@ def released_models() -> list[str]:
 
 
 def weights_file(model: str) -> Path:
-    """The file of a released generator by its name, or the file itself.
+    """Path of a model's file.
+
+    Args:
+        model: name of a released model, or path of a file.
 
     Raises:
-        CheckpointError: there is no such model.
+        CheckpointError: the model does not exist.
     """
     path = next((p for p in (WEIGHTS / f"{model}.safetensors", Path(model)) if _is_file(p)), None)
     if path is None:
@@ -31,10 +34,10 @@ def weights_file(model: str) -> Path:
 
 
 def weights_hash(model: str) -> str:
-    """SHA-256 of a model's file, in hexadecimal: two files of one name may differ.
+    """SHA-256 of a model's file, in hexadecimal.
 
     Raises:
-        CheckpointError: there is no such model, or its file cannot be read.
+        CheckpointError: the model does not exist, or its file cannot be read.
     """
     path = weights_file(model)
     try:

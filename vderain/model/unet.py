@@ -1,9 +1,9 @@
-"""The generator: a U-Net that looks at a window of aligned frames and returns what to add to the centre one.
+"""The generator: a U-Net that maps a window of aligned frames to the residual of the centre frame.
 
-An encoder of strided convolutions, a decoder of transposed convolutions, a skip at each level (Ronneberger et al.,
-"U-Net", MICCAI 2015; Zhu et al., "CycleGAN", ICCV 2017), in the form that works on video: the output is a residual
-whose last layer starts at zero, kernels equal strides so that nothing can checkerboard, and no layer normalises over
-the picture, so a tile sees what the whole picture sees.
+An encoder of strided convolutions, a decoder of transposed convolutions and a skip at each level (Ronneberger et al.,
+"U-Net", MICCAI 2015; Zhu et al., "CycleGAN", ICCV 2017), adapted to video: the output is a residual whose last layer
+starts at zero; kernel sizes equal strides, which rules out checkerboard patterns; and no layer normalises over the
+image, so a tile gives the same result as the whole frame.
 """
 
 from collections.abc import Iterator
@@ -18,26 +18,26 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 RGB = 3
-DIFFERENCE_GAIN = 4.0  # differences are small beside the picture: brought to its scale before bf16 rounds them
-DETAIL_PX = 5  # side of the blur that a pixel's detail is measured against
+DIFFERENCE_GAIN = 4.0  # differences are small: they are scaled up before bf16 rounds them
+DETAIL_PX = 5  # side of the box blur that is subtracted to get a pixel's detail
 SCALE_MAX = 8
-LEVELS_MAX = 8  # beyond it one step of the coarsest level is wider than most pictures
+LEVELS_MAX = 8  # beyond it one cell of the coarsest level is wider than most frames
 
 
 @dataclass(frozen=True, slots=True)
 class UNetConfig:
-    """The shape of a generator.
+    """The architecture of a generator.
 
     Attributes:
-        window: frames it looks at, 1 or 5; the centre one is restored.
-        widths: channels at each level, from the finest; one level halves the picture's sides once more.
-        stem: factor of the pixel-unshuffle in front: the finest level works at 1/stem of the picture's sides.
-        paths: dilations of the encoder's parallel paths; more than one make it a multi-path U-Net, in which each level
-            looks at several scales at once.
-        slope: of the ReLUs below zero. With a slope of 0 whole levels have been seen to die in training.
-        residual: whether the last layer says what to add (and starts at zero), or what the picture shall be.
-        scale: how many times smaller than the picture the convolutions see it. What they say is enlarged; the median
-            of the window, which they say where to believe, stays at full size, so edges stay sharp.
+        window: frames in the input, 1 or 5; the centre one is restored.
+        widths: channels at each level, from the finest; each level halves the sides once more.
+        stem: factor of the pixel-unshuffle in front: the finest level works at 1/stem of the frame's sides.
+        paths: dilations of the encoder's parallel paths; with more than one it is a multi-path U-Net, in which each
+            level works at several scales at once.
+        slope: of the leaky ReLUs below zero. With a slope of 0 whole levels have died in training.
+        residual: whether the last layer predicts a residual (and starts at zero) or the restored image.
+        scale: factor by which frames are downscaled for the convolutions. Their output is upscaled; the median of the
+            window, which it weights, stays at full size, so edges stay sharp.
     """
 
     window: int = 5
@@ -50,11 +50,11 @@ class UNetConfig:
 
     def __post_init__(self) -> None:
         if self.window not in (1, 5):
-            raise ValueError(f"window is {self.window}; a generator looks at 1 or 5 frames")
+            raise ValueError(f"window is {self.window}; it must be 1 or 5 frames")
         if not self.widths or min(self.widths) < 1 or self.stem < 1:
             raise ValueError(f"widths {self.widths} and stem {self.stem} must be positive")
         if not 1 <= self.scale <= SCALE_MAX:
-            raise ValueError(f"scale is {self.scale}; it is from 1 to {SCALE_MAX}")
+            raise ValueError(f"scale is {self.scale}; it must be from 1 to {SCALE_MAX}")
         if not self.paths or min(self.paths) < 1:
             raise ValueError(f"paths {self.paths} must be dilations of at least 1")
         if len(self.widths) > LEVELS_MAX:
@@ -62,28 +62,28 @@ class UNetConfig:
 
     @property
     def stride_px(self) -> int:
-        """Sides of a picture must be multiples of this; `UNet.forward` pads and crops by itself."""
+        """Sides of the input must be multiples of this; `UNet.forward` pads and crops."""
         return int(self.scale * self.stem * 2 ** (len(self.widths) - 1))
 
     @property
     def reach_px(self) -> int:
-        """How far from a pixel the network looks, at most: what a tile must see around itself."""
+        """Radius of the receptive field: the margin that a tile needs on each side."""
         cells = [self.stem * 2**level for level in range(len(self.widths))]
         down, up = 2 * max(self.paths), 2  # two 3x3 convolutions each, those of the encoder dilated
         blocks = sum((down + up) * cell for cell in cells[:-1]) + 2 * cells[-1]
-        seen = int(2 * self.stem + blocks + cells[-1] + DETAIL_PX // 2)  # stem and head; a cell is seen whole
-        return seen if self.scale == 1 else (seen + 1) * self.scale  # what is said next to a pixel is enlarged with it
+        reach = int(2 * self.stem + blocks + cells[-1] + DETAIL_PX // 2)  # stem and head; cells count whole
+        return reach if self.scale == 1 else (reach + 1) * self.scale  # upscaling mixes in the next value
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
 
 class UNet(nn.Module):
-    """Window of RGB frames to the residual of its centre.
+    """Maps a window of RGB frames to the residual of its centre.
 
-    With five frames the network is handed their median too, and learns where to believe it: the residual is
-    ``gate * (median - centre) + detail``, both from the last layer, both zero before training. It is also told how far
-    the alignment is trusted, so that it can tell a moving lamp post that flow lost from a streak.
+    With five frames, their median is an input as well, and the residual is ``gate * (median - centre) + detail``. The
+    last layer predicts gate and detail, both zero before training. The confidence of the alignment is an input too,
+    so that the network can tell a moving lamp post that flow lost from a streak.
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -106,7 +106,7 @@ class UNet(nn.Module):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Variance kept through the ReLUs (He et al., ICCV 2015), short-cut branches quiet, the last layer silent."""
+        """Variance-preserving weights (He et al., ICCV 2015), small residual branches, and a last layer of zeros."""
         for name, layer in self.named_modules():
             if isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
@@ -121,7 +121,7 @@ class UNet(nn.Module):
             nn.init.zeros_(self.head.weight)
 
     def at_scale(self, times: int) -> "UNet":
-        """The same weights, for pictures that many times larger; see `UNetConfig.scale`, whose bound holds."""
+        """The same weights with `UNetConfig.scale` multiplied, up to `SCALE_MAX`, for frames that many times larger."""
         scale = min(self.config.scale * times, SCALE_MAX)
         if scale == self.config.scale:
             return self
@@ -130,84 +130,98 @@ class UNet(nn.Module):
         return other
 
     def forward(self, window: Tensor, confidence: Tensor | None = None) -> Tensor:
-        """Residual to add to the centre frame.
+        """Predict the residual of the centre frame.
 
         Args:
-            window: (B, window * 3, H, W) RGB, frames in time order; neighbours aligned to the centre. Any H, W. Floats
-                in 0..1, or uint8 of 255: the same picture in a quarter of the memory.
-            confidence: (B, 1, H, W) in the same units, how far the alignment can be trusted, mean over the
-                neighbours; fully where not given. Not looked at with a window of 1.
+            window: (B, T*3, H, W) RGB, T frames in time order, neighbours aligned to the centre; any H and W. Floats
+                in 0..1, or uint8 in 0..255, which takes a quarter of the memory.
+            confidence: (B, 1, H, W) in the same units, confidence of the alignment, mean over the neighbours; None
+                for full confidence. Not used where T is 1.
 
         Returns:
-            (B, 3, H, W), in 0..1 units.
+            (B, 3, H, W) in 0..1 units, to be added to the centre frame.
         """
         height_px, width_px = window.shape[-2:]
-        window = pad_to_multiple(window, self.config.stride_px)
+        window = pad_to_multiple(window, self.config.stride_px)  # (B, T*3, H', W')
         frames = torch.split(window, RGB, 1)  # (B, 3, H', W') each
         centre = frames[self.config.window // 2]
         if self.config.window == 1:
-            residual = self._said(frames, None, None)
+            residual = self._predict(frames, None, None)  # (B, 3, H', W')
         else:
             if confidence is not None:
                 confidence = pad_to_multiple(confidence, self.config.stride_px)
-            median = median_of_five(*frames)
-            gate, detail = torch.split(self._said(frames, median, confidence), [1, RGB], 1)
-            residual = gate * (_unit(median) - _unit(centre)) + detail
-        if not self.config.residual:  # what the last layer says is the picture, and the caller adds it to the centre
+            median = median_of_five(*frames)  # (B, 3, H', W')
+            gate, detail = torch.split(self._predict(frames, median, confidence), [1, RGB], 1)  # (B, 1 | 3, H', W')
+            residual = gate * (_unit(median) - _unit(centre)) + detail  # (B, 3, H', W')
+        if not self.config.residual:  # the last layer predicts the image, and the caller adds to the centre
             residual = torch.sigmoid(residual) - _unit(centre)
-        return residual[..., :height_px, :width_px]
+        return residual[..., :height_px, :width_px]  # (B, 3, H, W)
 
-    def _said(self, frames: tuple[Tensor, ...], median: Tensor | None, confidence: Tensor | None) -> Tensor:
-        """(B, 3 or 4, H', W'), what the last layer says of padded frames, (B, 3, H', W') each, for every pixel."""
+    def _predict(self, frames: tuple[Tensor, ...], median: Tensor | None, confidence: Tensor | None) -> Tensor:
+        """The last layer's output for every pixel: (B, 3, H', W'), or (B, 4, H', W') with a gate.
+
+        Args:
+            frames: (B, 3, H', W') each, padded.
+            median: (B, 3, H', W'), of five frames; None for one.
+            confidence: (B, 1, H', W').
+        """
         scale = self.config.scale
-        said = F.pixel_shuffle(self._head(self._seen(frames, median, confidence)).float(), self.config.stem)
-        return said if scale == 1 else F.interpolate(said, scale_factor=scale, mode="bilinear", align_corners=False)
+        cells = self._convolve(self._input(frames, median, confidence)).float()  # (B, 3 | 4 * s*s, H'/ks, W'/ks)
+        out = F.pixel_shuffle(cells, self.config.stem)  # (B, 3 | 4, H'/k, W'/k)
+        return out if scale == 1 else F.interpolate(out, scale_factor=scale, mode="bilinear", align_corners=False)
 
-    def _seen(self, frames: tuple[Tensor, ...], median: Tensor | None, confidence: Tensor | None) -> Tensor:
-        """(B, C, H'/k, W'/k), what the first layer sees, laid out as it wants it."""
+    def _input(self, frames: tuple[Tensor, ...], median: Tensor | None, confidence: Tensor | None) -> Tensor:
+        """(B, C, H'/k, W'/k) channels-last, all input channels at scale k; see `_predict` for the arguments."""
         scale = self.config.scale
         batch, _, height_px, width_px = frames[0].shape
         shape = (batch, self.stem.in_channels // self.config.stem**2, height_px // scale, width_px // scale)
         dtype, device = _convolution_dtype(frames[0]), frames[0].device
         x = torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last)
         first = 0
-        for part in _parts(
-            frames, median, confidence, scale, dtype
-        ):  # one by one: together they would be large in float32
-            x[:, first : first + part.shape[1]] = part
+        for part in _input_parts(frames, median, confidence, scale, dtype):  # one by one: large together in float32
+            x[:, first : first + part.shape[1]] = part  # (B, c, H'/k, W'/k)
             first += part.shape[1]
         return x
 
-    def _head(self, x: Tensor) -> Tensor:
-        x = F.leaky_relu(self._stem(x), self.config.slope, inplace=True)  # (B, w0, H/s, W/s)
+    def _convolve(self, x: Tensor) -> Tensor:
+        """The U-Net itself, from (B, C, h, w) to (B, 3 | 4 * s*s, h/s, w/s), where s is the stem's factor."""
+        x = F.leaky_relu(self._stem(x), self.config.slope, inplace=True)  # (B, w0, h/s, w/s)
         skips = []
         for block, down in zip(self.encoder, self.down, strict=True):
-            x = block(x)
+            x = block(x)  # (B, w_i, h/s/2^i, w/s/2^i)
             skips.append(x)
-            x = down(x)
+            x = down(x)  # (B, w_i+1, h/s/2^(i+1), w/s/2^(i+1))
         x = self.bottom(x)
         for up, block in zip(reversed(self.up), reversed(self.decoder), strict=True):
-            x = block(torch.cat([up(x), skips.pop()], 1))
-        head: Tensor = self.head(x)
+            x = block(torch.cat([up(x), skips.pop()], 1))  # (B, w_i, h/s/2^i, w/s/2^i)
+        head: Tensor = self.head(x)  # (B, 3 | 4 * s*s, h/s, w/s)
         return head
 
     def _stem(self, x: Tensor) -> Tensor:
-        """The pixel-unshuffle and the first layer at once: a convolution with strides, over larger squares.
+        """The pixel-unshuffle and the first layer in one: a strided convolution with a larger kernel.
 
-        Moving so many pixels into channels would take longer than all convolutions of this level.
+        An unshuffle of so many pixels would take longer than all convolutions of this level.
         """
         stem, weight = self.config.stem, self.stem.weight
         side = stem * weight.shape[-1]
-        squares = weight.unflatten(1, (-1, stem, stem)).permute(0, 1, 4, 2, 5, 3)  # type: ignore[no-untyped-call]  # (w0, C, 3, s, 3, s)
-        squares = squares.reshape(len(weight), -1, side, side).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(x, squares, self.stem.bias, stride=stem, padding=stem)
+        kernel = weight.unflatten(1, (-1, stem, stem)).permute(0, 1, 4, 2, 5, 3)  # type: ignore[no-untyped-call]  # (w0, C, 3, s, 3, s)
+        kernel = kernel.reshape(len(weight), -1, side, side).contiguous(memory_format=torch.channels_last)
+        return F.conv2d(x, kernel, self.stem.bias, stride=stem, padding=stem)
 
 
-def _parts(
+def _input_parts(
     frames: tuple[Tensor, ...], median: Tensor | None, confidence: Tensor | None, scale: int, dtype: torch.dtype
 ) -> Iterator[Tensor]:
-    """(B, C, H/k, W/k) each, what the first layer sees: the centre, and of a window what tells it from the others."""
-    small = [_shrunk(frame, scale) for frame in frames]
+    """The input channels, (B, c, H/k, W/k) each: the centre and its detail, differences, confidence.
+
+    Args:
+        frames: (B, 3, H, W) each.
+        median: (B, 3, H, W), of five frames; None for one, which has no differences and no confidence.
+        confidence: (B, 1, H, W); None for full confidence.
+        scale: k.
+        dtype: of the differences.
+    """
+    small = [_downscaled(frame, scale) for frame in frames]
     centre = small[len(small) // 2]
     yield from _appearance(centre)
     if median is not None:
@@ -215,7 +229,9 @@ def _parts(
         middle = median if scale == 1 else median_of_five(*small)
         for neighbour in (before2, before1, after1, after2, middle):
             yield _difference(neighbour, centre, dtype)
-        yield torch.ones_like(centre[:, :1], dtype=dtype) if confidence is None else _unit(_shrunk(confidence, scale))
+        yield (
+            torch.ones_like(centre[:, :1], dtype=dtype) if confidence is None else _unit(_downscaled(confidence, scale))
+        )
 
 
 def _convolution_dtype(x: Tensor) -> torch.dtype:
@@ -226,34 +242,36 @@ def _convolution_dtype(x: Tensor) -> torch.dtype:
 
 
 def _unit(x: Tensor) -> Tensor:
-    """In 0..1, from floats that are, or from uint8."""
+    """Floats in 0..1, from uint8 or from floats in 0..1."""
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
 
-def _shrunk(x: Tensor, scale: int) -> Tensor:
-    """(B, C, H, W) to (B, C, H/k, W/k), the mean over k x k pixels, in 0..1; as it is where k is 1.
+def _downscaled(x: Tensor, scale: int) -> Tensor:
+    """(B, C, H, W) to (B, C, H/k, W/k), the mean over k x k pixels, in 0..1; unchanged where k is 1.
 
-    Whole numbers are added as such: F.avg_pool2d takes four times as long.
+    Integers are summed as integers: F.avg_pool2d takes four times as long.
     """
     if scale == 1:
         return x
-    whole = x.dtype == torch.uint8
-    numbers = x.to(torch.int16) if whole else x  # sums of up to SCALE_MAX squared bytes
+    is_integer = x.dtype == torch.uint8
+    numbers = x.to(torch.int16) if is_integer else x  # sums of up to SCALE_MAX squared bytes
     rows = reduce(torch.add, (numbers[..., row::scale, :] for row in range(scale)))
-    return reduce(torch.add, (rows[..., column::scale] for column in range(scale))) / (scale**2 * (255 if whole else 1))
+    return reduce(torch.add, (rows[..., column::scale] for column in range(scale))) / (
+        scale**2 * (255 if is_integer else 1)
+    )
 
 
 def _appearance(centre: Tensor) -> tuple[Tensor, Tensor]:
-    """The centre, and its detail enlarged.
+    """The centre and its detail, scaled up: (B, 3, H, W) each.
 
     Convolutions may run in bf16, whose steps are whole grey levels near white: faint streaks survive as differences.
     """
-    picture = _unit(centre)
-    return picture - 0.5, DIFFERENCE_GAIN * (picture - _blurred(_blurred(picture, -1), -2))
+    unit = _unit(centre)
+    return unit - 0.5, DIFFERENCE_GAIN * (unit - _blurred(_blurred(unit, -1), -2))
 
 
 def _blurred(x: Tensor, dim: int) -> Tensor:
-    """Mean of `DETAIL_PX` values along a side, of those inside at its ends; F.avg_pool2d is four times slower."""
+    """Box blur of `DETAIL_PX` along one dimension, over existing pixels only; F.avg_pool2d is four times slower."""
     reach = DETAIL_PX // 2
     size = x.shape[dim]
     padded = F.pad(x, (reach, reach) if dim == -1 else (0, 0, reach, reach))
@@ -266,14 +284,14 @@ def _blurred(x: Tensor, dim: int) -> Tensor:
 
 
 def _difference(frame: Tensor, centre: Tensor, dtype: torch.dtype) -> Tensor:
-    """Enlarged, and rounded only then; whole levels up to 255 are exact in bf16."""
+    """Scaled difference, rounded last: integer levels up to 255 are exact in bf16."""
     if frame.dtype == torch.uint8:
         return (frame.to(torch.int16) - centre).to(dtype) * (DIFFERENCE_GAIN / 255)
     return (DIFFERENCE_GAIN * (frame - centre)).to(dtype)
 
 
 class MultiPath(nn.Module):
-    """Blocks side by side, each looking further around than the one before, and a 1x1 convolution that merges them."""
+    """Parallel blocks with growing dilation, merged by a 1x1 convolution."""
 
     def __init__(self, channels: int, dilations: tuple[int, ...], slope: float) -> None:
         super().__init__()
@@ -286,7 +304,7 @@ class MultiPath(nn.Module):
 
 
 class Block(nn.Module):
-    """Two 3x3 convolutions with a short cut where the widths allow one."""
+    """Two 3x3 convolutions, with a residual connection where input and output have the same width."""
 
     def __init__(self, channels_in: int, channels_out: int, slope: float, dilation: int = 1) -> None:
         super().__init__()
@@ -307,7 +325,12 @@ def median_of_five(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor) -> Ten
 
 
 def pad_to_multiple(x: Tensor, multiple: int) -> Tensor:
-    """(..., H, W) grown at the bottom and right until both sides divide; mirrored where there is enough to mirror."""
+    """Pad (..., H, W) at the bottom and right to multiples; reflects where the image is large enough, else replicates.
+
+    Args:
+        x: (B, C, H, W).
+        multiple: that both sides become divisible by.
+    """
     height_px, width_px = x.shape[-2:]
     bottom, right = -height_px % multiple, -width_px % multiple
     if not bottom and not right:
