@@ -1,1 +1,1 @@
-"""The networks, and files of weights."""
+"""The networks, checkpoints and released weights."""

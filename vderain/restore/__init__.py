@@ -1,1 +1,1 @@
-"""Frames in, clear frames out."""
+"""The stages that remove rain from frames; `vderain.pipeline` runs them in order."""

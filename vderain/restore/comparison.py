@@ -34,7 +34,7 @@ def compare_frames(before: Frame, after: Frame, mode: Comparison, rotation_quart
 
 
 def _side_width(frame: Frame, index: int, rotation_quarters: int) -> int:
-    """Samples across both pictures in one plane, as shown."""
+    """Width of the joined frames in one plane, in samples, as shown."""
     sideways = rotation_quarters % 2
     shown_px = 2 * (frame.height_px if sideways else frame.width_px)
     covered = (frame.colour.chroma_h if sideways else frame.colour.chroma_w) if index else 1
