@@ -320,7 +320,7 @@ def test_table_and_json_agree(vderain: Run, pair: tuple[Path, Path]) -> None:
     assert rows["SSIM RGB"] == [f"{found['quality_in']['ssim_rgb']:.4f}", "1.0000"]
     assert rows["E_warp / clear"] == [f"{found['stability_in']['ratio']:.2f}", "1.00"]
     looked = vderain("evaluate", "--rain", rain, "--out", clear).stdout
-    assert "rain left over" in looked
+    assert "residual rain" in looked
 
 
 def test_contact_sheet_shows_input_output_truth_and_difference(
