@@ -1,4 +1,4 @@
-"""Planes to RGB and back: frames enter, full-range 8-bit RGB leaves for the network, RGB residuals return as planes.
+"""Converts frames to 8-bit RGB for the network, and adds its RGB residuals to the frames' own planes.
 
 The arithmetic is that of Rec. ITU-T H.273 (matrix coefficients and quantisation), with Kr and Kb from Rec. ITU-R
 BT.601-7 section 2.5.1, BT.709-6 section 3.2 and BT.2020-2 table 4 (non-constant luminance). Chroma samples are taken
@@ -55,7 +55,7 @@ def code_scale(colour: Colour) -> tuple[NDArray[np.float64], NDArray[np.float64]
 
 
 def to_rgb8(frame: Frame) -> NDArray[np.uint8]:
-    """The picture as full-range 8-bit R, G, B; the frame itself is not touched.
+    """The frame as full-range 8-bit R, G, B.
 
     Args:
         frame: any planes that ``Frame`` allows.
@@ -74,17 +74,17 @@ def to_rgb8(frame: Frame) -> NDArray[np.uint8]:
 
 
 def add_residual(frame: Frame, residual_HW3: NDArray[np.float32]) -> Frame:
-    """The frame with a change of light added in its own planes; where the change rounds to zero a code is untouched.
+    """Adds an RGB residual to a frame in its own planes; a change that rounds to zero leaves the code value alone.
 
-    The residual takes the linear part of the matrix only, so that no offset and no rounding of the picture itself is
-    involved: a zero residual returns the very same code values, whatever the depth, range and subsampling.
+    Only the linear part of the colour matrix applies to a residual, so the frame itself is never converted or rounded:
+    a zero residual returns the same code values, whatever the depth, range and subsampling.
 
     Args:
-        frame: the picture as decoded.
+        frame: the frame as decoded.
         residual_HW3: (H, W, 3), change of full-range R, G, B, where 1.0 is 255 levels of 8-bit RGB.
 
     Returns:
-        A frame of the same instant and colour. Grey frames take the luma of the residual.
+        A new frame of the same time and colour. Grey frames take the luma of the residual.
 
     Raises:
         ValueError: the residual is not (H, W, 3) of this frame.
@@ -115,7 +115,7 @@ def _rgb8_from_codes(colour: Colour) -> NDArray[np.float64]:
 
 
 def _codes_from_rgb(frame: Frame) -> NDArray[np.float32]:
-    """(planes, 3): change in code values from a change in R, G, B; a lone plane is luma, by BT.709 if it names none."""
+    """(planes, 3): change in code values from a change in R, G, B; a single plane is luma, BT.709 if untagged."""
     colour, grey = frame.colour, len(frame.planes) == 1
     matrix: Matrix = "bt709" if grey and colour.matrix == "rgb" else colour.matrix
     rows = ycbcr_from_rgb(matrix) * code_scale(colour)[0][:, None]
@@ -150,7 +150,7 @@ def _uint8(array: object) -> NDArray[np.uint8]:
 
 
 def _interleaved(residual_HW3: NDArray[np.float32]) -> NDArray[np.float32]:
-    """The residual contiguous in memory; networks hand over (3, H, W) seen as (H, W, 3), which merge copies fastest."""
+    """The residual contiguous in memory; networks return a view of (3, H, W), fastest to copy with cv2.merge."""
     planes = residual_HW3.transpose(2, 0, 1)
     if planes.flags.c_contiguous and residual_HW3.dtype == np.float32:
         return np.asarray(cv2.merge(list(planes)), np.float32)

@@ -1,4 +1,4 @@
-"""Owns the answer to "what is in this file?": a path enters, what each stream is and whether it will be kept leaves."""
+"""Describes the contents of a media file, and what of it an output will keep (``vderain info``)."""
 
 import os
 from dataclasses import dataclass
@@ -25,17 +25,17 @@ from vderain.media.remux.capabilities import (
 
 @dataclass(frozen=True, slots=True)
 class StreamDescription:
-    """One stream of a file, for people.
+    """A stream of a file.
 
     Attributes:
         index: its place in the file.
         kind: video, audio, subtitle, data or attachment.
         codec: FFmpeg's name of its codec, or "unknown".
-        detail: size, rate or sample rate, in words.
+        detail: description of its size, frame rate or sample rate.
         language: ISO 639 code, or None.
-        processed: True for the one video stream whose pictures are restored.
-        kept: True where the output will have it (restored or copied).
-        becomes: what will stand in for it where it is not kept as it is, in words, or None.
+        processed: True for the video stream that is restored.
+        kept: whether the output will have it, restored or copied.
+        becomes: description of its replacement where it is not kept as it is, or None.
     """
 
     index: int
@@ -50,7 +50,12 @@ class StreamDescription:
 
 @dataclass(frozen=True, slots=True)
 class HiddenDescription:
-    """A part of a file beside its streams or pictures: its name, and whether the output will have it."""
+    """Data beside the streams of a file or inside its frames.
+
+    Attributes:
+        name: description.
+        kept: whether the output will have it.
+    """
 
     name: str
     kept: bool
@@ -58,20 +63,20 @@ class HiddenDescription:
 
 @dataclass(frozen=True, slots=True)
 class FileDescription:
-    """What is in a file.
+    """The contents of a file.
 
     Attributes:
         path: the file.
         container: FFmpeg's name of its format.
         output_format: the muxer against which ``kept`` was judged.
-        duration_s: seconds, or None where the file does not say.
+        duration_s: duration in seconds, or None.
         size_bytes: size of the file.
         chapters: number of chapters.
-        metadata: title, creation time and so on.
+        metadata: tags such as title and creation time.
         streams: all streams in file order.
-        hidden: what is in the file beside its streams, and in its pictures beside their samples.
-        gps_fixes: places with a time that a GPX file can have.
-        interlaced: whether its pictures consist of fields, of which whole pictures will be made.
+        hidden: data beside the streams, and side data in the frames.
+        gps_fixes: number of GPS positions that a GPX file would have.
+        interlaced: whether the video is interlaced and will be deinterlaced.
     """
 
     path: Path
@@ -88,7 +93,7 @@ class FileDescription:
 
 
 def describe(path: str | os.PathLike[str], suffix: str = DEFAULT_SUFFIX) -> FileDescription:
-    """What is in a file, and what of it an output of the given kind will keep.
+    """Describes a file, and what of it an output of a container will keep.
 
     Args:
         path: the file.

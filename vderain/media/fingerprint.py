@@ -1,4 +1,4 @@
-"""What a file is known by: a path enters, its size, time and a hash of both its ends leave."""
+"""Identifies a file by its size, modification time and a hash of its first and last bytes."""
 
 import hashlib
 import os
@@ -8,16 +8,16 @@ from pathlib import Path
 
 from vderain.errors import InputError
 
-END_BYTES = 65536  # the head names the codec and its settings, the tail an MP4's index or a recording's last pictures
+END_BYTES = 65536  # the head holds the codec settings, the tail an MP4's index or the last frames
 
 
 @dataclass(frozen=True, slots=True)
 class Fingerprint:
-    """A file as it was: one that differs in any of these is another.
+    """Identity of a file's content; a file that differs in any of these has changed.
 
     Attributes:
-        size_bytes: of the file.
-        mtime_ns: when it was last written to.
+        size_bytes: size of the file.
+        mtime_ns: time of the last modification, in nanoseconds since the epoch.
         ends: SHA-256 of its first and last 64 KiB, in hexadecimal.
     """
 
@@ -27,13 +27,13 @@ class Fingerprint:
 
 
 def fingerprint(path: Path) -> Fingerprint:
-    """What a file is known by; reads 128 KiB of it at most.
+    """The fingerprint of a regular file; reads at most 128 KiB of it.
 
     Raises:
         InputError: it cannot be read.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):  # to open a pipe is to wait for somebody to write
+        if not stat.S_ISREG(path.stat().st_mode):  # opening a pipe would block until someone writes to it
             raise InputError(f"'{path}' is a pipe or a device.", "Save the video to a file first.")
         with path.open("rb") as file:
             facts = os.fstat(file.fileno())

@@ -1,4 +1,4 @@
-"""The unit of work: one picture in its own planes, at its own instant."""
+"""A decoded video frame: its planes, their colour meaning and its timestamp."""
 
 from dataclasses import dataclass, replace
 from fractions import Fraction
@@ -13,7 +13,7 @@ Matrix = Literal["bt601", "bt709", "bt2020", "rgb"]
 
 @dataclass(frozen=True, slots=True)
 class Colour:
-    """How code values mean light.
+    """How code values relate to light.
 
     Attributes:
         matrix: YCbCr matrix, or ``rgb`` where the planes are R, G, B.
@@ -31,14 +31,14 @@ class Colour:
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """One decoded picture.
+    """One decoded frame.
 
     Attributes:
         planes: (Y, Cb, Cr), or (R, G, B) where ``colour.matrix == "rgb"``, or (Y,) for grey. Y is (H, W); chroma is
             (ceil(H / chroma_h), ceil(W / chroma_w)). Never written to: a changed frame is a new frame.
         colour: what the code values mean.
         pts: presentation time, in units of ``time_base`` seconds.
-        duration: how long it is shown, in units of ``time_base``; 0 where the source does not say.
+        duration: how long it is shown, in units of ``time_base``; 0 if the source does not say.
         time_base: seconds in one unit of ``pts``.
         concealed: True for a copy of a good neighbour in place of a frame that was lost to damage.
     """
@@ -59,5 +59,9 @@ class Frame:
         return int(self.planes[0].shape[1])
 
     def with_planes(self, planes: tuple[Plane, ...]) -> "Frame":
-        """The same instant with other code values."""
+        """The same frame with other planes.
+
+        Args:
+            planes: of the same sizes and types.
+        """
         return replace(self, planes=planes)

@@ -1,4 +1,4 @@
-"""Owns pixel formats: a decoded PyAV picture enters and numpy planes with their Colour leave, and the way back."""
+"""Converts PyAV video frames to numpy planes and back, and picks the nearest planar pixel format."""
 
 import re
 from collections.abc import Iterable
@@ -31,10 +31,10 @@ _DEPTHS_BITS = (8, 10, 12, 14, 16)
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """How the planes of a pixel format lie.
+    """Arrangement of the planes of a pixel format.
 
     Attributes:
-        kind: what the planes are.
+        kind: YCbCr, grey or RGB planes.
         depth_bits: significant bits of a sample.
         chroma_w, chroma_h: luma samples covered by one chroma sample, horizontally and vertically.
     """
@@ -55,7 +55,10 @@ class Layout:
 
 
 def layout_of(format_name: str) -> Layout | None:
-    """The layout of a pixel format that is planar as we like it (or NV12, or packed 8-bit RGB), else None."""
+    """The layout of a pixel format that can be split into planes without loss, else None.
+
+    These are planar YCbCr, grey and GBR of 8 to 16 bits, NV12, and packed 8-bit RGB.
+    """
     if format_name == "nv12":
         return Layout("yuv", 8, 2, 2)
     if format_name in _PACKED_RGB:
@@ -71,7 +74,7 @@ def layout_of(format_name: str) -> Layout | None:
 
 
 def nearest_layout(format_name: str) -> Layout:
-    """The planar layout that loses nothing of a pixel format but its alpha: same or more depth and chroma."""
+    """The planar layout that keeps everything of a pixel format but alpha: at least its depth and chroma."""
     if (layout := layout_of(format_name)) is not None:
         return layout
     pixel = av.VideoFormat(format_name, 64, 64)
@@ -88,26 +91,26 @@ def nearest_layout(format_name: str) -> Layout:
 
 
 def is_resampled(format_name: str) -> bool:
-    """Whether chroma lies as in none of our layouts (4:1:1, 4:1:0, 4:4:0), so that it has to be interpolated."""
+    """Whether no layout has a format's chroma subsampling (4:1:1, 4:1:0, 4:4:0), so that chroma is interpolated."""
     layout, pixel = nearest_layout(format_name), av.VideoFormat(format_name, 64, 64)
     chroma = 64 // layout.chroma_w, 64 // layout.chroma_h
     return layout.kind == "yuv" and (pixel.chroma_width(64), pixel.chroma_height(64)) != chroma
 
 
 def has_alpha(format_name: str) -> bool:
-    """Whether pictures of a pixel format can be transparent."""
+    """Whether a pixel format has an alpha channel."""
     return any(component.is_alpha for component in av.VideoFormat(format_name, 64, 64).components)
 
 
 def colour_of(layout: Layout, format_name: str, matrix_tag: int, range_tag: int, size_px: tuple[int, int]) -> Colour:
-    """What code values mean, from the tags of a picture or stream, guessed from the size where they are silent.
+    """The meaning of code values by the tags of a frame or stream; guessed from the size where they are unspecified.
 
     Args:
         layout: the layout of the planes that are delivered.
         format_name: FFmpeg's name of the format that was decoded (``yuvj...`` means full range).
         matrix_tag: FFmpeg's AVColorSpace.
         range_tag: FFmpeg's AVColorRange.
-        size_px: (width, height); players take untagged pictures of 720 lines or 1280 columns and more for BT.709.
+        size_px: (width, height); players assume BT.709 for untagged video from 720 lines or 1280 columns on.
     """
     if layout.kind == "rgb":
         return Colour("rgb", full_range=True, depth_bits=layout.depth_bits)
@@ -126,10 +129,10 @@ def matrix_tag(colour: Colour) -> int:
 
 
 def planes_of(picture: av.VideoFrame) -> tuple[Plane, ...]:
-    """Copies the planes out of a picture, without any conversion where its format is planar.
+    """Copies the planes of a PyAV frame, without conversion where its format is planar.
 
     Args:
-        picture: a decoded picture in any format.
+        picture: a decoded frame in any format.
 
     Returns:
         (Y, Cb, Cr), (R, G, B) or (Y,), contiguous; uint8 up to 8 bits, else uint16.
@@ -150,11 +153,11 @@ def planes_of(picture: av.VideoFrame) -> tuple[Plane, ...]:
 
 
 def picture_of(planes: tuple[Plane, ...], colour: Colour) -> av.VideoFrame:
-    """Puts planes into a PyAV picture of the same layout, byte for byte.
+    """Copies planes into a new PyAV frame of the same layout, byte for byte.
 
     Args:
         planes: as in ``Frame.planes``.
-        colour: what they mean.
+        colour: their meaning.
     """
     layout = layout_of_planes(planes, colour)
     height_px, width_px = planes[0].shape
@@ -169,7 +172,7 @@ def picture_of(planes: tuple[Plane, ...], colour: Colour) -> av.VideoFrame:
 
 
 def layout_of_planes(planes: tuple[Plane, ...], colour: Colour) -> Layout:
-    """The layout that planes with this colour have."""
+    """The layout of planes with this colour."""
     if len(planes) == 1:
         return Layout("gray", colour.depth_bits)
     if colour.matrix == "rgb":
@@ -178,7 +181,16 @@ def layout_of_planes(planes: tuple[Plane, ...], colour: Colour) -> Layout:
 
 
 def with_neutral_chroma(planes: tuple[Plane, ...], colour: Colour, layout: Layout) -> tuple[tuple[Plane, ...], Colour]:
-    """Grey planes dressed as YCbCr, luma untouched (a scaler would stretch its range)."""
+    """Grey as YCbCr with neutral chroma; luma is untouched, where a scaler would stretch its range.
+
+    Args:
+        planes: (Y,), Y is (H, W), uint8 or uint16.
+        colour: its meaning.
+        layout: the YCbCr layout to make.
+
+    Returns:
+        (Y, Cb, Cr) and their colour.
+    """
     luma = planes[0]
     _, size, _ = _sizes(layout, luma.shape[1], luma.shape[0])
     chroma = np.full((size[1], size[0]), 1 << (colour.depth_bits - 1), dtype=luma.dtype)
@@ -187,13 +199,18 @@ def with_neutral_chroma(planes: tuple[Plane, ...], colour: Colour, layout: Layou
 
 
 def choose_layout(wanted: Layout, offered: Iterable[str]) -> str | None:
-    """The offered pixel format that loses least of the wanted layout; None where none is usable."""
+    """The offered pixel format that loses least of a layout, or None.
+
+    Args:
+        wanted: the layout.
+        offered: FFmpeg's names of pixel formats.
+    """
     names = [name for name in offered if layout_of(name) is not None and not name.startswith(("yuvj", "nv"))]
     return min(names, key=lambda name: _loss(wanted, name), default=None)
 
 
 def _loss(wanted: Layout, name: str) -> float:
-    """A rank, not a measure: kind weighs most, then lost bits, then lost chroma, then waste."""
+    """A rank for comparison only: kind weighs most, then lost bits, then lost chroma, then unneeded size."""
     offered = nearest_layout(name)
     kinds = {("gray", "yuv"): 1.0, ("rgb", "yuv"): 200.0, ("gray", "rgb"): 300.0, ("yuv", "rgb"): 300.0}
     loss = 0.0 if wanted.kind == offered.kind else kinds.get((wanted.kind, offered.kind), 1000.0)

@@ -1,4 +1,4 @@
-"""Owns opening files: a path enters, an open container and its main video stream leave, or one clear InputError."""
+"""Opens media files, picks the main video stream and reads packets; every failure becomes an InputError."""
 
 import logging
 import re
@@ -16,7 +16,7 @@ from vderain.media.pyav_types import Packet, Stream, format_dump
 
 log = logging.getLogger(__name__)
 
-# FFmpeg's own messages never reach the terminal: what matters of them is counted as damage or raised as an error.
+# FFmpeg's own messages never reach the terminal: what matters is counted as damage or raised as an error.
 logging.getLogger("libav").setLevel(logging.CRITICAL + 1)
 
 _BOXED_VIDEO = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # how an MP4 or MOV file can begin
@@ -24,7 +24,7 @@ _BOXED_VIDEO = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # how an 
 _TAG = re.compile(r"\((\w{4}) / 0x[0-9A-F]{8}\)")  # the four characters by which MP4 and MOV tell data apart
 _READ_ERRORS_MAX = 100  # in a row; beyond the end of a truncated MP4 every remaining sample is one
 TIMECODE = "tmcd"  # the codec tag of a timecode track
-_TEXT = frozenset({"tty", "bin", "xbin", "adf", "idf", "cdg"})  # FFmpeg takes plain text for a film of these kinds
+_TEXT = frozenset({"tty", "bin", "xbin", "adf", "idf", "cdg"})  # FFmpeg reads plain text as video of these formats
 
 
 @contextmanager
@@ -87,11 +87,11 @@ def _open(file: str | BinaryIO) -> InputContainer:
 
 
 def read_packets(container: InputContainer, streams: Sequence[Stream], level: int = logging.DEBUG) -> Iterator[Packet]:
-    """The packets of some streams that have something in them; goes on behind what cannot be read.
+    """The packets of some streams that are not empty; continues behind packets that cannot be read.
 
     Args:
         container: an open file.
-        streams: of it.
+        streams: some of its streams.
         level: at which the first failure is logged.
     """
     errors, said = 0, False
@@ -128,10 +128,10 @@ def _as_input_error(path: Path, error: Exception) -> InputError:
 
 
 def main_video(container: InputContainer, path: Path) -> "av.VideoStream":
-    """The stream whose pictures are restored: the one a player would show.
+    """The video stream that is restored: the one a player would show.
 
     Raises:
-        InputError: there is none, it has no decoder, or its pictures have no size.
+        InputError: there is none, it has no decoder, or its frames have no size.
     """
     moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not moving:
@@ -146,7 +146,7 @@ def main_video(container: InputContainer, path: Path) -> "av.VideoStream":
 
 
 def codec_name(stream: Stream) -> str:
-    """FFmpeg's name of a stream's codec; its four-character tag where FFmpeg has no codec for it."""
+    """FFmpeg's name of a stream's codec; the four-character tag where FFmpeg has no codec for it."""
     context = stream.codec_context
     if context is not None:
         return str(context.codec.canonical_name)
@@ -158,7 +158,7 @@ def codec_name(stream: Stream) -> str:
 
 
 def description(container: Container, index: int) -> str:
-    """FFmpeg's own lines about a stream; PyAV shows some of what is in them nowhere else."""
+    """FFmpeg's own text about a stream, which holds some properties that PyAV does not expose."""
     found = re.search(rf"^ *Stream #0:{index}\b.*(\n(?! *Stream #).*)*", _described(container), re.MULTILINE)
     return found[0].strip() if found else ""
 
@@ -180,7 +180,7 @@ def _described(container: Container) -> str:
 
 
 def stream_name(stream: Stream) -> str:
-    """A stream as people name it: ``audio #1 (aac, eng)``."""
+    """A stream's name for messages, such as ``audio #1 (aac, eng)``."""
     parts = [codec_name(stream)] if stream.type != "attachment" else [str(stream.metadata.get("filename", "unnamed"))]
     if stream.language not in (None, "und"):
         parts.append(stream.language)
@@ -188,5 +188,5 @@ def stream_name(stream: Stream) -> str:
 
 
 def stream_kind(stream: Stream) -> str:
-    """What a stream is, in a word."""
+    """``cover picture`` for cover art, else FFmpeg's media type."""
     return "cover picture" if stream.disposition & Disposition.attached_pic else str(stream.type)

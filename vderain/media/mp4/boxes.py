@@ -1,7 +1,7 @@
-"""Boxes of MP4 and MOV files (ISO/IEC 14496-12): a file enters, its boxes leave; new ones go into a finished one.
+"""Reads the boxes of MP4 and MOV files (ISO/IEC 14496-12), and inserts boxes into a finished file.
 
-A box that is put into ``moov`` pushes aside all that lies behind it, and with it the bytes that the tables of chunks
-(``stco``, ``co64``) point at; those are moved along.
+A box inserted into ``moov`` moves everything behind it, including the media data that the chunk offset tables
+(``stco``, ``co64``) point at; their offsets are corrected.
 """
 
 import os
@@ -14,7 +14,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-BOXES_MAX = 100_000  # a damaged file cannot keep us for ever
+BOXES_MAX = 100_000  # bounds the time that a damaged file takes
 OFFSET32_MAX = 2**32 - 1
 Places = NDArray[np.int64]
 _TO_THE_CHUNKS = (b"trak", b"mdia", b"minf", b"stbl")
@@ -23,7 +23,14 @@ _COPY_BYTES = 4 << 20
 
 @dataclass(frozen=True, slots=True)
 class Box:
-    """Where a box lies in its file, in bytes: its kind, the first byte of its header, of its content, and its end."""
+    """Position of a box in its file.
+
+    Attributes:
+        kind: its four-character code.
+        begin: offset of its header in bytes.
+        content: offset of its content.
+        end: offset of the first byte behind it.
+    """
 
     kind: bytes
     begin: int
@@ -36,7 +43,13 @@ class Box:
 
 
 def boxes(file: BinaryIO, begin: int, end: int) -> Iterator[Box]:
-    """The boxes between two places of a file; stops where sizes make no sense."""
+    """The boxes between two offsets of a file; stops where a size is invalid.
+
+    Args:
+        file: open for reading; its position changes.
+        begin: offset of the first box in bytes.
+        end: offset of the end of the last one.
+    """
     for _ in range(BOXES_MAX):
         file.seek(begin)
         header = file.read(16)
@@ -58,13 +71,13 @@ def file_boxes(file: BinaryIO) -> list[Box]:
 
 
 def read_span(file: BinaryIO, begin: int, size: int) -> bytes:
-    """Bytes of a file; fewer where it ends before."""
+    """Reads ``size`` bytes at an offset; fewer where the file ends before."""
     file.seek(begin)
     return file.read(size)
 
 
 def make_box(kind: bytes, content: bytes) -> bytes:
-    """A box of a kind around its content."""
+    """A box with its header; the size takes 64 bits where 32 are too few."""
     size = 8 + len(content)
     if size > OFFSET32_MAX:
         return b"\0\0\0\1" + kind + (size + 8).to_bytes(8, "big") + content
@@ -72,20 +85,20 @@ def make_box(kind: bytes, content: bytes) -> bytes:
 
 
 def grow_moov(path: Path, into_moov: bytes, into_udta: bytes, behind: int, appended: int) -> int:
-    """Puts boxes into the index of a finished file, in place, and moves everything behind it along.
+    """Inserts boxes into ``moov`` of a finished file, in place, and moves everything behind it.
 
     Args:
         path: the file.
         into_moov: boxes for ``moov``.
-        into_udta: boxes for ``moov/udta``, which is made where there is none.
-        behind: bytes to leave free right behind the index.
+        into_udta: boxes for ``moov/udta``, which is created if it is missing.
+        behind: bytes to leave free right behind ``moov``.
         appended: bytes that will be added at the end of the file later.
 
     Returns:
-        The first byte behind the new index.
+        Offset of the first byte behind the new ``moov``.
 
     Raises:
-        OSError: the file cannot be written, or has no index.
+        OSError: the file cannot be written, or has no ``moov``.
     """
     with path.open("r+b") as file:
         moov = next((box for box in file_boxes(file) if box.kind == b"moov"), None)
@@ -99,7 +112,7 @@ def grow_moov(path: Path, into_moov: bytes, into_udta: bytes, behind: int, appen
             chunks = _moved(content, lambda places: np.where(places >= moov.end, places + shift, places), wide)
             return make_box(b"moov", _with_udta(chunks, into_udta) + into_moov)
 
-        shift = len(index(0)) + behind - moov.size  # the size of the index does not depend on what it says
+        shift = len(index(0)) + behind - moov.size  # the size of moov does not depend on its offsets
         _push(file, moov.end, shift)
         file.seek(moov.begin)
         file.write(index(shift))
@@ -107,7 +120,7 @@ def grow_moov(path: Path, into_moov: bytes, into_udta: bytes, behind: int, appen
 
 
 def _moved(content: bytes, move: Callable[[Places], Places], wide: bool) -> bytes:
-    """The content of a box in which all places of chunks have been moved, with 64 bits each where ``wide``."""
+    """The content of a box with all chunk offsets moved; ``stco`` (32 bits) becomes ``co64`` where ``wide``."""
     file, parts, end = BytesIO(content), [], 0
     for box in boxes(file, 0, len(content)):
         body, kind = content[box.content : box.end], box.kind
@@ -123,7 +136,7 @@ def _moved(content: bytes, move: Callable[[Places], Places], wide: bool) -> byte
 
 
 def sample_bytes(file: BinaryIO, box: Box) -> int:
-    """The sizes of all samples that an index lists, in ``stsz``, the box of sample sizes."""
+    """The total size of all samples below a box, from the sample size tables (``stsz``)."""
     total = 0
     for inner in boxes(file, box.content, box.end):
         if inner.kind in _TO_THE_CHUNKS:
@@ -137,7 +150,7 @@ def sample_bytes(file: BinaryIO, box: Box) -> int:
 
 
 def _with_udta(content: bytes, added: bytes) -> bytes:
-    """The content of ``moov`` with more in its ``udta``, in front: an old ``udta`` may end with four zero bytes."""
+    """The content of ``moov`` with boxes added at the front of ``udta``, which may end with four zero bytes."""
     if not added:
         return content
     for box in boxes(BytesIO(content), 0, len(content)):
@@ -148,7 +161,7 @@ def _with_udta(content: bytes, added: bytes) -> bytes:
 
 
 def _push(file: BinaryIO, begin: int, shift: int) -> None:
-    """Moves everything from a place on towards the end of the file, the last part first."""
+    """Moves everything from an offset on towards the end; last part first, so that nothing is overwritten unread."""
     end = os.fstat(file.fileno()).st_size
     while end > begin:
         start = max(begin, end - _COPY_BYTES)
@@ -159,7 +172,17 @@ def _push(file: BinaryIO, begin: int, shift: int) -> None:
 
 
 def copy_span(source: BinaryIO, target: BinaryIO, begin: int, size: int) -> None:
-    """Copies bytes of one file to where another one stands."""
+    """Copies a span of one file to the current position of another.
+
+    Args:
+        source: open for reading.
+        target: open for writing.
+        begin: offset in the source, in bytes.
+        size: number of bytes.
+
+    Raises:
+        OSError: the source ends early, or the target cannot be written.
+    """
     source.seek(begin)
     while size > 0:
         part = source.read(min(size, _COPY_BYTES))

@@ -1,7 +1,7 @@
-"""Owns the four characters that say what a track of MP4 or MOV holds: a file enters, they leave or are written anew.
+"""Reads and renames the sample entries of MP4 and MOV tracks: the four-character codes of what a track holds.
 
-FFmpeg's muxer has one word for all data it knows nothing about, GoPro's ``gpmd``. Other cameras have others, such as
-``camm``; a sample entry of nothing but that word can be written with FFmpeg's and then be given its own.
+FFmpeg's muxer writes every data track it has no codec for as GoPro's ``gpmd``. Other cameras use other codes, such as
+``camm``. A sample entry that consists of its code alone can be written by FFmpeg and be renamed afterwards.
 """
 
 from collections.abc import Iterator, Mapping
@@ -18,12 +18,12 @@ _TO_THE_ENTRIES = (b"mdia", b"minf", b"stbl", b"stsd")
 
 @dataclass(frozen=True, slots=True)
 class SampleEntry:
-    """The description of a track's samples.
+    """A sample entry: the description of a track's samples.
 
     Attributes:
-        kind: its four characters.
-        begin: where its box begins in the file.
-        plain: whether there is nothing in it but its kind, and zeros.
+        kind: its four-character code.
+        begin: offset of its box in bytes.
+        plain: whether it holds nothing but its code and padding.
     """
 
     kind: str
@@ -32,7 +32,11 @@ class SampleEntry:
 
 
 def sample_entries(path: Path) -> dict[int, SampleEntry]:
-    """The first sample entry of each track, by the track's number; none for other kinds of file."""
+    """The first sample entry of each track, by track ID; none for other kinds of file.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
     with path.open("rb") as file:
         return read_sample_entries(file)
 
@@ -43,7 +47,11 @@ def read_sample_entries(file: BinaryIO) -> dict[int, SampleEntry]:
 
 
 def rename_entries(path: Path, kinds: Mapping[int, str]) -> None:
-    """Writes other characters into the sample entries of some tracks, by their numbers.
+    """Overwrites the codes of some tracks' sample entries, in place.
+
+    Args:
+        path: the file.
+        kinds: new four-character code by track ID.
 
     Raises:
         OSError: the file cannot be written.
@@ -61,7 +69,7 @@ def _entries(file: BinaryIO) -> Iterator[tuple[int, SampleEntry]]:
             header = next(_inside(file, track, b"tkhd"), None)
             entry = _first_entry(file, track)
             if header is not None and entry is not None:
-                wide = read_span(file, header.content, 1) == b"\1"  # times of 64 bits stand before the number
+                wide = read_span(file, header.content, 1) == b"\1"  # version 1: 64-bit times precede the track ID
                 number = int.from_bytes(read_span(file, header.content + (20 if wide else 12), 4), "big")
                 kind = entry.kind.decode("latin-1")
                 rest = read_span(file, entry.begin + _PLAIN_BYTES, max(0, min(8, entry.size - _PLAIN_BYTES)))

@@ -1,10 +1,10 @@
-"""What cameras hide in MP4 and MOV files beside the streams: a file enters, its parts are named, and go into an output.
+"""Finds data that camera makers store beside the streams of MP4 and MOV files, and copies it to an output file.
 
-FFmpeg sees streams and the common tags; whatever else a maker put into the file would be lost in silence. Dashcams with
-a Novatek chip list their GPS records in a ``gps `` box inside ``moov``, as places in the file; the records are ``free``
-boxes that begin with ``GPS ``, mostly between the pictures in ``mdat``. Others keep boxes of their own in ``moov``, in
-its ``udta``, beside it, or data behind the last box. All are carried over byte for byte; only the places in the list
-of GPS records are those of the new file.
+FFmpeg reads streams and common tags only; everything else would be lost silently. Dashcams with a Novatek chip list
+the file offsets of their GPS records in a ``gps `` box inside ``moov``. The records are ``free`` boxes that begin with
+``GPS ``, mostly between the samples in ``mdat``. Other cameras write boxes of their own into ``moov``, into its
+``udta`` or beside it, or data behind the last box. All are copied byte for byte; only the offsets in the list of GPS
+records are those of the new file.
 """
 
 import hashlib
@@ -34,10 +34,10 @@ _GPS_LABEL = "GPS track of the camera's maker"
 _RECORD_MAX_BYTES = 16 << 20
 _RECORD_HEAD_BYTES = 24
 _SCAN_BYTES = 1 << 20
-_INDEX_GROWTH_BYTES = 64 << 20  # places of chunks with 64 bits instead of 32: that of a film of days
+_INDEX_GROWTH_BYTES = 64 << 20  # chunk offsets with 64 bits instead of 32, for days of video
 _FOURCC = re.compile(rb"[ -~\xa9]{4}")
 
-_REMARK = b"IsoMedia File Produced with GPAC"  # of many a file from the net; of the old file, not of its content
+_REMARK = b"IsoMedia File Produced with GPAC"  # common in downloaded files; describes the old file, not its content
 _PADDING = frozenset({b"free", b"skip", b"wide"})
 _OF_FILES = _PADDING.union(b"ftyp moov mdat moof mfra sidx ssix styp pdin prft emsg".split())
 _OF_MOOV = frozenset(b"mvhd trak udta mvex iods meta cmov rmra pssh".split())
@@ -53,23 +53,23 @@ _OF_UDTA = frozenset(
     .encode("latin-1")
     .split()
 )
-_ABSOLUTE = {b"meta"}  # beside ``moov`` it points at places of the file in ways of its own
+_ABSOLUTE = {b"meta"}  # at the top level it contains absolute file offsets of its own
 
 Place = Literal["file", "moov", "udta", "trak", "end"]
 
 
 @dataclass(frozen=True, slots=True)
 class VendorBox:
-    """A part of a file that is in no stream and in no tag.
+    """A part of a file that belongs to no stream and no tag.
 
     Attributes:
-        label: for people.
-        place: beside ``moov``, in it, in its ``udta``, in one of its tracks, or behind the last box.
-        kind: four bytes that name the box; ``gps `` for a list of records, ``free`` for records without one.
-        spans: (first byte, size) of each piece in the file: whole boxes, or GPS records.
-        table: the content of the list of GPS records; None where this is none.
-        is_gps: whether the pieces are GPS records, which come at an even pace.
-        movable: False where it makes sense in its own file only.
+        label: description for people.
+        place: at the top level, in ``moov``, in its ``udta``, in one of its tracks, or behind the last box.
+        kind: four-character code; ``gps `` for a list of GPS records, ``free`` for records without a list.
+        spans: (offset, size) of each piece in bytes: whole boxes, or GPS records.
+        table: content of the list of GPS records, else None.
+        is_gps: whether the pieces are GPS records, which are evenly spaced in time.
+        movable: False if it is valid in its own file only.
     """
 
     label: str
@@ -130,7 +130,7 @@ def _part(box: Box, place: Place, movable: bool = True) -> VendorBox:
 
 
 def _is_foreign(file: BinaryIO, box: Box, known: Set[bytes]) -> bool:
-    """Whether a box holds something that no one else carries over."""
+    """Whether a box holds data that FFmpeg does not copy."""
     if box.kind in _PADDING:
         remark = read_span(file, box.content, len(_REMARK)) == _REMARK
         return not remark and not _is_blank(file, box.content, box.end)
@@ -147,7 +147,7 @@ def _is_blank(file: BinaryIO, begin: int, end: int) -> bool:
 
 
 def _behind(file: BinaryIO, tops: list[Box]) -> list[VendorBox]:
-    """Data behind the last box, which is no box; not the rest of a box that was cut off."""
+    """Data behind the last box that is not a box itself; a truncated box does not count."""
     begin, end = tops[-1].end, os.fstat(file.fileno()).st_size
     cut_off = read_span(file, begin, 8)[4:8] in _OF_FILES
     if begin >= end or cut_off or _is_blank(file, begin, end):
@@ -156,7 +156,7 @@ def _behind(file: BinaryIO, tops: list[Box]) -> list[VendorBox]:
 
 
 def _gps(file: BinaryIO, streams: Iterable[Stream], tops: list[Box], moov: Box) -> list[VendorBox]:
-    """The GPS track of the camera's maker: its list, or where there is none, the records as they are found."""
+    """The camera's GPS track: the listed records or, without a list, the records found in the file."""
     for box in boxes(file, moov.content, moov.end):
         if box.kind == GPS_INDEX:
             table = read_span(file, box.content, box.end - box.content)
@@ -165,7 +165,7 @@ def _gps(file: BinaryIO, streams: Iterable[Stream], tops: list[Box], moov: Box) 
     found = [(box.begin, box.size) for box in tops if box.kind in _PADDING and _holds_record(file, box.content - 4)]
     media = [box for box in tops if box.kind == b"mdat"]
     more = sum(box.end - box.content for box in media) - sample_bytes(file, moov)
-    if more >= _RECORD_HEAD_BYTES and not any(box.kind == b"moof" for box in tops):  # there is more than samples
+    if more >= _RECORD_HEAD_BYTES and not any(box.kind == b"moof" for box in tops):  # mdat holds more than samples
         found += _unlisted(file, streams, media[0].content)
     if not found:
         return []
@@ -173,7 +173,7 @@ def _gps(file: BinaryIO, streams: Iterable[Stream], tops: list[Box], moov: Box) 
 
 
 def _listed(table: bytes, file_bytes: int) -> tuple[tuple[int, int], ...]:
-    """The records that a list names: version and flags, a count, then places and sizes of 32 bits each."""
+    """The (offset, size) pairs of a list: version and flags, a count, then 32 bits each; (0, 0) where invalid."""
     count = min(int.from_bytes(table[4:8], "big"), (len(table) - 8) // 8)
     numbers = [int.from_bytes(table[8 + 4 * i : 12 + 4 * i], "big") for i in range(2 * count)]
     pairs = zip(numbers[::2], numbers[1::2], strict=True)
@@ -181,12 +181,12 @@ def _listed(table: bytes, file_bytes: int) -> tuple[tuple[int, int], ...]:
 
 
 def _holds_record(file: BinaryIO, begin: int) -> bool:
-    """Whether GPS records begin near a place; some cameras put a length in front."""
+    """Whether a GPS record begins near an offset; some cameras write a length in front."""
     return GPS_MAGIC in read_span(file, begin, _RECORD_HEAD_BYTES)
 
 
 def _unlisted(file: BinaryIO, streams: Iterable[Stream], reached: int) -> list[tuple[int, int]]:
-    """Records that lie between the samples of all streams, from a place on."""
+    """Records between the samples of all streams, from the offset ``reached`` on."""
     samples = sorted((entry.pos, entry.size) for stream in streams for entry in stream.index_entries)
     if not samples:
         return []
@@ -204,7 +204,14 @@ def _unlisted(file: BinaryIO, streams: Iterable[Stream], reached: int) -> list[t
 
 
 def within(part: VendorBox, duration_s: float | None, begin_s: float | None, end_s: float | None) -> VendorBox:
-    """A track of GPS records as it lies in a cut of the film; other parts whole. Records come at an even pace."""
+    """The part with only those GPS records that lie in a time range; other parts are returned whole.
+
+    Args:
+        part: of the source.
+        duration_s: duration of the source in seconds, over which its records are evenly spaced; None keeps all.
+        begin_s: beginning of the range from the beginning of the source, or None.
+        end_s: end of the range, likewise.
+    """
     if not part.is_gps or not part.spans or not duration_s or (begin_s is None and end_s is None):
         return part
     pace_s = duration_s / len(part.spans)
@@ -214,11 +221,11 @@ def within(part: VendorBox, duration_s: float | None, begin_s: float | None, end
 
 
 def carry_over(source: Path, parts: list[VendorBox], target: Path) -> list[VendorBox]:
-    """Puts parts of a source into a finished MP4 or MOV file.
+    """Copies parts of a source into a finished MP4 or MOV file.
 
     Args:
         source: the file that has them.
-        parts: what to carry over.
+        parts: what to copy.
         target: a complete file, which is changed in place.
 
     Returns:
@@ -253,9 +260,9 @@ def _write(file: BinaryIO, parts: list[VendorBox], target: Path) -> None:
         b"".join(read_span(file, *part.spans[0]) for part in parts if part.place == place and part.table is None)
         for place in ("moov", "udta")
     )
-    if listed is not None and listed.table is not None:  # filled in once it is known where the records come to lie
+    if listed is not None and listed.table is not None:  # filled in once the offsets of the records are known
         into_moov += make_box(GPS_INDEX, _table(listed.table, [(0, 0)] * len(records)))
-    # Behind all else, so that a player does not have to fetch them first; but the list has only 32 bits for a place.
+    # At the end, so that a player need not fetch them first; but offsets in the list have only 32 bits.
     last = target.stat().st_size + 2 * len(into_moov) + records_bytes + spans_bytes + _INDEX_GROWTH_BYTES
     in_front = records_bytes if last > OFFSET32_MAX else 0
     end = grow_moov(target, into_moov, into_udta, in_front, spans_bytes + records_bytes - in_front)
@@ -270,7 +277,7 @@ def _write(file: BinaryIO, parts: list[VendorBox], target: Path) -> None:
 
 
 def _framed(file: BinaryIO, spans: tuple[tuple[int, int], ...]) -> list[tuple[bytes, tuple[int, int]]]:
-    """Each record with the header it needs to be a box of a file: none where it is one."""
+    """Each record with the header that makes it a ``free`` box; empty if it is a box already."""
     records = []
     for begin, size in spans:
         head = read_span(file, begin, 8)
@@ -289,7 +296,7 @@ def _write_records(
 
 
 def _table(old: bytes, places: list[tuple[int, int]]) -> bytes:
-    """A list of GPS records: version and flags of an old one, the count, places and sizes."""
+    """The content of a list of GPS records: version and flags of the old one, the count, offsets and sizes."""
     numbers = [number for place in places for number in place]
     return old[:4] + b"".join(number.to_bytes(4, "big") for number in (len(places), *numbers))
 
