@@ -1,4 +1,4 @@
-"""Unpaired training: two generators and two discriminators over two folders, stopped and gone on with."""
+"""Unpaired training: discriminators, image pools, data, whole runs and their resumption."""
 
 import json
 import math
@@ -17,10 +17,10 @@ from vderain.errors import InputError
 from vderain.model.checkpoint import load_checkpoint, save_checkpoint
 from vderain.model.patchgan import PatchGAN
 from vderain.model.unet import UNet, UNetConfig
-from vderain.train.config import Recipe, load_recipe
+from vderain.train.config import Data, Recipe, load_recipe
 from vderain.train.cyclegan import CycleGAN
 from vderain.train.data.images import ScanReport
-from vderain.train.data.unpaired import ImageIndex, Unpaired, index_images
+from vderain.train.data.unpaired import ImageIndex, UnpairedCrops, index_images
 from vderain.train.logger import Event, Progress
 from vderain.train.loop import train
 from vderain.train.losses import least_squares
@@ -62,7 +62,7 @@ def settings(folders: Path) -> tuple[str, ...]:
 
 def trained(recipe: Recipe, out: Path, resume: bool = False) -> list[Progress]:
     told: list[Event] = []
-    train(recipe, out, resume, told.append)
+    train(recipe, out, resume=resume, on_event=told.append)
     return [event for event in told if isinstance(event, Progress)]
 
 
@@ -72,35 +72,35 @@ def same_state(one: Path, other: Path) -> bool:
 
 
 @pytest.mark.parametrize(("layers", "patch_px"), [(1, 16), (2, 34), (3, 70), (4, 142)])
-def test_a_verdict_sees_one_patch(layers: int, patch_px: int) -> None:
-    critic = PatchGAN(layers, 2, spectral=True).eval()  # instance norm would look at the whole picture
-    assert critic.patch_px == patch_px
+def test_each_prediction_sees_one_patch(layers: int, patch_px: int) -> None:
+    discriminator = PatchGAN(layers, 2, spectral=True).eval()  # instance norm would look at the whole picture
+    assert discriminator.patch_px == patch_px
     picture = torch.rand(1, 3, patch_px + 64, patch_px + 64, requires_grad=True)
-    verdicts = critic(picture)
-    middle = verdicts.shape[-1] // 2
-    verdicts[0, 0, middle, middle].backward()
+    predictions = discriminator(picture)
+    middle = predictions.shape[-1] // 2
+    predictions[0, 0, middle, middle].backward()
     assert picture.grad is not None
     seen = picture.grad.abs().sum((0, 1)).nonzero()
     assert tuple((seen.max(0).values - seen.min(0).values + 1).tolist()) == (patch_px, patch_px)
 
 
 def test_spectral_norm_bounds_every_layer() -> None:
-    critic = PatchGAN(2, 4, spectral=True)
+    discriminator = PatchGAN(2, 4, spectral=True)
     for _ in range(20):
-        critic(torch.rand(1, 3, 40, 40))
-    weights = [m.weight.flatten(1) for m in critic.modules() if isinstance(m, torch.nn.Conv2d)]
+        discriminator(torch.rand(1, 3, 40, 40))
+    weights = [m.weight.flatten(1) for m in discriminator.modules() if isinstance(m, torch.nn.Conv2d)]
     assert len(weights) == 4
     assert all(float(torch.linalg.matrix_norm(weight.detach(), 2)) < 1.2 for weight in weights)
 
 
 def test_least_squares_wants_one_for_real_and_nothing_for_made() -> None:
-    verdicts = torch.tensor([0.0, 1.0, 1.0, 1.0])
-    assert float(least_squares(verdicts, True)) == 0.25
-    assert float(least_squares(verdicts, False)) == 0.75
+    predictions = torch.tensor([0.0, 1.0, 1.0, 1.0])
+    assert float(least_squares(predictions, True)) == 0.25
+    assert float(least_squares(predictions, False)) == 0.75
 
 
 @pytest.mark.parametrize("residual", ["true", "false"])
-def test_a_run_ends_with_a_generator_that_is_used_at_once(
+def test_the_trained_generator_processes_a_clip(
     vderain: Run, folders: Path, tmp_path: Path, clip: Callable[..., Path], residual: str
 ) -> None:
     flags = [flag for each in (*settings(folders), f"model.residual={residual}") for flag in ("--set", each)]
@@ -108,7 +108,7 @@ def test_a_run_ends_with_a_generator_that_is_used_at_once(
     assert result.exit_code == 0, result.stderr
     assert "  adversarial " in result.stderr
     log = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
-    assert set(log[0]["parts"]) == {"adversarial", "cycle", "identity", "critics"}
+    assert set(log[0]["parts"]) == {"adversarial", "cycle", "identity", "discriminators"}
     lines = [entry for entry in log if entry["event"] == "progress"]
     assert all(math.isfinite(value) for entry in lines for value in entry["parts"].values())
     assert names_in(tmp_path / "run") - {"tensorboard"} == {BEST, GENERATOR, RESUME, "log.jsonl", "pictures"}
@@ -118,16 +118,16 @@ def test_a_run_ends_with_a_generator_that_is_used_at_once(
     assert done.exit_code == 0, done.stderr
 
 
-def test_all_four_networks_move(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_all_four_networks_change(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     for iterations in (1, 4):
         trained(smoke(f"optimiser.iterations={iterations}"), tmp_path / str(iterations))
     first, later = (load_file(tmp_path / name / RESUME) for name in ("1", "4"))
-    for network in ("generator", "rain_maker", "critic_clear", "critic_rain"):
+    for network in ("generator", "rain_generator", "discriminator_clear", "discriminator_rain"):
         assert any(not torch.equal(first[name], later[name]) for name in first if name.startswith(f"{network}."))
 
 
 @pytest.mark.parametrize("spectral", ["true", "false"])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     smoke: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spectral: str
 ) -> None:
     recipe = smoke("optimiser.iterations=8", "cyclegan.rendered=1.0", f"cyclegan.spectral={spectral}")
@@ -149,10 +149,10 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     assert load_file(tmp_path / "halves" / RESUME)["tensors.pool_clear"].shape == (3, 3, 32, 32)
 
 
-def test_the_pool_hands_out_pictures_of_earlier(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_the_pool_returns_earlier_images(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     trainer = CycleGAN(smoke(), tmp_path)
     rng = torch.Generator().manual_seed(0)
-    shown = [trainer.critics.pooled("clear", torch.full((1, 3, 32, 32), float(i)), rng) for i in range(40)]
+    shown = [trainer.discriminators.pooled("clear", torch.full((1, 3, 32, 32), float(i)), rng) for i in range(40)]
     numbers = [int(picture[0, 0, 0, 0]) for picture in shown]
     assert numbers[:3] == [0, 1, 2]
     assert all(number <= i for i, number in enumerate(numbers))
@@ -161,7 +161,7 @@ def test_the_pool_hands_out_pictures_of_earlier(smoke: Callable[..., Recipe], tm
     assert len(trainer.tensors["pool_clear"]) == 3
 
 
-def test_a_rainy_folder_is_learned_from(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_cyclegan_learns_from_unpaired_folders(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     """White stripes go, without one pair ever having been seen."""
     for number in range(5, 10):
         (tmp_path / "clear").mkdir(exist_ok=True)
@@ -180,30 +180,33 @@ def test_a_rainy_folder_is_learned_from(smoke: Callable[..., Recipe], tmp_path: 
     assert float((restored - plain).abs().mean()) < 0.7 * float((striped - plain).abs().mean())
 
 
-def test_example_number_n_is_the_same_whoever_makes_it(folders: Path) -> None:
-    one, other = (Unpaired(*hung(folders / "rain", folders / "clear"), 32, 4, rendered=True) for _ in range(2))
+def test_example_n_depends_on_the_seed_and_n_alone(folders: Path) -> None:
+    one, other = (
+        UnpairedCrops(*indexed(folders / "rain", folders / "clear"), 32, 4, data=Data(), rendered=True)
+        for _ in range(2)
+    )
     _ = one[3]
     assert all(torch.equal(a, b) for a, b in zip(one[7], other[7], strict=True))
     assert not torch.equal(one[7][0], one[8][0])
     assert [part.shape for part in one[7]] == [(3, 32, 32)] * 3
 
 
-def hung(*folders: Path) -> list[ImageIndex]:
-    return [index_images("such", "data.such", [folder], 32, ScanReport()) for folder in folders]
+def indexed(*folders: Path) -> list[ImageIndex]:
+    return [index_images([folder], 32, ScanReport(), kind="such", key="data.such") for folder in folders]
 
 
-def test_what_cannot_be_decoded_is_passed_over(folders: Path, tmp_path: Path) -> None:
+def test_undecodable_images_are_skipped(folders: Path, tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no picture")
     cv2.imwrite(str(tmp_path / "b.png"), np.full((40, 40), 60000, np.uint16))
     cv2.imwrite(str(tmp_path / "c.png"), np.full((40, 40, 4), 90, np.uint8))
-    examples = Unpaired(*hung(tmp_path, folders / "clear"), 32, 0, rendered=False)
+    examples = UnpairedCrops(*indexed(tmp_path, folders / "clear"), 32, 0, data=Data(), rendered=False)
     assert {int(examples[i][0].max()) for i in range(20)} == {60000 // 256, 90}
 
 
-def test_a_picture_that_goes_away_stops_nothing(folders: Path, tmp_path: Path) -> None:
+def test_a_deleted_image_stops_nothing(folders: Path, tmp_path: Path) -> None:
     for number in range(3):
         cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((40, 40), 50 * number, np.uint8))
-    examples = Unpaired(*hung(tmp_path, folders / "clear"), 32, 0, rendered=False)
+    examples = UnpairedCrops(*indexed(tmp_path, folders / "clear"), 32, 0, data=Data(), rendered=False)
     (tmp_path / "0.png").unlink()
     assert {int(examples[i][0].max()) for i in range(20)} == {50, 100}
     for path in tmp_path.iterdir():
@@ -212,18 +215,18 @@ def test_a_picture_that_goes_away_stops_nothing(folders: Path, tmp_path: Path) -
         examples[0]
 
 
-def test_clips_lend_frames_to_both_sides(folders: Path, tmp_path: Path) -> None:
+def test_frames_of_clips_are_used(folders: Path, tmp_path: Path) -> None:
     make(tmp_path / "rain.mp4", Clip(frames=11, size=(96, 80)))
-    (gallery,) = hung(tmp_path)
+    (gallery,) = indexed(tmp_path)
     assert [picture.shape for picture in gallery.pictures if not isinstance(picture, Path)] == [(80, 96, 3)] * 3
 
 
-def test_a_folder_of_nothing_is_said(folders: Path, tmp_path: Path) -> None:
+def test_empty_folders_are_refused(folders: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no such picture"):
-        hung(tmp_path / "nowhere")
+        indexed(tmp_path / "nowhere")
     (tmp_path / "a.png").write_bytes(b"no picture")
-    with pytest.raises(InputError, match="can be decoded"):
-        hung(tmp_path)
+    with pytest.raises(InputError, match="can be used"):
+        indexed(tmp_path)
 
 
 def test_two_folders_of_unequal_size_train_out_of_the_box(vderain: Run, tmp_path: Path) -> None:

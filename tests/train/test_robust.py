@@ -1,4 +1,4 @@
-"""Training on what folders and disks are like: pictures of every kind, damage, and no space left."""
+"""Training with bad input and full disks: images of every kind, damage, no space left."""
 
 import json
 import resource
@@ -16,11 +16,10 @@ from safetensors.torch import load_file
 
 from vderain.errors import InputError, OutputError
 from vderain.model.checkpoint import load_checkpoint
-from vderain.train.board import append
 from vderain.train.config import load_recipe
 from vderain.train.data import images as material
 from vderain.train.data.scenes import load_scenes
-from vderain.train.logger import Event, Progress, Validated
+from vderain.train.logger import Event, Progress, Validated, append
 from vderain.train.loop import train
 from vderain.train.trainer import BEST, GENERATOR, RESUME
 
@@ -57,7 +56,7 @@ def odd(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def said(caplog: pytest.LogCaptureFixture) -> dict[str, set[str]]:
+def warnings_of(caplog: pytest.LogCaptureFixture) -> dict[str, set[str]]:
     """Kinds and names of the files that were named."""
     found = {}
     for record in caplog.records:
@@ -66,17 +65,17 @@ def said(caplog: pytest.LogCaptureFixture) -> dict[str, set[str]]:
     return found
 
 
-def test_pictures_of_every_kind_are_counted_named_and_used(odd: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_images_of_every_kind_are_counted_named_and_used(odd: Path, caplog: pytest.LogCaptureFixture) -> None:
     scenes = load_scenes(odd, odd, 64)
     assert len(scenes.photos) == 5
     assert not scenes.clips
-    assert said(caplog) == {
+    assert warnings_of(caplog) == {
         material.UNREADABLE: {"empty.jpg", "text.png", "torn.png", "clip.mp4"},
         material.CMYK: {"inks.jpg"},
         material.DEEP: {"deep.png"},
         material.TRANSPARENT: {"alpha.png", "alpha.webp"},
-        "passed over, smaller than 64 pixels a side": {"tiny.png"},
-        "passed over, smaller than 64 pixels a side or 5 frames": {"short.mp4"},
+        "skipped, a side is below 64 pixels": {"tiny.png"},
+        "skipped, below 64 pixels a side or 5 frames": {"short.mp4"},
     }
     plain = load_scenes(odd, None, 64).photos
     names = [p.name for p in material.find_files(odd, material.SUFFIXES_PHOTO) if p.name in
@@ -87,7 +86,7 @@ def test_pictures_of_every_kind_are_counted_named_and_used(odd: Path, caplog: py
 
 
 @pytest.mark.parametrize("kind", ["supervised", "cyclegan"])
-def test_such_a_folder_ends_no_run(vderain: Run, odd: Path, tmp_path: Path, kind: str) -> None:
+def test_a_folder_with_bad_files_stops_no_run(vderain: Run, odd: Path, tmp_path: Path, kind: str) -> None:
     flags = ["--set", f"data.photos={odd}", "--set", f"data.clips={odd}", "--set", "optimiser.iterations=2"]
     if kind == "cyclegan":
         for each in (f"data.rain={odd}", "model.window=1", "cyclegan.layers=1", "cyclegan.width=4"):
@@ -100,16 +99,16 @@ def test_such_a_folder_ends_no_run(vderain: Run, odd: Path, tmp_path: Path, kind
     assert load_checkpoint(str(tmp_path / "run" / GENERATOR)).facts["iterations"] == 2
 
 
-def test_many_of_a_kind_are_counted_and_some_named(caplog: pytest.LogCaptureFixture) -> None:
-    survey = material.ScanReport()
+def test_many_files_of_a_kind_are_counted_and_some_named(caplog: pytest.LogCaptureFixture) -> None:
+    report = material.ScanReport()
     for number in range(20):
-        survey.note("odd", Path(f"{number}.png"))
-    survey.tell()
+        report.add("odd", Path(f"{number}.png"))
+    report.log()
     (record,) = caplog.records
     assert record.getMessage() == f"odd (20): {', '.join(f'{n}.png' for n in range(8))} and 12 more"
 
 
-def test_some_are_held_out_evenly_and_a_lone_one_is_not() -> None:
+def test_held_out_items_are_evenly_spaced() -> None:
     kept, held = material.split(list(range(100)), 0.04)
     assert held == [12, 37, 62, 87]
     assert sorted(kept + held) == list(range(100))
@@ -136,9 +135,7 @@ def file_size(limit_bytes: int) -> None:
 
 
 @limited
-def test_a_disk_that_fills_and_is_cleared_costs_a_save(
-    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_full_disk_costs_one_save(pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     recipe = load_recipe(SMOKE, (f"data.photos='{pictures}'", "run.save_every=2", "optimiser.iterations=8"))
     out = tmp_path / "run"
     states = []
@@ -150,11 +147,11 @@ def test_a_disk_that_fills_and_is_cleared_costs_a_save(
             file_size({3: 20_000, 6: -1}.get(event.iteration, resource.getrlimit(resource.RLIMIT_FSIZE)[0]))
 
     try:
-        train(recipe, out, False, watch)
+        train(recipe, out, on_event=watch)
     finally:
         file_size(-1)
     failed = [record.getMessage() for record in caplog.records if "cannot be written" in record.getMessage()]
-    assert any("iteration 4:" in line and line.endswith("Training goes on.") for line in failed), failed
+    assert any("iteration 4:" in line and line.endswith("Training continues.") for line in failed), failed
     assert states[0] == states[2] == states[3], "what was saved before is whole"
     assert load_checkpoint(str(out / GENERATOR)).facts["iterations"] == 8
     assert not any(name.endswith(".partial") for name in names_in(out))
@@ -164,7 +161,7 @@ def test_a_disk_that_fills_and_is_cleared_costs_a_save(
 
 
 @limited
-def test_what_does_not_fit_leaves_no_half_of_it(tmp_path: Path) -> None:
+def test_append_writes_all_or_nothing(tmp_path: Path) -> None:
     append(tmp_path / "log", b"12345\n")
     try:
         file_size(10)
@@ -184,29 +181,27 @@ def test_a_disk_full_at_the_end_is_an_error_and_the_last_state_is_whole(
     out = tmp_path / "run"
     try:
         with pytest.raises(OutputError, match="cannot be written") as caught:
-            train(recipe, out, False, lambda event: file_size(20_000) if getattr(event, "iteration", 0) == 4 else None)
+            train(recipe, out, on_event=lambda event: file_size(20_000) if event.iteration == 4 else None)
     finally:
         file_size(-1)
     assert caught.value.exit_code == 4
     assert load_checkpoint(str(out / GENERATOR)).facts["iterations"] == 3
     told: list[Event] = []
-    train(recipe, out, True, told.append)
+    train(recipe, out, resume=True, on_event=told.append)
     assert [event.iteration for event in told if isinstance(event, Progress)] == [4, 5]
 
 
 @limited
-def test_a_log_that_cannot_be_written_is_said_once(
-    pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_an_unwritable_log_is_reported_once(pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     out = tmp_path / "run"
     out.mkdir()
     (out / "log.jsonl").mkdir()
-    train(load_recipe(SMOKE, (f"data.photos='{pictures}'",)), out, False, lambda event: None)
+    train(load_recipe(SMOKE, (f"data.photos='{pictures}'",)), out)
     assert [record.getMessage().count("the log cannot be written") for record in caplog.records] == [1]
     assert names_in(out) >= {BEST, GENERATOR, RESUME}
 
 
-def test_footage_that_goes_away_costs_a_look(pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_deleted_footage_costs_one_validation(pictures: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     paired = tmp_path / "paired"
     paired.mkdir()
     cv2.imwrite(str(paired / "a.png"), textured(4, (40, 60)))
@@ -218,13 +213,13 @@ def test_footage_that_goes_away_costs_a_look(pictures: Path, tmp_path: Path, cap
         if isinstance(event, Validated) and paired.exists():
             shutil.rmtree(paired)
 
-    train(load_recipe(SMOKE, (f"data.photos='{pictures}'", sets)), tmp_path / "run", False, watch)
+    train(load_recipe(SMOKE, (f"data.photos='{pictures}'", sets)), tmp_path / "run", on_event=watch)
     assert [event.iteration for event in told if isinstance(event, Validated)] == [3]
-    assert any("iteration 6:" in r.getMessage() and "Training goes on" in r.getMessage() for r in caplog.records)
+    assert any("iteration 6:" in r.getMessage() and "Training continues" in r.getMessage() for r in caplog.records)
     assert names_in(tmp_path / "run") >= {BEST, GENERATOR, RESUME}
 
 
-def test_pictures_that_go_away_end_a_run_with_its_state_saved(pictures: Path, tmp_path: Path) -> None:
+def test_deleted_pictures_end_a_run_and_its_state_is_saved(pictures: Path, tmp_path: Path) -> None:
     more = ("model.window=1", "cyclegan.layers=1", "cyclegan.width=4", "optimiser.iterations=50", "run.save_every=40")
     recipe = load_recipe(SMOKE, (f"data.photos='{pictures}'", f"data.rain='{pictures}'", *more))
 
@@ -234,16 +229,16 @@ def test_pictures_that_go_away_end_a_run_with_its_state_saved(pictures: Path, tm
                 path.unlink()
 
     with pytest.raises(InputError, match="no longer be read") as caught:
-        train(recipe, tmp_path / "run", False, watch)
+        train(recipe, tmp_path / "run", on_event=watch)
     assert "\n" not in str(caught.value)
     assert load_checkpoint(str(tmp_path / "run" / GENERATOR)).facts["iterations"] == 2
 
 
-def test_footage_that_does_not_go_together_is_said_at_the_start(pictures: Path, tmp_path: Path) -> None:
+def test_mismatched_footage_is_reported_at_the_start(pictures: Path, tmp_path: Path) -> None:
     for name, count in (("rain", 2), ("clear", 3)):
         (tmp_path / name).mkdir()
         for number in range(count):
             cv2.imwrite(str(tmp_path / name / f"{number}.png"), textured(number, (40, 60)))
     sets = f'validation.sets=[{{name="own", rain="{tmp_path / "rain"}", clear="{tmp_path / "clear"}"}}]'
     with pytest.raises(InputError, match="ends after 2 frames"):
-        train(load_recipe(SMOKE, (f"data.photos='{pictures}'", sets)), tmp_path / "run", False, lambda event: None)
+        train(load_recipe(SMOKE, (f"data.photos='{pictures}'", sets)), tmp_path / "run")

@@ -1,4 +1,4 @@
-"""Training on real rain beside rendered: each part of the loss, the windows it is made of, and the run."""
+"""Semi-supervised training: windows of real rain, each part of the loss, and whole runs."""
 
 import json
 import math
@@ -16,13 +16,13 @@ from safetensors.torch import load_file
 from vderain.errors import InputError, UsageError
 from vderain.model.checkpoint import load_checkpoint
 from vderain.train.config import Data, Recipe, load_recipe
-from vderain.train.data.crop_pool import Packed, unpacked
+from vderain.train.data.crop_pool import Packed, unpack
 from vderain.train.data.real_rain import RealRain, RealWindow
 from vderain.train.data.scenes import CENTRE, Scenes
 from vderain.train.distributed import ProcessGroup
 from vderain.train.logger import Event, Progress
 from vderain.train.loop import train
-from vderain.train.losses import colourfulness, grey_layer, inconsistency, rain_mask
+from vderain.train.losses import colourfulness, grey_layer, rain_mask, warping_loss
 from vderain.train.semi_supervised import PARTS, SemiSupervised
 from vderain.train.trainer import BEST, GENERATOR, RESUME, Losses
 
@@ -52,7 +52,14 @@ def one_thread() -> Iterator[None]:
 
 def settings(folder: Path, *more: str) -> tuple[str, ...]:
     paths = (f"data.photos='{folder}'", f"data.rain='{folder}'")
-    return (*paths, "dashcam.real=2", "dashcam.layers=1", "dashcam.width=4", "dashcam.pool=3", *more)
+    return (
+        *paths,
+        "semi_supervised.real=2",
+        "semi_supervised.layers=1",
+        "semi_supervised.width=4",
+        "semi_supervised.pool=3",
+        *more,
+    )
 
 
 @pytest.fixture
@@ -72,17 +79,17 @@ def panned(frames: int, pan_px: int, streaks: bool) -> np.ndarray:
     return clip
 
 
-def test_a_real_window_knows_the_way_to_the_next_one() -> None:
+def test_a_real_window_has_the_flow_to_the_next_one() -> None:
     window = RealRain(Scenes([], [panned(6, 2, streaks=False)]), DATA, 0)[3]
     assert window.rainy.shape == (2, 5, 3, 64, 64)
     assert window.rain.shape == (5, 64, 64)
-    believed = window.flow_confidence[0] > 200
-    assert believed.float().mean() > 0.5
-    assert float(window.flow[0][believed].median()) == pytest.approx(-2, abs=0.3), "the scene moves left"
-    assert float(window.flow[1][believed].abs().median()) < 0.3
+    confident = window.flow_confidence[0] > 200
+    assert confident.float().mean() > 0.5
+    assert float(window.flow[0][confident].median()) == pytest.approx(-2, abs=0.3), "the scene moves left"
+    assert float(window.flow[1][confident].abs().median()) < 0.3
     now, after = (window.rainy[i, CENTRE][None].float() / 255 for i in (0, 1))
     flow, confidence = window.flow[None], window.flow_confidence[None].float() / 255
-    assert float(inconsistency(now, after, flow, confidence)) < 0.3 * float((now - after).abs().mean())
+    assert float(warping_loss(now, after, flow, confidence)) < 0.3 * float((now - after).abs().mean())
 
 
 def test_the_pseudo_label_is_without_the_streaks_that_neighbours_do_not_have() -> None:
@@ -90,22 +97,22 @@ def test_the_pseudo_label_is_without_the_streaks_that_neighbours_do_not_have() -
     truth, window = (RealRain(Scenes([], [clip]), DATA, 5)[2] for clip in (clear, rainy))
     centre, pseudo, without = (x.float() for x in (window.rainy[0, CENTRE], window.pseudo, truth.rainy[0, CENTRE]))
     assert (pseudo - without).abs().mean() < 0.5 * (centre - without).abs().mean()
-    assert window.belief.float().mean() > 100
+    assert window.pseudo_confidence.float().mean() > 100
 
 
-def test_a_lone_picture_teaches_nothing_of_motion() -> None:
+def test_a_single_picture_has_no_flow_and_no_pseudo_label() -> None:
     window = RealRain(Scenes([textured(1, (90, 110))], []), DATA, 0)[1]
     assert not window.flow_confidence.any()
-    assert not window.belief.any()
+    assert not window.pseudo_confidence.any()
     assert torch.equal(window.rainy[0, 0], window.rainy[1, CENTRE])
 
 
-def test_across_a_cut_nothing_is_believed() -> None:
+def test_confidence_is_zero_across_a_scene_cut() -> None:
     clip = np.concatenate([np.full((3, 100, 120, 3), 30, np.uint8), np.full((3, 100, 120, 3), 200, np.uint8)])
     assert not RealRain(Scenes([], [clip]), DATA, 0)[0].flow_confidence.any()
 
 
-def test_window_number_n_is_the_same_whoever_makes_it() -> None:
+def test_window_n_depends_on_the_seed_and_n_alone() -> None:
     scenes = Scenes([textured(1, (90, 110))], [panned(8, 1, streaks=True)])
     one, other = RealRain(scenes, DATA, 4), RealRain(scenes, DATA, 4)
     _ = one[1]
@@ -122,10 +129,10 @@ def test_a_mirrored_crop_moves_the_other_way() -> None:
     assert torch.equal(flipped[4][1], plain[4][1].flip(-1))
 
 
-def test_windows_travel_in_one_piece() -> None:
+def test_windows_are_packed_and_unpacked() -> None:
     windows = RealRain(Scenes([], [panned(6, 1, streaks=True)]), DATA, 0)
     piece = Packed(windows, 2)[1]
-    arrived = unpacked(piece, RealWindow.empty(64))
+    arrived = unpack(piece, RealWindow.empty(64))
     piece.zero_()  # what arrived has memory of its own
     for window, got in zip((windows[2], windows[3]), arrived, strict=True):
         assert all(torch.equal(getattr(got, name), getattr(window, name)) for name in RealWindow.__slots__)
@@ -140,7 +147,7 @@ def test_a_grey_layer_is_grey_and_bounded() -> None:
     assert torch.allclose(grey_layer(faint, 0.6), faint[:, :1], atol=2e-4)
 
 
-def test_colour_is_what_is_not_grey() -> None:
+def test_colourfulness_is_the_distance_from_grey() -> None:
     grey = torch.rand(2, 1, 8, 8).expand(-1, 3, -1, -1)
     assert float(colourfulness(grey)) == pytest.approx(0, abs=1e-7)
     red = torch.zeros(1, 3, 4, 4)
@@ -161,48 +168,50 @@ def test_frames_that_agree_along_their_motion_are_consistent() -> None:
     flow = torch.zeros(1, 2, 20, 30)
     flow[:, 0] = 3
     confidence = torch.ones(1, 1, 20, 30)
-    assert float(inconsistency(now, after, flow, confidence)) == pytest.approx(0, abs=1e-5), (
+    assert float(warping_loss(now, after, flow, confidence)) == pytest.approx(0, abs=1e-5), (
         "beyond the edge nothing counts"
     )
-    assert float(inconsistency(now, after, torch.zeros_like(flow), confidence)) > 0.2
-    assert float(inconsistency(now, after, flow, 0 * confidence)) == 0
+    assert float(warping_loss(now, after, torch.zeros_like(flow), confidence)) > 0.2
+    assert float(warping_loss(now, after, flow, 0 * confidence)) == 0
 
 
 def batch_of(trainer: SemiSupervised) -> tuple[torch.Tensor, ...]:
-    trainer.material()
+    trainer.load_data()
     trainer.rainy = RealRain(Scenes([], [panned(8, 1, streaks=True)]), trainer.recipe.data, 0)  # of which flow is found
     return next(trainer.batches())
 
 
 @pytest.mark.parametrize("part", [*PARTS])
 def test_each_part_can_be_left_out_and_moves_something(smoke: Callable[..., Recipe], tmp_path: Path, part: str) -> None:
-    alone = [f"dashcam.{name}={float(name == part)}" for name in PARTS]
+    alone = [f"semi_supervised.{name}={float(name == part)}" for name in PARTS]
     moved = set()
     trainer = SemiSupervised(smoke(*alone), tmp_path)
-    for network in (trainer.generator, trainer.rain_maker):  # heads at zero stop what should reach the body
+    for network in (trainer.generator, trainer.rain_generator):  # heads at zero stop what should reach the body
         torch.nn.init.normal_(network.head.weight, std=0.05)
     before = {name: [p.clone() for p in net.parameters()] for name, net in trainer.networks.items()}
     losses = trainer.step(*batch_of(trainer))
     assert losses["loss"] == pytest.approx(losses[part])
     assert losses[part] > 0
     assert all(losses[name] == 0 for name in PARTS if name != part)
-    for name in ("generator", "rain_maker"):
+    for name in ("generator", "rain_generator"):
         after = trainer.networks[name].parameters()
         moved |= {name} if any(not torch.equal(a, b) for a, b in zip(before[name], after, strict=True)) else set()
-    both = {"generator", "rain_maker"}
-    assert moved == {"stay": {"rain_maker"}, "cycle": both, "adversarial": both}.get(part, {"generator"})
+    both = {"generator", "rain_generator"}
+    assert moved == {"self_regularisation": {"rain_generator"}, "cycle": both, "adversarial": both}.get(
+        part, {"generator"}
+    )
 
 
 def test_the_warm_up_is_of_rendered_pairs_alone(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     told: list[Event] = []
-    train(smoke("dashcam.warmup=2", "optimiser.iterations=4"), tmp_path, False, told.append)
+    train(smoke("semi_supervised.warmup=2", "optimiser.iterations=4"), tmp_path, on_event=told.append)
     lines = [event for event in told if isinstance(event, Progress)]
     for line in lines:
-        assert set(line.parts) == {*PARTS, "critics"}
-        assert (line.parts["half_cycle"] > 0) == (line.parts["critics"] > 0) == (line.iteration > 2)
+        assert set(line.parts) == {*PARTS, "discriminators"}
+        assert (line.parts["half_cycle"] > 0) == (line.parts["discriminators"] > 0) == (line.iteration > 2)
 
 
-def test_a_run_ends_with_a_generator_that_is_used_at_once(
+def test_the_trained_generator_processes_a_clip(
     vderain: Run, folder: Path, tmp_path: Path, clip: Callable[..., Path]
 ) -> None:
     flags = [flag for each in settings(folder, "optimiser.bf16=true") for flag in ("--set", each)]
@@ -217,11 +226,11 @@ def test_a_run_ends_with_a_generator_that_is_used_at_once(
     assert done.exit_code == 0, done.stderr
 
 
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     smoke: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = smoke("optimiser.iterations=6", "dashcam.warmup=1")
-    train(recipe, tmp_path / "straight", False, lambda event: None)
+    recipe = smoke("optimiser.iterations=6", "semi_supervised.warmup=1")
+    train(recipe, tmp_path / "straight")
     step = SemiSupervised.step
 
     def stopping(self: SemiSupervised, *batch: torch.Tensor) -> Losses:
@@ -232,8 +241,8 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
     with monkeypatch.context() as patch:
         patch.setattr(SemiSupervised, "step", stopping)
         with pytest.raises(KeyboardInterrupt):
-            train(recipe, tmp_path / "halves", False, lambda event: None)
-    train(recipe, tmp_path / "halves", True, lambda event: None)
+            train(recipe, tmp_path / "halves")
+    train(recipe, tmp_path / "halves", resume=True)
     first, second = (load_file(tmp_path / name / RESUME) for name in ("straight", "halves"))
     assert first.keys() == second.keys()
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -241,15 +250,19 @@ def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
 
 @pytest.mark.parametrize(
     ("override", "says"),
-    [("model.window=1", "model.window"), ("dashcam.real=3", "dashcam.real"), ("cyclegan.cycle=1", "two ways")],
+    [
+        ("model.window=1", "model.window"),
+        ("semi_supervised.real=3", "semi_supervised.real"),
+        ("cyclegan.cycle=1", "two ways"),
+    ],
 )
-def test_what_does_not_go_together_is_refused(smoke: Callable[..., Recipe], override: str, says: str) -> None:
+def test_contradictory_settings_are_refused(smoke: Callable[..., Recipe], override: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         smoke(override)
 
 
-def test_rain_is_asked_for(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_rainy_material_is_required(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.rain"):
-        SemiSupervised(smoke("data.rain='/nowhere'"), tmp_path).material()
+        SemiSupervised(smoke("data.rain='/nowhere'"), tmp_path).load_data()
     with pytest.raises(UsageError, match="shared evenly"):
-        SemiSupervised(smoke("optimiser.batch=4", "dashcam.real=3"), tmp_path, ProcessGroup(0, 2))
+        SemiSupervised(smoke("optimiser.batch=4", "semi_supervised.real=3"), tmp_path, ProcessGroup(0, 2))

@@ -1,4 +1,4 @@
-"""Training by a recipe: runs of seconds on pictures made here, that stop, go on, and refuse nonsense."""
+"""Supervised training: recipes, windows, losses, whole runs, and how they stop and resume."""
 
 import json
 import math
@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 
 from vderain.errors import CheckpointError, InputError, UsageError, VderainError
 from vderain.model.checkpoint import load_checkpoint
+from vderain.rain.streaks import draw_style
 from vderain.train.config import Data, Pair, Recipe, load_recipe
 from vderain.train.data.crop_pool import WindowPool
 from vderain.train.data.scenes import Scenes, load_pairs, load_scenes
@@ -55,7 +56,7 @@ def smoke(scenes: Path) -> Callable[..., Recipe]:
 
 def trained(recipe: Recipe, out: Path, resume: bool = False) -> list[Progress]:
     told: list[Event] = []
-    train(recipe, out, resume, told.append)
+    train(recipe, out, resume=resume, on_event=told.append)
     return [event for event in told if isinstance(event, Progress)]
 
 
@@ -66,7 +67,7 @@ def states_match(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_the_smoke_recipe_runs_and_its_weights_are_used_at_once(
+def test_the_smoke_recipe_trains_a_generator_that_processes_a_clip(
     vderain: Run, scenes: Path, tmp_path: Path, clip: Callable[..., Path]
 ) -> None:
     paths = ("--set", f"data.photos={scenes}", "--set", f"data.clips={scenes}")
@@ -96,7 +97,7 @@ def test_quiet_training_is_silent(vderain: Run, scenes: Path, tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("pool", [4, 5, 64])
-def test_a_resumed_run_is_the_uninterrupted_one_bit_for_bit(
+def test_a_resumed_run_equals_an_uninterrupted_one(
     smoke: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pool: int
 ) -> None:
     recipe = smoke(f"data.pool={pool}", "optimiser.iterations=8")
@@ -131,7 +132,7 @@ def test_workers_make_the_same_windows(smoke: Callable[..., Recipe], tmp_path: P
     assert states_match(tmp_path / "0", tmp_path / "2")
 
 
-def test_a_generator_of_one_frame_is_trained_too(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_a_single_frame_generator_is_trained(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     told = trained(smoke("optimiser.iterations=2", "model.window=1"), tmp_path / "run")
     assert all(math.isfinite(progress.loss) for progress in told)
     assert load_checkpoint(str(tmp_path / "run" / GENERATOR)).generator.config.window == 1
@@ -139,7 +140,7 @@ def test_a_generator_of_one_frame_is_trained_too(smoke: Callable[..., Recipe], t
 
 @pytest.mark.skipif(sys.platform == "win32", reason="signals of POSIX")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_ctrl_c_saves_and_resume_goes_on(
+def test_ctrl_c_saves_and_resume_continues(
     vderain: Run, scenes: Path, tmp_path: Path, number: signal.Signals
 ) -> None:  # fmt: skip
     out, log = tmp_path / "run", tmp_path / "run" / "log.jsonl"
@@ -154,7 +155,7 @@ def test_ctrl_c_saves_and_resume_goes_on(
         os.kill(running.pid, number)
         _, errors = running.communicate(timeout=30)
     assert running.returncode == 130
-    assert errors.splitlines()[-1] == f"vderain: interrupted. The state is in {out}: --resume goes on from there."
+    assert errors.splitlines()[-1] == f"vderain: interrupted. The state is in {out}: --resume continues from there."
     assert "Traceback" not in errors
     assert {GENERATOR, RESUME, "log.jsonl"} <= names_in(out)
     assert not any(name.endswith(".partial") for name in names_in(out))
@@ -171,7 +172,7 @@ def test_ctrl_c_saves_and_resume_goes_on(
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no terminals of that kind")
-def test_on_a_terminal_a_bar_tells_how_it_goes(scenes: Path, tmp_path: Path) -> None:
+def test_a_terminal_shows_a_progress_bar(scenes: Path, tmp_path: Path) -> None:
     flags = ["--out", str(tmp_path / "run"), "--set", f"data.photos={scenes}"]
     command = [sys.executable, str(ROOT / "cli.py"), "train", str(SMOKE), *flags]
     code = f"import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn({command})))"
@@ -210,14 +211,14 @@ def test_the_state_is_saved_now_and_then(
     assert saved == saves
 
 
-def test_nothing_to_resume_from_is_said(vderain: Run, scenes: Path, tmp_path: Path) -> None:
+def test_nothing_to_resume_is_refused(vderain: Run, scenes: Path, tmp_path: Path) -> None:
     result = vderain("train", SMOKE, "--out", tmp_path / "run", "--set", f"data.photos={scenes}", "--resume")
     assert result.exit_code == 3
     assert "without --resume" in result.stderr
 
 
 @pytest.mark.parametrize("kind", ["another network", "corrupt"])
-def test_a_state_that_does_not_fit_is_said(smoke: Callable[..., Recipe], tmp_path: Path, kind: str) -> None:
+def test_a_state_of_another_network_is_refused(smoke: Callable[..., Recipe], tmp_path: Path, kind: str) -> None:
     trained(smoke("optimiser.iterations=1"), tmp_path)
     if kind == "corrupt":
         (tmp_path / RESUME).write_bytes((tmp_path / RESUME).read_bytes()[:-500])
@@ -245,9 +246,11 @@ def test_a_state_that_does_not_fit_is_said(smoke: Callable[..., Recipe], tmp_pat
         ("optimiser=3", "optimiser"),
         ("optimiser.crop_px=400", "crop_px"),
         ("=5", ""),
+        ("dashcam.real=2", "semi_supervised"),
+        ("optimiser.foot=0.1", "optimiser.epsilon"),
     ],
 )
-def test_nonsense_is_refused_by_name(vderain: Run, scenes: Path, tmp_path: Path, override: str, says: str) -> None:
+def test_bad_settings_are_refused_by_name(vderain: Run, scenes: Path, tmp_path: Path, override: str, says: str) -> None:
     flags = ("--out", tmp_path / "run", "--set", f"data.photos={scenes}", "--set", override)
     result = vderain("train", SMOKE, *flags)
     assert result.exit_code == 2, result.output
@@ -257,7 +260,7 @@ def test_nonsense_is_refused_by_name(vderain: Run, scenes: Path, tmp_path: Path,
 
 
 @pytest.mark.parametrize("text", ["name = ", "\x00\x01", "[data", 'name = "x"\nname = "y"'])
-def test_a_recipe_that_is_no_toml(vderain: Run, tmp_path: Path, text: str) -> None:
+def test_a_recipe_that_is_not_toml(vderain: Run, tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.toml").write_text(text)
     result = vderain("train", tmp_path / "bad.toml", "--out", tmp_path / "run")
     assert result.exit_code == 3
@@ -272,18 +275,31 @@ def test_a_recipe_that_is_not_there(vderain: Run, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["data.photos=/nowhere", "data.side_px=4000"])
-def test_no_usable_picture_is_said(smoke: Callable[..., Recipe], tmp_path: Path, where: str) -> None:
-    with pytest.raises(InputError, match="no clear picture"):
+def test_no_usable_picture_is_refused(smoke: Callable[..., Recipe], tmp_path: Path, where: str) -> None:
+    with pytest.raises(InputError, match="no usable clear picture"):
         trained(smoke("data.clips='/nowhere'", where), tmp_path)
 
 
+def test_a_recipe_without_data_names_the_key(vderain: Run, tmp_path: Path) -> None:
+    result = vderain("train", SMOKE, "--out", tmp_path / "run")
+    assert result.exit_code == 3
+    assert result.stderr == (
+        "vderain: the recipe names no folder of clear pictures to train on. Add --set data.photos=FOLDER.\n"
+    )
+    cyclegan = vderain(
+        "train", SMOKE, "--out", tmp_path / "run", *("--set", "model.window=1", "--set", "cyclegan.cycle=1")
+    )
+    assert cyclegan.exit_code == 3
+    assert "--set data.rain=FOLDER" in cyclegan.stderr
+
+
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.toml")), ids=lambda path: path.stem)
-def test_every_recipe_of_ours_is_valid(path: Path) -> None:
+def test_every_recipe_in_configs_is_valid(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.name == path.stem
 
 
-def test_overrides_are_laid_over_the_recipe() -> None:
+def test_overrides_replace_values_of_the_recipe() -> None:
     recipe = load_recipe(SMOKE, ("optimiser.rate=0.5", "data.photos=some/where", "model.widths=[4, 4]", "name=mine"))
     assert recipe.optimiser.rate == 0.5
     assert recipe.data.photos == Path("some/where")
@@ -299,7 +315,7 @@ def test_the_rate_warms_up_holds_and_decays(smoke: Callable[..., Recipe]) -> Non
     assert rates == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 0.8, 0.6, 0.4, 0.2])
 
 
-def test_window_number_n_is_the_same_whoever_makes_it(scenes: Path) -> None:
+def test_window_n_depends_on_the_seed_and_n_alone(scenes: Path) -> None:
     data = Data(side_px=48, border_px=8)
     material = load_scenes(scenes, scenes, 64)
     one, other = WindowMaker(material, data, 3), WindowMaker(material, data, 3)
@@ -312,7 +328,7 @@ def test_window_number_n_is_the_same_whoever_makes_it(scenes: Path) -> None:
     assert not torch.equal(one[9].clear, one[4].clear)
 
 
-def test_dry_windows_are_asked_to_stay_and_rainy_ones_are_rainy(scenes: Path) -> None:
+def test_dry_windows_are_unchanged_and_rainy_ones_are_rainy(scenes: Path) -> None:
     material = load_scenes(scenes, scenes, 64)
     for share_dry in (0.0, 1.0):
         maker = WindowMaker(material, Data(side_px=48, border_px=8, share_dry=share_dry), 0)
@@ -329,20 +345,50 @@ def test_dry_windows_are_asked_to_stay_and_rainy_ones_are_rainy(scenes: Path) ->
 def test_a_generator_for_drops_learns_to_leave_streaks(scenes: Path) -> None:
     """Most windows are of drops alone; in the others the same streaks are in the rainy picture and in the truth."""
     material = load_scenes(scenes, None, 64)
-    dry, raindrop_score = (
+    dry, wet = (
         [WindowMaker(material, Data(remove="drops", side_px=48, border_px=8, share_dry=share), 0)[i] for i in range(16)]
         for share in (1.0, 0.0)
     )
     assert all(torch.equal(window.rainy[2], window.clear) for window in dry)
-    assert sum(torch.equal(window.rainy[2], window.clear) for window in raindrop_score) <= 8, (
-        "few drops may miss a small window"
-    )
-    streaks = [(a.clear.int() - b.clear.int()).abs().max() for a, b in zip(dry, raindrop_score, strict=True)]
+    assert sum(torch.equal(window.rainy[2], window.clear) for window in wet) <= 8, "few drops may miss a small window"
+    streaks = [(a.clear.int() - b.clear.int()).abs().max() for a, b in zip(dry, wet, strict=True)]
     assert max(streaks) == 0, "the same seed is the same scene, whether there are drops or not"
 
 
+def test_rain_falls_in_any_direction_only_where_asked(scenes: Path) -> None:
+    angles = [
+        [
+            layer.angle_deg
+            for seed in range(40)
+            for layer in draw_style(torch.Generator().manual_seed(seed), None, share)
+        ]
+        for share in (0.0, 1.0)
+    ]
+    assert max(map(abs, angles[0])) < 60 < max(map(abs, angles[1]))
+    same = [draw_style(torch.Generator().manual_seed(3), **more) for more in ({}, {"share_any_direction": 0.0})]
+    assert same[0] == same[1]
+    material = load_scenes(scenes, None, 64)
+    data = Data(side_px=48, border_px=8, share_dry=0.0)
+    sideways = data.model_copy(update={"share_any_direction": 1.0})
+    downwards, any_way = ([WindowMaker(material, each, 0)[i].rainy for i in range(4)] for each in (data, sideways))
+    assert not all(map(torch.equal, downwards, any_way))
+    assert load_recipe(CONFIGS / "base.toml").data.share_any_direction == 0.3
+
+
+def test_colours_are_jittered_alike_in_all_frames_and_by_the_seed_alone(scenes: Path) -> None:
+    material = load_scenes(scenes, None, 64)
+    plain = Data(side_px=48, border_px=8, share_dry=1.0, share_drives=0.0, share_stills=0.0, share_clips=0.0)
+    jittered = plain.model_copy(update={"colour_jitter": 0.5})
+    state = torch.get_rng_state()
+    windows = [WindowMaker(material, data, 0)[5] for data in (plain, jittered, jittered)]
+    assert torch.equal(torch.get_rng_state(), state), "the global generator is left alone"
+    assert not torch.equal(windows[0].clear, windows[1].clear)
+    assert torch.equal(windows[1].clear, windows[2].clear)
+    assert all(torch.equal(frame, windows[1].clear) for frame in windows[1].rainy)
+
+
 @pytest.mark.parametrize("single", [False, True])
-def test_pairs_of_ones_own_are_trained_on(smoke: Callable[..., Recipe], tmp_path: Path, single: bool) -> None:
+def test_own_pairs_are_trained_on(smoke: Callable[..., Recipe], tmp_path: Path, single: bool) -> None:
     for name, light in (("rain", 40), ("clear", 0)):
         (tmp_path / name).mkdir()
         for number in range(6):
@@ -365,7 +411,7 @@ def test_pairs_of_ones_own_are_trained_on(smoke: Callable[..., Recipe], tmp_path
     assert str(tmp_path) not in json.dumps(load_checkpoint(str(tmp_path / "run" / GENERATOR)).facts)
 
 
-def test_pairs_that_do_not_go_together_are_said(smoke: Callable[..., Recipe], scenes: Path, tmp_path: Path) -> None:
+def test_mismatched_pairs_are_refused(smoke: Callable[..., Recipe], scenes: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="does not exist"):
         trained(smoke(f'data.pairs=[{{rain="{scenes / "clip.mp4"}", clear="/nowhere.mp4"}}]'), tmp_path)
 
@@ -389,16 +435,16 @@ def test_the_pool_keeps_the_latest_and_crops_are_of_one_window() -> None:
     assert torch.equal(rainy[:, 6:9], clear)
 
 
-def test_the_loss_is_nothing_for_the_truth_and_dearer_where_nothing_may_change() -> None:
+def test_the_loss_is_zero_for_the_truth_and_larger_where_nothing_may_change() -> None:
     clear = torch.rand(2, 3, 32, 32)
     weights = {"epsilon": 0.001, "untouched_weight": 2.0, "block_weight": 0.25, "dry_weight": 3.0}
     truth = supervised_loss(clear, clear + 0.1, clear, torch.tensor([True, False]), **weights)
     assert float(truth) == pytest.approx(0, abs=1e-6)
-    raindrop_score, dry = (
+    rainy, dry = (
         float(supervised_loss(clear + 0.05, clear, clear, torch.tensor([both, both]), **weights))
         for both in (False, True)
     )
-    assert dry == pytest.approx(3 * raindrop_score, rel=1e-3)
+    assert dry == pytest.approx(3 * rainy, rel=1e-3)
     weights["block_weight"] = 0
     rained_on, untouched = (
         float(supervised_loss(clear + 0.05, before, clear, torch.tensor([False, False]), **weights))
@@ -407,7 +453,7 @@ def test_the_loss_is_nothing_for_the_truth_and_dearer_where_nothing_may_change()
     assert untouched == pytest.approx(2 * rained_on, rel=1e-3)
 
 
-def test_an_error_below_the_foot_counts_as_a_square() -> None:
+def test_an_error_below_epsilon_counts_as_a_square() -> None:
     zero = torch.zeros(1, 3, 8, 8)
     small, twice = (float(charbonnier(zero + error, 0.1)) for error in (0.004, 0.008))
     large, more = (float(charbonnier(zero + error, 0.1)) for error in (4.0, 8.0))
@@ -427,7 +473,7 @@ def test_training_can_start_from_weights(smoke: Callable[..., Recipe], tmp_path:
     assert all(torch.allclose(before[name], after[name], atol=1e-3) for name in before)
 
 
-def test_several_starts_are_their_mean(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_several_starts_are_averaged(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     for seed in (1, 2):
         trained(smoke(f"run.seed={seed}", "optimiser.iterations=3"), tmp_path / str(seed))
     files = [str(tmp_path / str(seed) / GENERATOR) for seed in (1, 2)]
@@ -440,6 +486,6 @@ def test_several_starts_are_their_mean(smoke: Callable[..., Recipe], tmp_path: P
     assert all(torch.allclose((one[name] + other[name]) / 2, mean[name], atol=2e-3) for name in mean)
 
 
-def test_weights_of_another_network_are_no_start(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_weights_of_another_network_are_refused(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="another network"):
         trained(smoke('model.start="base"'), tmp_path / "run")

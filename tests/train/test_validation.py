@@ -1,4 +1,4 @@
-"""Judging a generator on its way: sets, their blend, the best that is kept, and what is left to look at."""
+"""Validation during training: sets, their blend, the best generator, contact sheets and TensorBoard."""
 
 import json
 import re
@@ -51,9 +51,9 @@ def own(paired: Path, more: str = "") -> str:
     return f'validation.sets=[{{name="own", rain="{paired / "rain"}", clear="{paired / "clear"}"{more}}}]'
 
 
-def looks(recipe: Recipe, out: Path, resume: bool = False) -> list[Validated]:
+def validations(recipe: Recipe, out: Path, resume: bool = False) -> list[Validated]:
     told: list[Event] = []
-    train(recipe, out, resume, told.append)
+    train(recipe, out, resume=resume, on_event=told.append)
     return [event for event in told if isinstance(event, Validated)]
 
 
@@ -82,7 +82,7 @@ def test_a_generator_that_does_nothing_scores_as_the_input(
     assert height_px > 8 * 24, "two rows a set"
 
 
-def test_single_pictures_of_any_size_are_judged_too(
+def test_unrelated_pictures_of_any_size_are_validated(
     smoke: Callable[..., Recipe], pictures: Path, tmp_path: Path
 ) -> None:
     for number in range(2):
@@ -115,28 +115,26 @@ def test_the_best_is_kept_beside_the_latest(
 ) -> None:
     blends = iter([30.0, 40.0, 35.0])
 
-    def judged(self: Validator, generator: UNet, iteration: int, best_db: float) -> Validated:
+    def validated(self: Validator, generator: UNet, iteration: int, best_db: float) -> Validated:
         blend_db = next(blends)
         return Validated(iteration, {"own": Score(blend_db, 0.9, 20, 1)}, blend_db, blend_db > best_db)
 
-    monkeypatch.setattr(Validator, "__call__", judged)
-    looks(smoke("validation.every=2"), tmp_path)
+    monkeypatch.setattr(Validator, "__call__", validated)
+    validations(smoke("validation.every=2"), tmp_path)
     best, latest = (load_checkpoint(str(tmp_path / name)) for name in (BEST, GENERATOR))
     assert (best.facts["iterations"], latest.facts["iterations"]) == (4, 6)
     assert best.facts["blend_db"] == 40
     assert best.facts["validation"] == {"own": {"psnr_y_db": 40, "ssim_y": 0.9}}
 
 
-def test_a_resumed_run_knows_the_best_and_the_log_is_that_of_one_run(
-    smoke: Callable[..., Recipe], tmp_path: Path
-) -> None:
+def test_a_resumed_run_keeps_the_best_and_one_log(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     settings = ("validation.every=2", "optimiser.decay=0")
-    straight = looks(smoke(*settings, "optimiser.iterations=8"), tmp_path / "straight")
-    looks(smoke(*settings, "optimiser.iterations=4"), tmp_path / "halves")
+    straight = validations(smoke(*settings, "optimiser.iterations=8"), tmp_path / "straight")
+    validations(smoke(*settings, "optimiser.iterations=4"), tmp_path / "halves")
     log = tmp_path / "halves" / "log.jsonl"
     with log.open("a") as file:  # as a run leaves it that was killed after its last save
         file.write('{"event": "progress", "iteration": 5}\n{"event": "pro')
-    resumed = looks(smoke(*settings, "optimiser.iterations=8"), tmp_path / "halves", resume=True)
+    resumed = validations(smoke(*settings, "optimiser.iterations=8"), tmp_path / "halves", resume=True)
     assert [(v.iteration, v.blend_db, v.best) for v in resumed] == [
         (v.iteration, v.blend_db, v.best) for v in straight[2:]
     ]
@@ -147,8 +145,8 @@ def test_a_resumed_run_knows_the_best_and_the_log_is_that_of_one_run(
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
 
 
-def test_scores_and_pictures_are_written_down(smoke: Callable[..., Recipe], paired: Path, tmp_path: Path) -> None:
-    told = looks(smoke(own(paired)), tmp_path)
+def test_scores_and_contact_sheets_are_written(smoke: Callable[..., Recipe], paired: Path, tmp_path: Path) -> None:
+    told = validations(smoke(own(paired)), tmp_path)
     assert str(paired) not in json.dumps(load_checkpoint(str(tmp_path / BEST)).facts)
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     scores = [entry for entry in log if entry["event"] == "validation"]
@@ -160,32 +158,34 @@ def test_scores_and_pictures_are_written_down(smoke: Callable[..., Recipe], pair
     assert np.array_equal(read, told[1].picture)
 
 
-def test_tensorboard_has_the_same_where_it_is_installed(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+def test_tensorboard_has_scalars_sheets_and_examples(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
-    told = looks(smoke(), tmp_path)
+    told = validations(smoke(), tmp_path)
     events = accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert {"loss", "rate", "waiting", "blend_db", "dry/psnr_y_db"} <= set(events.Tags()["scalars"])
     assert [event.step for event in events.Scalars("loss")] == [1, 2, 3, 4, 5, 6]
     assert [event.value for event in events.Scalars("blend_db")] == pytest.approx([v.blend_db for v in told])
     assert [event.step for event in events.Images("pictures")] == [3, 6]
+    (examples,) = events.Images("examples")
+    assert (examples.step, examples.width) == (0, 4 * (32 + 2) + 2), "two pairs in a row"
 
 
 def test_without_tensorboard_a_run_is_the_same(
     smoke: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto", None)
-    looks(smoke(), tmp_path)
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    validations(smoke(), tmp_path)
     assert names_in(tmp_path) == {BEST, GENERATOR, RESUME, "log.jsonl", "pictures"}
 
 
-def test_what_is_judged_by_is_not_trained_on(smoke: Callable[..., Recipe], pictures: Path, tmp_path: Path) -> None:
+def test_held_out_data_is_not_trained_on(smoke: Callable[..., Recipe], pictures: Path, tmp_path: Path) -> None:
     run = Supervised(smoke(), tmp_path)
-    held = run.material()
+    held = run.load_data()
     assert (len(run.scenes.photos), len(held.photos)) == (3, 1)
     assert not any(np.array_equal(held.photos[0], photo) for photo in run.scenes.photos)
     never = Supervised(smoke("validation.every=0"), tmp_path)
-    assert never.material().photos == []
+    assert never.load_data().photos == []
     assert len(never.scenes.photos) == 4
 
 
@@ -196,13 +196,13 @@ def test_of_clips_alone_the_ends_are_held_out() -> None:
     assert [c.flatten().tolist() for c in held.clips] == [list(range(30, 40))]
 
 
-def test_one_picture_is_trained_on_without_a_judge(
+def test_one_picture_is_trained_on_without_validation(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:  # fmt: skip
     (tmp_path / "in").mkdir()
     cv2.imwrite(str(tmp_path / "in" / "a.png"), textured(0, (90, 110)))
-    assert looks(load_recipe(SMOKE, (f"data.photos='{tmp_path / 'in'}'",)), tmp_path / "run") == []
-    assert any("not judged" in record.getMessage() for record in caplog.records)
+    assert validations(load_recipe(SMOKE, (f"data.photos='{tmp_path / 'in'}'",)), tmp_path / "run") == []
+    assert any("not validated" in record.getMessage() for record in caplog.records)
 
 
 @pytest.mark.parametrize(
@@ -210,11 +210,11 @@ def test_one_picture_is_trained_on_without_a_judge(
     [
         ('validation.sets=[{name="a", rain="x", clear="y", wait=2}]', "'weight'"),
         ('validation.sets=[{name="a", rain="x"}]', "validation.sets.0.clear"),
-        ('validation.sets=[{name="dry", rain="x", clear="y"}]', "a name of its own"),
+        ('validation.sets=[{name="dry", rain="x", clear="y"}]', "its own name"),
         ("validation.evry=5", "'every'"),
         ("cyclegan.cycel=5", "'cycle'"),
     ],
 )
-def test_a_slip_in_a_section_is_named(override: str, says: str) -> None:
+def test_a_misspelt_key_is_named(override: str, says: str) -> None:
     with pytest.raises(UsageError, match=re.escape(says)):
         load_recipe(SMOKE, ("model.window=1", override))

@@ -30,6 +30,12 @@ def train_command(
         list[str] | None,
         typer.Option("--set", metavar="SECTION.KEY=VALUE", help="Change a setting of the recipe; repeatable."),
     ] = None,
+    device: Annotated[
+        str,
+        typer.Option(
+            metavar="auto|cpu|cuda|cuda:N|mps", help="Where to train; auto: CUDA if there is any, else the CPU."
+        ),
+    ] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Continue from the state saved in the folder.")] = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
@@ -46,7 +52,7 @@ def train_command(
         recipe = load_recipe(config, tuple(override or ()))
         try:
             with _progress_lines(quiet) as report:
-                weights = train(recipe, out_dir, resume, report)
+                weights = train(recipe, out_dir, resume=resume, device=device, on_event=report)
         except KeyboardInterrupt:
             saved = (out_dir / RESUME).exists()
             cure = f"The state is in {out_dir}: --resume continues from there." if saved else "Nothing was saved yet."

@@ -59,15 +59,19 @@ def log_uniform(low: float, high: float, generator: torch.Generator) -> float:
     return math.exp(uniform(math.log(low), math.log(high), generator))
 
 
-def draw_style(generator: torch.Generator, heaviness: float | None = None) -> Style:
-    """A clip's rain, from drizzle to downpour.
+def draw_style(generator: torch.Generator, heaviness: float | None = None, share_any_direction: float = 0.0) -> Style:
+    """Draw a clip's rain, from drizzle to downpour.
 
     Args:
-        generator: the source of chance.
-        heaviness: 0 (a few faint streaks) to 1 (crossing curtains); drawn where not given.
+        generator: random number generator.
+        heaviness: 0 (a few faint streaks) to 1 (crossing curtains); drawn if not given.
+        share_any_direction: probability, 0..1, that the rain falls in any direction instead of roughly downwards:
+            a camera on its side, a hand-held clip, wind.
     """
     heavy = uniform(0, 1, generator) ** 1.25 if heaviness is None else heaviness
     wind_deg = float(torch.randn((), generator=generator)) * 14
+    if share_any_direction and uniform(0, 1, generator) < share_any_direction:
+        wind_deg = uniform(-90, 90, generator)
     spread_deg = uniform(1.5, 9, generator) if uniform(0, 1, generator) < 0.3 else 1.5
     uneven = uniform(0.2, 0.9, generator) if uniform(0, 1, generator) < 0.3 else 0.0
     bold = uniform(0, 1, generator) < 0.2

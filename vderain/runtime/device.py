@@ -21,6 +21,10 @@ class DevicePlacement:
     device: torch.device
     bf16: bool
 
+    def autocast(self) -> torch.autocast:
+        """A context in which convolutions run in this precision on this device."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
     def __str__(self) -> str:
         return f"{self.device.type}, {'bf16' if self.bf16 else 'fp32'}"
 

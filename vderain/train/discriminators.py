@@ -1,69 +1,95 @@
-"""Two discriminators, one for clear and one for rainy pictures: pictures enter, how well they are told apart leaves."""
+"""The two discriminators of adversarial training, one for clear and one for rainy images, and their image pools."""
 
 import torch
 from torch import Tensor, nn
 
 from vderain.model.patchgan import PatchGAN
+from vderain.train.config import DiscriminatorSettings
 from vderain.train.losses import least_squares
 from vderain.train.trainer import Trainer
 
-BETAS = (0.5, 0.999)
+BETAS = (0.5, 0.999)  # of Adam, as in the CycleGAN paper
 
 
 class DiscriminatorPair:
-    """The discriminators of a run, and the pictures they have been shown.
+    """A clear and a rainy discriminator.
 
     Args:
-        trainer: gets their networks, their optimiser and their pools.
-        layers, width, spectral: see `PatchGAN`.
-        size: earlier pictures that are kept of each kind.
+        trainer: receives their networks, their optimiser and their image pools.
+        settings: of the recipe.
     """
 
-    def __init__(self, trainer: Trainer, layers: int, width: int, spectral: bool, size: int) -> None:
-        self.trainer, self.size = trainer, size
-        self.clear, self.rain = (PatchGAN(layers, width, spectral) for _ in range(2))
-        trainer.networks |= {"critic_clear": self.clear, "critic_rain": self.rain}
-        trainer.optimises("critics", [self.clear, self.rain], BETAS)
+    def __init__(self, trainer: Trainer, settings: DiscriminatorSettings) -> None:
+        self.trainer, self.pool_size = trainer, settings.pool
+        self.clear, self.rain = (PatchGAN(settings.layers, settings.width, settings.spectral) for _ in range(2))
+        trainer.add_network("discriminator_clear", self.clear)
+        trainer.add_network("discriminator_rain", self.rain)
+        trainer.add_optimiser("discriminators", [self.clear, self.rain], BETAS)
         side_px = trainer.recipe.optimiser.crop_px
-        trainer.tensors |= {name: torch.empty(0, 3, side_px, side_px) for name in ("pool_clear", "pool_rain")}
+        for name in ("pool_clear", "pool_rain"):
+            trainer.tensors[name] = torch.empty(0, 3, side_px, side_px, device=trainer.device)
 
     def freeze(self, frozen: bool) -> None:
-        """While a generator learns from them they do not."""
-        for critic in (self.clear, self.rain):
-            critic.requires_grad_(not frozen)
+        """Freeze their weights while a generator learns from them, or unfreeze them."""
+        for discriminator in (self.clear, self.rain):
+            discriminator.requires_grad_(not frozen)
 
     def generator_loss(self, clear: Tensor, rain: Tensor) -> Tensor:
-        """How far made pictures, (B, 3, H, W) each, are from being taken for real."""
+        """Adversarial loss of the generators, a scalar.
+
+        Args:
+            clear: (B, 3, H, W) in 0..1, derained images.
+            rain: (B, 3, H, W) in 0..1, images with generated rain.
+        """
         return least_squares(self.clear(clear), True) + least_squares(self.rain(rain), True)
 
-    def learn(self, real: tuple[Tensor, Tensor], made: tuple[Tensor, Tensor]) -> float:
-        """Move their weights once, by clear and rainy pictures, (B, 3, H, W) each; returns the loss."""
+    def step(self, real: tuple[Tensor, Tensor], generated: tuple[Tensor, Tensor]) -> float:
+        """Update the weights of both once.
+
+        Args:
+            real: clear and rainy images, (B, 3, H, W) each in 0..1.
+            generated: derained images and images with generated rain, likewise.
+
+        Returns:
+            The loss.
+        """
         self.freeze(False)
-        recipe = self.trainer.recipe
-        rng = torch.Generator().manual_seed(recipe.run.seed * 1_000_003 + self.trainer.iteration)
-        shown = [self.pooled(name, part.detach(), rng) for name, part in zip(("clear", "rain"), made, strict=True)]
-        with torch.autocast("cpu", torch.bfloat16, enabled=recipe.bf16):
-            judged = [self._judged(*each) for each in zip((self.clear, self.rain), real, shown, strict=True)]
-            loss = torch.stack(judged).sum()
-        self.trainer.move("critics", loss)
+        rng = self.trainer.iteration_rng()
+        shown = [
+            self.pooled(name, images.detach(), rng) for name, images in zip(("clear", "rain"), generated, strict=True)
+        ]
+        with self.trainer.placement.autocast():
+            losses = [_loss(*each) for each in zip((self.clear, self.rain), real, shown, strict=True)]
+            loss = torch.stack(losses).sum()
+        self.trainer.optimiser_step("discriminators", loss)
         return loss.item()
 
-    def _judged(self, critic: nn.Module, real: Tensor, made: Tensor) -> Tensor:
-        return (least_squares(critic(real), True) + least_squares(critic(made), False)) / 2
+    def pooled(self, kind: str, generated: Tensor, rng: torch.Generator) -> Tensor:
+        """Replace half of the generated images by earlier ones (Shrivastava et al., CVPR 2017).
 
-    def pooled(self, kind: str, made: Tensor, rng: torch.Generator) -> Tensor:
-        """What a critic is shown: half of the time a picture made earlier (Shrivastava et al., CVPR 2017).
+        All processes keep the same pool: each passes the whole batch through it and takes its share.
 
-        The pool is that of all processes: each sees the whole batch go through it and takes its share.
+        Args:
+            kind: "clear" or "rain".
+            generated: (B, 3, H, W).
+            rng: random number generator, in the same state in all processes.
+
+        Returns:
+            (B, 3, H, W).
         """
-        tensors, name, ranks = self.trainer.tensors, f"pool_{kind}", self.trainer.ranks
+        tensors, name, group = self.trainer.tensors, f"pool_{kind}", self.trainer.group
         shown = []
-        for picture in ranks.gathered(made):
+        for image in group.all_gather(generated):
             pool = tensors[name]
-            if len(pool) < self.size:
-                tensors[name] = torch.cat([pool, picture.unsqueeze(0)])
+            if len(pool) < self.pool_size:
+                tensors[name] = torch.cat([pool, image.unsqueeze(0)])
             elif len(pool) and float(torch.rand((), generator=rng)) < 0.5:
                 place = int(torch.randint(len(pool), (), generator=rng))
-                picture, pool[place] = pool[place].clone(), picture
-            shown.append(picture)
-        return torch.stack(list(ranks.share(shown)))
+                image, pool[place] = pool[place].clone(), image
+            shown.append(image)
+        return torch.stack(list(group.shard(shown)))
+
+
+def _loss(discriminator: nn.Module, real: Tensor, generated: Tensor) -> Tensor:
+    on_real = least_squares(discriminator(real), True)
+    return (on_real + least_squares(discriminator(generated), False)) / 2

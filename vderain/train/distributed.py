@@ -1,7 +1,7 @@
-"""Processes that train together, as torchrun starts them: each has its share of a batch, all have the same weights.
+"""Data-parallel training under torchrun: the process group, its collectives, and the device of each process.
 
-Whatever is drawn by chance is drawn for the whole batch by every process, so that a run is the same run whatever their
-number; example number k of a batch belongs to process k modulo their number.
+All processes hold the same weights and work on their shares of each batch. Random numbers are drawn for the whole
+batch by every process, so a run is the same whatever their number; item k of a batch belongs to process k modulo it.
 """
 
 import os
@@ -14,86 +14,127 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from vderain.errors import UsageError
+from vderain.runtime.device import DevicePlacement, choose_device
+
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessGroup:
-    """Who we are among the processes of a run.
+    """This process among those that train together.
 
     Attributes:
-        rank: our number; number 0 alone writes files.
-        count: of processes; alone there is nobody to talk to, and nothing is copied.
+        rank: number of this process; only number 0 writes files.
+        size: number of processes.
     """
 
     rank: int = 0
-    count: int = 1
+    size: int = 1
 
     @property
-    def first(self) -> bool:
+    def is_main(self) -> bool:
+        """Whether this process validates, logs and saves."""
         return self.rank == 0
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
-        """Our part of a batch."""
-        return items[self.rank :: self.count]
+    def shard(self, items: Sequence[T]) -> Sequence[T]:
+        """This process's share of a batch."""
+        return items[self.rank :: self.size]
 
     def mean(self, value: Tensor) -> Tensor:
-        """Over all processes: any shape, the same for all of them."""
-        if self.count == 1:
+        """Mean over all processes of a tensor that has the same shape in each of them."""
+        if self.size == 1:
             return value
         total = value.detach().clone()
         dist.all_reduce(total)
-        return total / self.count
+        return total / self.size
 
     def any(self, flag: bool) -> bool:
-        """Whether it is set for one of the processes at least."""
-        return flag if self.count == 1 else float(self.mean(torch.tensor(float(flag)))) > 0
+        """Whether the flag is set in any process."""
+        return flag if self.size == 1 else float(self.mean(torch.tensor(float(flag)))) > 0
 
-    def gathered(self, share: Tensor) -> Tensor:
-        """The whole batch, in its order, of every process's share: (b, ...) to (b * count, ...)."""
-        if self.count == 1:
-            return share
-        shares = [torch.empty_like(share) for _ in range(self.count)]
-        dist.all_gather(shares, share.contiguous())
-        return torch.stack(shares, 1).flatten(0, 1)
+    def all_gather(self, shard: Tensor) -> Tensor:
+        """The whole batch, (b * size, ...), in its order, from every process's share, (b, ...)."""
+        if self.size == 1:
+            return shard
+        shards = [torch.empty_like(shard) for _ in range(self.size)]
+        dist.all_gather(shards, shard.contiguous())
+        return torch.stack(shards, 1).flatten(0, 1)
 
-    def broadcast(self, value: Tensor, owner: int) -> Tensor:
-        """What the owner has; the others give a tensor of the same shape."""
-        if self.count == 1:
+    def broadcast(self, value: Tensor, source: int) -> Tensor:
+        """The tensor of process number `source`; the others pass one of the same shape and type."""
+        if self.size == 1:
             return value
-        value = value.clone()  # gloo may hold it for longer than its owner does
-        dist.broadcast(value, owner)
+        value = value.clone()  # gloo may use its memory after the caller has freed it
+        dist.broadcast(value, source)
         return value
 
     def average_gradients(self, networks: Iterable[nn.Module]) -> None:
-        """The mean of all processes' gradients: that of a batch is the mean of those of its equal shares.
+        """Replace the gradients of networks by their mean over all processes.
 
-        DistributedDataParallel expects one forward pass of one network before each backward pass; a cycle has many.
+        DistributedDataParallel expects one forward pass before each backward pass; CycleGAN has several.
         """
-        if self.count == 1:
+        if self.size == 1:
             return
-        gradients = [p.grad for network in networks for p in network.parameters() if p.grad is not None]
+        gradients = [p.grad for net in networks for p in net.parameters() if p.grad is not None]
         mean = self.mean(torch.cat([gradient.flatten() for gradient in gradients]))
         for gradient, part in zip(gradients, torch.split(mean, [g.numel() for g in gradients]), strict=True):
             gradient.copy_(part.view_as(gradient))
 
 
-ALONE = ProcessGroup()
+SINGLE_PROCESS = ProcessGroup()
+
+
+def is_distributed() -> bool:
+    """Whether torchrun started this process."""
+    return dist.is_available() and dist.is_torchelastic_launched()
+
+
+def local_world_size() -> int:
+    """Number of processes of the run on this machine, which share its cores."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+
+
+def place_training(device: str = "cpu", bf16: bool | None = None) -> DevicePlacement:
+    """Choose the device and the precision to train in.
+
+    Args:
+        device: ``cpu``, ``cuda``, ``cuda:N`` or ``mps``; ``auto`` is CUDA if there is any, else the CPU. Under
+            torchrun ``cuda`` is a GPU of its own for each process.
+        bf16: whether convolutions run in bf16; None: if the device multiplies bf16 in hardware.
+
+    Raises:
+        DeviceError: there is no such device.
+        UsageError: ``mps`` was asked for under torchrun.
+    """
+    precision = "auto" if bf16 is None else "bf16" if bf16 else "fp32"
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and is_distributed():
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
+    placement = choose_device(device, precision)
+    if placement.device.type == "mps" and is_distributed():
+        raise UsageError("several processes cannot train on mps.", "Train without torchrun, or on the CPU.")
+    if placement.device.type == "cuda":
+        torch.cuda.set_device(placement.device)  # NCCL uses the current device
+    return placement
 
 
 @contextmanager
-def joined() -> Iterator[ProcessGroup]:
-    """Meet the other processes that torchrun started, and part from them at the end; without torchrun we are alone."""
-    if not dist.is_available() or not dist.is_torchelastic_launched():
-        yield ALONE
+def process_group(placement: DevicePlacement) -> Iterator[ProcessGroup]:
+    """Join the processes that torchrun started, and leave them at the end.
+
+    Without torchrun this is a group of one. NCCL connects GPUs; gloo connects CPUs.
+
+    Args:
+        placement: of this process.
+    """
+    if not is_distributed():
+        yield SINGLE_PROCESS
         return
-    dist.init_process_group("gloo")
+    # Windows are always exchanged in CPU memory, also when networks are on GPUs.
+    dist.init_process_group("cpu:gloo,cuda:nccl" if placement.device.type == "cuda" else "gloo")
     try:
         yield ProcessGroup(dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
-
-
-def neighbours() -> int:
-    """Processes of the run on this machine, which share its cores."""
-    return int(os.environ.get("LOCAL_WORLD_SIZE", "1"))

@@ -1,22 +1,28 @@
-"""What a run leaves for people to look at: progress and scores enter; lines of JSON, pictures and TensorBoard leave.
+"""Logs a training run: JSON lines, contact sheets, and TensorBoard if it is installed.
 
-A disk that refuses them costs the line or the picture, never the run.
+A log that cannot be written never stops a run.
 """
 
+import errno
 import json
 import logging
+import os
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from torch import Tensor
 
+from vderain.errors import UsageError
 from vderain.evaluation.contact_sheet import png
 from vderain.evaluation.footage import Picture
-from vderain.train.board import Board, append
+from vderain.train.torchvision_import import require_torchvision
+
+if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
 
 log = logging.getLogger(__name__)
 
@@ -26,12 +32,26 @@ TENSORBOARD = "tensorboard"
 
 
 @dataclass(frozen=True, slots=True)
-class Stepped:
-    """One iteration is done.
+class Examples:
+    """The first batch of a run, to look at.
 
     Attributes:
-        iteration, iterations: done, and in all.
-        loss: of this one.
+        iteration: before which it was made.
+        pairs: (N, 3, H, W) in 0..1, rainy and clear crops in turn.
+    """
+
+    iteration: int
+    pairs: Tensor = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Stepped:
+    """An iteration is finished.
+
+    Attributes:
+        iteration: its number, from 1.
+        iterations: length of the run.
+        loss: of this iteration.
         crops: examples in it.
     """
 
@@ -43,15 +63,16 @@ class Stepped:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One line of a training log.
+    """One line of the log.
 
     Attributes:
-        iteration, iterations: done, and in all.
+        iteration: finished ones.
+        iterations: length of the run.
         loss: mean since the last line.
-        parts: the losses it is the sum of, where there are several.
-        rate: of the optimisers.
-        crops_per_s: examples, all told.
-        waiting: share of the time that was spent waiting for data.
+        parts: losses that it is the sum of, if there are several.
+        rate: learning rate.
+        crops_per_s: examples per second, over all processes.
+        waiting: share of the time, 0..1, spent waiting for data.
     """
 
     iteration: int
@@ -65,11 +86,12 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """How near the generator comes to the truth on one set.
+    """Quality of the generator on one validation set.
 
     Attributes:
-        psnr_y_db, ssim_y: means over its pictures.
-        psnr_in_db: of the pictures as they were.
+        psnr_y_db: mean over its images.
+        ssim_y: mean over its images.
+        psnr_in_db: mean PSNR (Y) of the inputs.
         weight: in the blend.
     """
 
@@ -81,14 +103,14 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Validated:
-    """A look at the generator.
+    """The generator was validated.
 
     Attributes:
-        iteration: done.
-        sets: by name.
+        iteration: finished ones.
+        sets: scores by name of the set.
         blend_db: weighted mean over the sets.
-        best: whether no earlier one was higher.
-        picture: rows of input, output, truth and what was removed.
+        best: whether it is the highest so far.
+        picture: (H, W, 3) uint8, rows of input, output, truth and what was removed.
     """
 
     iteration: int
@@ -98,81 +120,136 @@ class Validated:
     picture: Picture = field(repr=False, default_factory=lambda: np.zeros((1, 1, 3), np.uint8))
 
 
-Event = Stepped | Progress | Validated
+Event = Examples | Stepped | Progress | Validated
 
 
 class RunLogger:
-    """Writes down what happens.
+    """Writes the log of a run.
 
     Args:
         out: folder of the run.
-        iteration: from which it goes on; what was written of later ones is taken back.
+        iteration: from which it continues; lines of later iterations are removed.
     """
 
     def __init__(self, out: Path, iteration: int) -> None:
         self.out = out
-        self._refused = False
-        self._board: Board | None = None
-        with suppress(ImportError):
-            self._kept(lambda: self._open_board(iteration))
-        self._kept(lambda: self._take_back(iteration))
+        self._warned = False
+        self._writer: SummaryWriter | None = None
+        self._try(partial(self._truncate, iteration))
+        self._try(partial(self._open_tensorboard, iteration))
 
-    def note(self, event: Event) -> None:
+    def __call__(self, event: Event) -> None:
+        """Log an event."""
         match event:
             case Progress():
-                self._line({"event": "progress"} | asdict(event))
-                scalars = {"loss": event.loss, "rate": event.rate, "crops_per_s": event.crops_per_s}
-                scalars |= {"waiting": event.waiting} | {f"loss/{name}": value for name, value in event.parts.items()}
-                self._scalars(event.iteration, scalars)
+                self._progress(event)
             case Validated():
                 self._validated(event)
+            case Examples():
+                self._tensorboard(partial(_add_examples, event))
+
+    def close(self) -> None:
+        """Flush and close TensorBoard's file."""
+        self._tensorboard(lambda writer: writer.close())
+
+    def _progress(self, event: Progress) -> None:
+        self._line({"event": "progress"} | asdict(event))
+        scalars = {"loss": event.loss, "rate": event.rate, "crops_per_s": event.crops_per_s}
+        scalars |= {"waiting": event.waiting}
+        scalars |= {f"loss/{name}": value for name, value in event.parts.items()}
+        self._tensorboard(partial(_add_scalars, event.iteration, scalars))
 
     def _validated(self, event: Validated) -> None:
         scores = {name: asdict(score) for name, score in event.sets.items()}
-        self._line({
-            "event": "validation", "iteration": event.iteration, "blend_db": event.blend_db, "best": event.best,
-            "sets": scores,
-        })  # fmt: skip
-        encoded = png(event.picture)
-        self._kept(lambda: self._hang(event.iteration, encoded))
-        scalars = {f"{name}/{key}": score[key] for name, score in scores.items() for key in ("psnr_y_db", "ssim_y")}
-        self._scalars(event.iteration, {"blend_db": event.blend_db} | scalars)
-        if self._board:
-            self._kept(partial(self._board.picture, event.iteration, event.picture, encoded))
+        facts = {"iteration": event.iteration, "blend_db": event.blend_db, "best": event.best}
+        self._line({"event": "validation"} | facts | {"sets": scores})
+        self._try(partial(self._write_picture, event))
+        keys = ("psnr_y_db", "ssim_y")
+        scalars = {f"{name}/{key}": score[key] for name, score in scores.items() for key in keys}
+        self._tensorboard(partial(_add_scalars, event.iteration, scalars | {"blend_db": event.blend_db}))
+        self._tensorboard(partial(_add_picture, event))
 
-    def _hang(self, iteration: int, encoded: bytes) -> None:
+    def _write_picture(self, event: Validated) -> None:
         folder = self.out / PICTURES
         folder.mkdir(exist_ok=True)
-        (folder / f"{iteration:06}.png").write_bytes(encoded)
+        (folder / f"{event.iteration:06}.png").write_bytes(png(event.picture))
 
     def _line(self, entry: dict[str, Any]) -> None:
-        self._kept(partial(append, self.out / LOG, (json.dumps(entry) + "\n").encode()))
+        self._try(partial(append, self.out / LOG, (json.dumps(entry) + "\n").encode()))
 
-    def _scalars(self, iteration: int, scalars: dict[str, float]) -> None:
-        if self._board:
-            self._kept(partial(self._board.scalars, iteration, scalars))
-
-    def _open_board(self, iteration: int) -> None:
-        self._board = Board(self.out / TENSORBOARD, iteration)
-
-    def _take_back(self, iteration: int) -> None:
+    def _truncate(self, iteration: int) -> None:
         path = self.out / LOG
         if path.exists():
             lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-            path.write_text("".join(line for line in lines if _iteration(line) <= iteration), encoding="utf-8")
+            kept = [line for line in lines if _iteration_of(line) <= iteration]
+            path.write_text("".join(kept), encoding="utf-8")
 
-    def _kept(self, write: Callable[[], None]) -> None:
-        """Write, or say once that the disk refuses."""
+    def _open_tensorboard(self, iteration: int) -> None:
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            return
+        self._writer = SummaryWriter(str(self.out / TENSORBOARD), purge_step=iteration + 1)
+
+    def _tensorboard(self, write: "Callable[[SummaryWriter], None]") -> None:
+        """Write to TensorBoard, and give it up when that fails: its writer does not recover from a full disk."""
+        if self._writer is not None and not self._try(partial(write, self._writer)):
+            self._writer = None
+
+    def _try(self, write: Callable[[], None]) -> bool:
+        """Write something, and warn the first time that fails; returns whether it was written."""
         try:
             write()
         except OSError as error:
-            if not self._refused:
-                log.warning("the log cannot be written (%s); training goes on", error.strerror or error)
-            self._refused = True
+            if not self._warned:
+                log.warning("the log cannot be written (%s); training continues", error.strerror or error)
+            self._warned = True
+            return False
+        return True
 
 
-def _iteration(line: str) -> float:
-    """Of a line of the log; never kept where the line is torn, as a full disk leaves it."""
+def append(path: Path, data: bytes) -> None:
+    """Append to a file all of the data or nothing.
+
+    Args:
+        path: created if missing.
+        data: to append.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    with path.open("ab", buffering=0) as file:
+        size_bytes = file.tell()
+        try:
+            if file.write(data) != len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            file.truncate(size_bytes)
+            raise
+
+
+def _add_scalars(iteration: int, scalars: dict[str, float], writer: "SummaryWriter") -> None:
+    for name, value in scalars.items():
+        writer.add_scalar(name, value, iteration)
+
+
+def _add_picture(event: Validated, writer: "SummaryWriter") -> None:
+    writer.add_image("pictures", event.picture, event.iteration, dataformats="HWC")
+
+
+def _add_examples(event: Examples, writer: "SummaryWriter") -> None:
+    """Add a grid of crops, two pairs in a row."""
+    try:
+        require_torchvision("a grid of examples")
+    except UsageError:  # it is optional, and nothing depends on the grid
+        return
+    from torchvision.utils import make_grid
+
+    writer.add_image("examples", make_grid(event.pairs, nrow=4), event.iteration)
+
+
+def _iteration_of(line: str) -> float:
+    """Iteration of a line of the log; infinite for a truncated line, which a full disk leaves."""
     try:
         return float(json.loads(line)["iteration"])
     except (ValueError, KeyError, TypeError):

@@ -1,4 +1,4 @@
-"""Examples by number, whoever makes them and however many do."""
+"""The loader: order of examples, workers, errors."""
 
 import multiprocessing
 import os
@@ -9,9 +9,9 @@ import torch
 from torch.utils.data import Dataset
 
 from vderain.errors import InputError, VderainError
-from vderain.train.data import loader as feed
+from vderain.train.data import loader as loader
 from vderain.train.data.loader import ExampleLoader
-from vderain.train.distributed import ALONE, ProcessGroup
+from vderain.train.distributed import SINGLE_PROCESS, ProcessGroup
 
 
 class Numbers(Dataset[torch.Tensor]):
@@ -25,13 +25,13 @@ def taken(stream: ExampleLoader, count: int) -> list[int]:
 
 @pytest.fixture
 def four_cores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(feed, "cores", lambda: 4)
+    monkeypatch.setattr(loader, "cores", lambda: 4)
     yield
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_one_more_process_changes_no_example(four_cores: None) -> None:
-    stream = ExampleLoader(Numbers(), 7, None, ALONE)
+def test_growing_changes_no_example(four_cores: None) -> None:
+    stream = ExampleLoader(Numbers(), 7, None, SINGLE_PROCESS)
     assert stream.workers == 1
     numbers = taken(stream, 5)
     assert stream.grow()
@@ -43,9 +43,9 @@ def test_one_more_process_changes_no_example(four_cores: None) -> None:
     assert stream.workers == 3
 
 
-def test_processes_that_were_asked_for_stay_as_many(four_cores: None) -> None:
+def test_a_fixed_number_of_workers_does_not_grow(four_cores: None) -> None:
     for workers in (0, 1):
-        stream = ExampleLoader(Numbers(), 0, workers, ALONE)
+        stream = ExampleLoader(Numbers(), 0, workers, SINGLE_PROCESS)
         assert not stream.grow()
         assert taken(stream, 3) == [0, 1, 2]
 
@@ -58,9 +58,9 @@ def test_processes_of_a_run_share_the_examples(start: int) -> None:
     assert all(number % 3 == rank for rank, share in enumerate(shares) for number in share)
 
 
-def test_its_processes_end_with_it() -> None:
+def test_closing_stops_the_workers() -> None:
     others = set(multiprocessing.active_children())
-    stream = ExampleLoader(Numbers(), 0, 2, ALONE)
+    stream = ExampleLoader(Numbers(), 0, 2, SINGLE_PROCESS)
     assert taken(stream, 3) == [0, 1, 2]
     assert len(set(multiprocessing.active_children()) - others) == 2
     stream.close()
@@ -73,9 +73,9 @@ class Broken(Dataset[torch.Tensor]):
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_failure_arrives_in_one_line(workers: int) -> None:
+def test_an_error_of_a_worker_is_one_line(workers: int) -> None:
     with pytest.raises(InputError) as caught:
-        next(ExampleLoader(Broken(), 0, workers, ALONE))
+        next(ExampleLoader(Broken(), 0, workers, SINGLE_PROCESS))
     assert str(caught.value) == "it is gone. Bring it back."
 
 
@@ -84,6 +84,6 @@ class Deadly(Dataset[torch.Tensor]):
         os._exit(9)
 
 
-def test_a_process_that_dies_is_said_in_one_line() -> None:
+def test_a_killed_worker_is_reported_in_one_line() -> None:
     with pytest.raises(VderainError, match=r"^a process that prepares training pictures was killed\. .*--resume"):
-        next(ExampleLoader(Deadly(), 0, 1, ALONE))
+        next(ExampleLoader(Deadly(), 0, 1, SINGLE_PROCESS))

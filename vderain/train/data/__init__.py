@@ -1,1 +1,1 @@
-"""."""
+"""Training data: rendered and real rain, cut into windows and crops."""

@@ -1,4 +1,7 @@
-"""Recent training windows, of which crops are cut: a window is dear to make and good for several crops."""
+"""A pool of recent training windows from which batches of random crops are cut.
+
+A window is expensive to make, and good for several crops.
+"""
 
 from collections import deque
 from collections.abc import Sequence
@@ -9,55 +12,63 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vderain.train.distributed import ALONE, ProcessGroup
+from vderain.train.distributed import SINGLE_PROCESS, ProcessGroup
 
 
 class Croppable(Protocol):
-    """A square training example that crops can be cut from."""
+    """A square training example, a dataclass of tensors, that crops can be cut from."""
 
     @classmethod
     def empty(cls, side_px: int) -> Self:
-        """One to be written over."""
+        """An uninitialised example of the right shapes and types."""
 
     def crop(self, rows: slice, columns: slice, flip: bool) -> tuple[Tensor, ...]:
-        """Its parts, cut and perhaps mirrored left to right; bytes stand for 0..1."""
+        """Cut all parts, and mirror them left to right if `flip`; uint8 stands for 0..1."""
 
 
 W = TypeVar("W", bound=Croppable)
 
 
 class Packed(Dataset[Tensor]):
-    """Several examples in one piece: between processes every tensor is a journey of its own.
+    """Packs several examples into one tensor, because each tensor sent between processes has a fixed cost.
 
     Args:
         examples: dataclasses of tensors.
-        together: so many are an item.
+        per_item: examples in an item.
     """
 
-    def __init__(self, examples: Dataset[Any], together: int) -> None:
-        self.examples, self.together = examples, together
+    def __init__(self, examples: Dataset[Any], per_item: int) -> None:
+        self.examples, self.per_item = examples, per_item
 
     def __getitem__(self, index: int) -> Tensor:
-        first = index * self.together
-        return packed([self.examples[number] for number in range(first, first + self.together)])
+        first = index * self.per_item
+        return pack([self.examples[number] for number in range(first, first + self.per_item)])
 
 
-def packed(examples: Sequence[Croppable]) -> Tensor:
-    """(examples, bytes) uint8, the tensors of each one after the other."""
-    parts = (part.contiguous().view(-1).view(torch.uint8) for example in examples for part in _parts(example))
+def pack(examples: Sequence[Croppable]) -> Tensor:
+    """Concatenate the bytes of all tensors of each example: (len(examples), bytes) uint8."""
+    parts = (part.contiguous().view(-1).view(torch.uint8) for each in examples for part in _parts(each))
     return torch.cat(list(parts)).view(len(examples), -1)
 
 
-def unpacked(piece: Tensor, like: W) -> list[W]:
-    """What was packed, in memory of its own; `like` has its shapes and types."""
+def unpack(packed: Tensor, like: W) -> list[W]:
+    """Undo `pack`.
+
+    Args:
+        packed: (N, bytes) uint8.
+        like: an example with the shapes and types.
+
+    Returns:
+        N examples, each in memory of its own.
+    """
     parts = _parts(like)
     sizes = [part.numel() * part.element_size() for part in parts]
 
-    def example(own: Tensor) -> W:
-        cuts = zip(torch.split(own, sizes), parts, strict=True)
+    def example(row: Tensor) -> W:
+        cuts = zip(torch.split(row, sizes), parts, strict=True)
         return type(like)(*(cut.clone().view(part.dtype).view(part.shape) for cut, part in cuts))
 
-    return [example(own) for own in piece]
+    return [example(row) for row in packed]
 
 
 def _parts(example: Croppable) -> list[Tensor]:
@@ -65,52 +76,59 @@ def _parts(example: Croppable) -> list[Tensor]:
 
 
 class WindowPool(Generic[W]):
-    """The last `size` windows, and batches of random crops of them.
+    """The latest windows, and batches of random crops of them.
 
     Args:
-        size: windows kept.
-        side_px: of a window.
+        size: windows to keep.
+        side_px: side of a window.
     """
 
     def __init__(self, size: int, side_px: int) -> None:
         self.size, self.side_px = size, side_px
-        self._windows: deque[W] = deque(maxlen=size)  # by age: the same after a resume, wherever it began
+        self._windows: deque[W] = deque(maxlen=size)  # in order of age, so that a resumed run has the same
         self._batch: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self._windows)
 
     def add(self, window: W) -> None:
-        """Keep a window; it takes the place of the oldest when the pool is full."""
+        """Add a window, in place of the oldest one if the pool is full."""
         self._windows.append(window)
 
     def batch(
-        self, count: int, crop_px: int, generator: torch.Generator, ranks: ProcessGroup = ALONE
+        self, count: int, crop_px: int, rng: torch.Generator, group: ProcessGroup = SINGLE_PROCESS
     ) -> tuple[Tensor, ...]:
-        """Cut random crops, half of them mirrored left to right (rain falls: never upside down).
+        """Cut random crops and mirror half of them left to right. Rain falls, so none is turned upside down.
+
+        Args:
+            count: crops in the batch of all processes.
+            crop_px: side of a crop.
+            rng: random number generator, in the same state in all processes.
+            group: processes that train together.
 
         Returns:
-            The parts of `Croppable.crop` of our share, (B, ...) each, bytes as 0..1; the next batch is written over it.
+            The parts of `Croppable.crop` of this process's share, (B, ...) each, uint8 scaled to 0..1. The next
+            batch reuses their memory.
         """
-        places = [self._place(crop_px, generator) for _ in range(count)]
-        crops = [window.crop(rows, columns, flip) for window, rows, columns, flip in ranks.share(places)]
-        columns = (torch.stack(column) for column in zip(*crops, strict=True))
-        return tuple(self._light(place, column) for place, column in enumerate(columns))
+        places = [self._draw_crop(crop_px, rng) for _ in range(count)]
+        crops = [window.crop(rows, columns, flip) for window, rows, columns, flip in group.shard(places)]
+        parts = (torch.stack(part) for part in zip(*crops, strict=True))
+        return tuple(self._scaled(number, part) for number, part in enumerate(parts))
 
-    def _light(self, place: int, column: Tensor) -> Tensor:
-        """Bytes as 0..1, where those of the last batch were: to be given memory takes longer than to divide."""
-        if column.dtype != torch.uint8:
-            return column
-        if place not in self._batch or self._batch[place].shape != column.shape:
-            self._batch[place] = torch.empty(column.shape)
-        return self._batch[place].copy_(column).div_(255)
+    def _scaled(self, number: int, part: Tensor) -> Tensor:
+        """Scale uint8 to 0..1 in the memory of the last batch: allocating would take longer than dividing."""
+        if part.dtype != torch.uint8:
+            return part
+        if number not in self._batch or self._batch[number].shape != part.shape:
+            self._batch[number] = torch.empty(part.shape)
+        return self._batch[number].copy_(part).div_(255)
 
-    def _place(self, side_px: int, generator: torch.Generator) -> tuple[W, slice, slice, bool]:
-        """A window, rows and columns of a crop of it, and whether to mirror it."""
+    def _draw_crop(self, crop_px: int, rng: torch.Generator) -> tuple[W, slice, slice, bool]:
+        """Draw a window, rows and columns of a crop, and whether to mirror it."""
 
-        def rng(below: int) -> int:
-            return int(torch.randint(below, (), generator=generator))
+        def draw(below: int) -> int:
+            return int(torch.randint(below, (), generator=rng))
 
-        window = self._windows[rng(len(self._windows))]
-        top, left = rng(self.side_px - side_px + 1), rng(self.side_px - side_px + 1)
-        return window, slice(top, top + side_px), slice(left, left + side_px), bool(rng(2))
+        window = self._windows[draw(len(self._windows))]
+        top, left = draw(self.side_px - crop_px + 1), draw(self.side_px - crop_px + 1)
+        return window, slice(top, top + crop_px), slice(left, left + crop_px), bool(draw(2))

@@ -1,7 +1,6 @@
-"""What lies in the folders of a run: pictures and clips of any kind enter, those that can be used leave as 8-bit RGB.
+"""Finds and decodes training images and clips, as 8-bit RGB, and reports files that are unusable or unusual.
 
-Nothing in a folder stops a run: what cannot be used, and what is used other than it is, is counted and named once, at
-the start.
+A bad file never stops a run: it is skipped or converted, and each kind of problem is logged once, with a count.
 """
 
 import logging
@@ -24,26 +23,27 @@ Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 SUFFIXES_PHOTO = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 SUFFIXES_CLIP = {".mp4", ".mov", ".mkv", ".avi", ".webm"}
 
-UNREADABLE = "passed over, cannot be decoded"
-DEEP = "used in 8 bits, held in 16"
-TRANSPARENT = "used without their transparency"
-CMYK = "used as RGB, held as CMYK"
-NAMED_MAX = 8  # of one kind; the rest is counted
+UNREADABLE = "skipped, cannot be decoded"
+DEEP = "converted from 16 bits to 8"
+TRANSPARENT = "used without transparency"
+CMYK = "converted from CMYK to RGB"
+NAMED_MAX = 8  # files named per kind of problem; the rest are only counted
 
 T = TypeVar("T")
 
 
 class ScanReport:
-    """What was found in some folders that somebody should know of."""
+    """Files that were skipped or converted while folders were scanned, by kind of problem."""
 
     def __init__(self) -> None:
         self.found: dict[str, list[Path]] = {}
 
-    def note(self, kind: str, path: Path) -> None:
+    def add(self, kind: str, path: Path) -> None:
+        """Record one file under a kind of problem."""
         self.found.setdefault(kind, []).append(path)
 
-    def tell(self) -> None:
-        """Say it, a line a kind."""
+    def log(self) -> None:
+        """Log one warning per kind of problem."""
         for kind, paths in self.found.items():
             names = ", ".join(str(path) for path in paths[:NAMED_MAX])
             more = f" and {len(paths) - NAMED_MAX} more" if len(paths) > NAMED_MAX else ""
@@ -51,46 +51,69 @@ class ScanReport:
 
 
 def find_files(folder: Path | None, suffixes: set[str]) -> list[Path]:
-    """Those of a folder and its subfolders, in an order that does not change."""
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file()) if folder else []
+    """All files with one of these suffixes in a folder and its subfolders, sorted by path."""
+    if folder is None:
+        return []
+    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in suffixes and p.is_file())
 
 
-def load_photo(path: Path, survey: ScanReport | None = None) -> Picture | None:
-    """(H, W, 3) RGB of any bit depth, colour model or transparency, upright, or None for what is no picture."""
+def load_photo(path: Path, report: ScanReport | None = None) -> Picture | None:
+    """Decode one image.
+
+    Args:
+        path: an image of any bit depth, colour model or transparency.
+        report: records what had to be converted or could not be read; None records nothing.
+
+    Returns:
+        (H, W, 3) uint8 RGB, rotated as its EXIF orientation says, or None if it cannot be decoded.
+    """
     try:
         data = np.fromfile(path, np.uint8)
         bgr = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    except (OSError, cv2.error):  # may not be read; larger than OpenCV allows
+    except (OSError, cv2.error):  # no permission; larger than OpenCV allows
         bgr = None
     if bgr is None:
-        if survey:
-            survey.note(UNREADABLE, path)
+        if report:
+            report.add(UNREADABLE, path)
         return None
-    if survey:
-        for kind in kinds(data.tobytes()):
-            survey.note(kind, path)
+    if report:
+        for kind in conversions(data.tobytes()):
+            report.add(kind, path)
     return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), dtype=np.uint8)
 
 
-def load_frames(path: Path, survey: ScanReport, step: int = 1, most: int | None = None) -> list[Picture]:
-    """Every `step`-th frame of a clip, `most` at most; none of what is no clip."""
+def load_frames(path: Path, report: ScanReport, step: int = 1, limit: int | None = None) -> list[Picture]:
+    """Decode frames of a clip.
+
+    Args:
+        path: a video.
+        report: records the file if it cannot be decoded.
+        step: keep every `step`-th frame.
+        limit: keep at most this many frames; None keeps all.
+
+    Returns:
+        (H, W, 3) uint8 RGB each; empty if the file cannot be decoded.
+    """
     try:
         with VideoReader(path) as reader:
-            stop = None if most is None else step * most
+            stop = None if limit is None else step * limit
             return [to_rgb8(frame) for frame in islice(reader.frames(), 0, stop, step)]
     except VderainError:
-        survey.note(UNREADABLE, path)
+        report.add(UNREADABLE, path)
         return []
 
 
-def kinds(data: bytes) -> Iterator[str]:
-    """In what a picture file is unlike 8-bit RGB, by its header."""
-    if data[:8] == b"\x89PNG\r\n\x1a\n":  # PNG specification, 11.2.2: depth and colour type of IHDR
-        if data[24:25] == b"\x10":
+def conversions(data: bytes) -> Iterator[str]:
+    """What decoding to 8-bit RGB loses, read from an image file's header.
+
+    Sources: PNG specification 11.2.2 (IHDR), RFC 9649 (WebP flags), ITU-T T.81 B.2.2 (JPEG frame header).
+    """
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        if data[24:25] == b"\x10":  # bit depth
             yield DEEP
-        if data[25] in (4, 6):
+        if data[25] in (4, 6):  # colour types with alpha
             yield TRANSPARENT
-    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":  # RFC 9649: the flags of VP8X, the bit of VP8L
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         flags = data[20] if data[12:16] == b"VP8X" else data[24] if data[12:16] == b"VP8L" else 0
         if flags & 0x10:
             yield TRANSPARENT
@@ -99,7 +122,7 @@ def kinds(data: bytes) -> Iterator[str]:
 
 
 def _jpeg_components(data: bytes) -> int:
-    """Of the first frame header (ITU-T T.81, B.2.2); 0 where there is none."""
+    """Number of components in a JPEG's first frame header; 0 if there is none."""
     at = 2
     while at + 9 < len(data) and data[at] == 0xFF:
         marker = data[at + 1]
@@ -110,7 +133,15 @@ def _jpeg_components(data: bytes) -> int:
 
 
 def split(items: Sequence[T], share: float) -> tuple[list[T], list[T]]:
-    """Most of some items, and about a `share` of them, evenly spread; a lone item is not given away."""
+    """Split off an evenly spaced part.
+
+    Args:
+        items: any number of items.
+        share: 0..1, the part to split off: at least one item if there are two or more, none if it is 0.
+
+    Returns:
+        The remaining items, and those split off.
+    """
     count = min(len(items) - 1, max(1, round(len(items) * share))) if share and items else 0
     taken = {(2 * i + 1) * len(items) // (2 * count) for i in range(count)}
     kept = [item for number, item in enumerate(items) if number not in taken]

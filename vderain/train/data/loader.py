@@ -1,92 +1,102 @@
-"""Examples by number: a data set enters, its examples leave in order, made by processes that can become more."""
+"""Loads training examples by number in worker processes, whose number can grow while the run goes on."""
 
 import signal
 from collections.abc import Iterator
-from typing import Any
+from typing import Generic, TypeVar
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
 from vderain.errors import VderainError
 from vderain.runtime.device import cores
-from vderain.train.distributed import ProcessGroup, neighbours
+from vderain.train.distributed import ProcessGroup, local_world_size
 
-PREFETCHED = 16  # examples that each process makes ahead
+PREFETCH = 16  # examples that each worker prepares ahead
+
+E = TypeVar("E")
 
 
-class ExampleLoader:
-    """Our share of the examples, one after the other without end: every `ranks.count`-th.
+class ExampleLoader(Generic[E]):
+    """Endless iterator over this process's share of the examples: every `group.size`-th one.
 
     Args:
-        examples: number i is a function of i alone.
-        start: the first to be made by any process of the run.
-        workers: processes that make them; 0 makes them here, None begins with one and lets `grow` add others.
-        ranks: who we are.
+        examples: example number i must be a function of i alone.
+        start: number of the first example of the run, over all processes.
+        workers: worker processes; 0 prepares examples in this process, None starts one and lets `grow` add more.
+        group: processes that train together.
     """
 
-    def __init__(self, examples: Dataset[Any], start: int, workers: int | None, ranks: ProcessGroup) -> None:
-        self._examples, self._ranks = examples, ranks
-        self._next = start + (ranks.rank - start) % ranks.count
-        self._grows = workers is None
+    def __init__(self, examples: Dataset[E], start: int, workers: int | None, group: ProcessGroup) -> None:
+        self._examples, self._group = examples, group
+        self._next = start + (group.rank - start) % group.size
+        self._can_grow = workers is None
         self.workers = 1 if workers is None else workers
-        self._made = self._loader()
+        self._iterator = self._start()
 
-    def __next__(self) -> Any:
+    def __next__(self) -> E:
         """The next example.
 
         Raises:
-            VderainError: it cannot be made, or a process that makes examples is gone.
+            VderainError: the example cannot be made, or a worker process was killed.
         """
         try:
-            example = next(self._made)
-        except RuntimeError as error:  # the loader has no class of its own for it
+            example = next(self._iterator)
+        except RuntimeError as error:  # DataLoader has no exception class for a dead worker
             if "worker (pid" not in str(error):
                 raise
             raise VderainError(
                 "a process that prepares training pictures was killed.",
-                "Where memory ran out, take a smaller data.pool or data.workers=0; go on with --resume.",
+                "If memory ran out, use a smaller data.pool or data.workers=0; continue with --resume.",
             ) from error
         if isinstance(example, VderainError):
             raise example
-        self._next += self._ranks.count
+        self._next += self._group.size
         return example
 
     def grow(self) -> bool:
-        """Add a process if that is wanted and a core is left for it; examples and their order stay what they are."""
-        if not self._grows or self.workers >= cores() // neighbours() - 1:
+        """Add a worker if that is allowed and a core is free; examples and their order do not change.
+
+        Returns:
+            Whether one was added.
+        """
+        if not self._can_grow or self.workers >= cores() // local_world_size() - 1:
             return False
         self.workers += 1
-        self._made = self._loader()
+        self._iterator = self._start()
         return True
 
     def close(self) -> None:
-        """End the processes; torch takes those that Python ends when it leaves for accidents."""
-        self._made = iter(())
+        """Stop the workers before Python exits, which torch would report as a crash."""
+        self._iterator = iter(())
 
-    def _loader(self) -> Iterator[Any]:
-        numbers = _Count(self._next, self._ranks.count)
-        loader = DataLoader(
-            _Told(self._examples), batch_size=None, sampler=numbers, num_workers=self.workers,
-            prefetch_factor=PREFETCHED if self.workers else None, worker_init_fn=_calm if self.workers else None,
-        )  # fmt: skip
+    def _start(self) -> Iterator[E | VderainError]:
+        numbers = _Numbers(self._next, self._group.size)
+        loader: DataLoader[E | VderainError] = DataLoader(
+            _ErrorsAsValues(self._examples),
+            batch_size=None,
+            sampler=numbers,
+            num_workers=self.workers,
+            prefetch_factor=PREFETCH if self.workers else None,
+            worker_init_fn=_init_worker if self.workers else None,
+        )
         return iter(loader)
 
 
-class _Told(Dataset[Any]):
-    """Hands failures over as they are; raised in another process they would arrive with its whole trace as message."""
+class _ErrorsAsValues(Dataset[E | VderainError]):
+    """Returns errors instead of raising them: DataLoader would put the worker's traceback into the message."""
 
-    def __init__(self, examples: Dataset[Any]) -> None:
+    def __init__(self, examples: Dataset[E]) -> None:
         self.examples = examples
 
-    def __getitem__(self, index: int) -> Any:
+    def __getitem__(self, index: int) -> E | VderainError:
         try:
             return self.examples[index]
         except VderainError as error:
             return error
 
 
-class _Count:
-    """Whole numbers from a start."""
+class _Numbers:
+    """An endless sampler: `start`, ``start + step``, and so on."""
 
     def __init__(self, start: int, step: int) -> None:
         self.start, self.step = start, step
@@ -98,8 +108,8 @@ class _Count:
             number += self.step
 
 
-def _calm(_: int) -> None:
-    """One thread each; when to stop is for the training process to say, and Ctrl-C reaches all of them."""
+def _init_worker(_: int) -> None:
+    """Use one thread, and leave Ctrl-C, which reaches all processes, to the training process."""
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # how Python ends those that it leaves behind
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python's own way of ending child processes

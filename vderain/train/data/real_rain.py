@@ -1,8 +1,8 @@
-"""Windows of real rain: clips and pictures without a truth enter; what can be known of them nevertheless leaves.
+"""Windows of real rain, for which there is no ground truth, with the supervision that can be derived from them.
 
-That is a pseudo label, the median of the aligned neighbours where the gate takes a pixel for rain; the next frame and
-the way to it; and a sheet of rendered rain, for the rain maker to start from. Window number i is a function of the seed
-and i alone, as in `windows`.
+That is a pseudo label (the median of the aligned neighbours where the median gate takes a pixel for rain), the next
+frame and the optical flow to it, and rendered streaks for the rain generator to start from. Window number i is a
+function of the seed and i alone.
 """
 
 from dataclasses import dataclass
@@ -23,35 +23,35 @@ from vderain.train.data.images import Picture
 from vderain.train.data.scenes import CENTRE, WINDOW, Scenes
 from vderain.train.data.windows import mirrored, rain_cuts
 
-FRAMES = WINDOW + 1  # a window and the next one
-NEXT = 2  # place of the frame after the centre among the neighbours of a window
+FRAMES = WINDOW + 1  # of two consecutive windows
+NEXT = 2  # index of the frame after the centre among the neighbours of a window
 
 
 @dataclass(frozen=True, slots=True)
 class RealWindow:
-    """One example of real rain; uint8 where nothing else is said.
+    """One example of real rain; tensors are uint8 unless another type is given.
 
     Attributes:
-        rainy: (2, 5, 3, S, S), two windows whose centres follow each other.
-        confidence: (2, 1, S, S), of their alignment.
-        pseudo: (3, S, S), what the gate makes of the first centre.
-        belief: (1, S, S), how far that is to be believed.
-        flow: (2, S, S) float32, pixels from the first centre to the second.
-        flow_confidence: (1, S, S).
-        rain: (5, S, S), opacity of rendered rain.
+        rainy: (2, 5, 3, S, S) RGB, two windows with consecutive centres.
+        confidence: (2, 1, S, S) confidence in their alignment.
+        pseudo: (3, S, S) RGB, pseudo label of the first centre.
+        pseudo_confidence: (1, S, S) confidence in it.
+        flow: (2, S, S) float32, optical flow in pixels from the first centre to the second.
+        flow_confidence: (1, S, S) confidence in the flow.
+        rain: (5, S, S) opacity of rendered streaks.
     """
 
     rainy: Tensor
     confidence: Tensor
     pseudo: Tensor
-    belief: Tensor
+    pseudo_confidence: Tensor
     flow: Tensor
     flow_confidence: Tensor
     rain: Tensor
 
     @classmethod
     def empty(cls, side_px: int) -> "RealWindow":
-        """One to be written over."""
+        """An uninitialised window of the right shapes and types."""
 
         def part(*channels: int, dtype: torch.dtype = torch.uint8) -> Tensor:
             return torch.empty((*channels, side_px, side_px), dtype=dtype)
@@ -61,12 +61,21 @@ class RealWindow:
         )
 
     def crop(self, rows: slice, columns: slice, flip: bool) -> tuple[Tensor, ...]:
-        """As the attributes, cut and mirrored; the windows as (2, 15, s, s). What moves right moves left then."""
+        """Cut a crop; mirroring also reverses the horizontal flow.
+
+        Args:
+            rows: to keep.
+            columns: to keep.
+            flip: whether to mirror left to right.
+
+        Returns:
+            The attributes, cut; the windows as (2, 15, s, s).
+        """
         parts = (
             self.rainy.flatten(1, 2),
             self.confidence,
             self.pseudo,
-            self.belief,
+            self.pseudo_confidence,
             self.flow,
             self.flow_confidence,
             self.rain,
@@ -78,7 +87,13 @@ class RealWindow:
 
 
 class RealRain(Dataset[RealWindow]):
-    """Window of real rain number i, for any i."""
+    """Makes window of real rain number i, for any i.
+
+    Args:
+        scenes: rainy photographs and clips.
+        data: section of the recipe.
+        seed: of the run.
+    """
 
     def __init__(self, scenes: Scenes, data: Data, seed: int) -> None:
         self.data, self.seed = data, seed
@@ -93,20 +108,20 @@ class RealRain(Dataset[RealWindow]):
         if which < len(self.clips):
             first, second = self._moving(self.clips[which], rng)
         else:
-            first = second = self._alone(self.photos[which - len(self.clips)], rng)
-        flow, flow_confidence = _towards(first, second)
-        pseudo, belief = _pseudo(first)
-        rain = rain_cuts(self.seed, index, self.side_px, WINDOW, rng)
+            first = second = self._still(self.photos[which - len(self.clips)], rng)
+        flow, flow_confidence = _flow_to_next(first, second)
+        pseudo, pseudo_confidence = _pseudo_label(first)
+        share = self.data.share_any_direction
+        rain = rain_cuts(self.seed, index, self.side_px, WINDOW, rng, share_any_direction=share)
         inner = slice(self.data.border_px, self.data.border_px + self.data.side_px)
 
-        def tensor(pictures: NDArray[np.generic]) -> Tensor:
-            """Of (..., S, S)."""
+        def tensor(pictures: NDArray[np.generic]) -> Tensor:  # (..., S, S)
             return torch.from_numpy(np.ascontiguousarray(pictures[..., inner, inner]))
 
         return RealWindow(
             tensor(np.stack([np.moveaxis(w.aligned, -1, 1) for w in (first, second)])),
             tensor(np.stack([w.confidence[None] for w in (first, second)])),
-            tensor(np.moveaxis(pseudo, -1, 0)), tensor(belief[None]),
+            tensor(np.moveaxis(pseudo, -1, 0)), tensor(pseudo_confidence[None]),
             tensor(np.moveaxis(flow, -1, 0)), tensor(flow_confidence[None]), tensor(rain),
         )  # fmt: skip
 
@@ -117,31 +132,31 @@ class RealRain(Dataset[RealWindow]):
         around = list(windows(map(frame_of, pictures, range(FRAMES)), 1))
         return around[CENTRE], around[CENTRE + 1]
 
-    def _alone(self, photo: Picture, rng: np.random.Generator) -> Aligned:
+    def _still(self, photo: Picture, rng: np.random.Generator) -> Aligned:
         rows, columns = self._place(photo.shape[:2], rng)
         return single_frame(frame_of(photo[rows, columns]))
 
     def _place(self, shape: tuple[int, ...], rng: np.random.Generator) -> tuple[slice, slice]:
-        """Where to cut, at the size it was filmed: rain made thinner is another rain."""
+        """Draw rows and columns to cut. Real rain is not resized, which would make streaks thinner."""
         top, left = (int(rng.integers(side - self.side_px + 1)) for side in shape)
         return slice(top, top + self.side_px), slice(left, left + self.side_px)
 
 
-def _towards(first: Aligned, second: Aligned) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """(S, S, 2) pixels from one centre to the next, and (S, S) how far that is to be believed: not at all at a cut."""
+def _flow_to_next(first: Aligned, second: Aligned) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Optical flow from one centre to the next, (S, S, 2) in pixels, and its confidence, (S, S), 0 at a scene cut."""
     shape = first.confidence.shape
-    field = first.flows_to_neighbours[NEXT]
-    if field is None or first.sources[NEXT] != second.centre.number:
+    flow_field = first.flows_to_neighbours[NEXT]
+    if flow_field is None or first.sources[NEXT] != second.centre.number:
         return np.zeros((*shape, 2), np.float32), np.zeros(shape, np.uint8)
-    scale = np.array([shape[1] / field.flow.shape[1], shape[0] / field.flow.shape[0]], np.float32)
-    flow = cv2.resize(field.flow * scale, shape[::-1], interpolation=cv2.INTER_LINEAR)
-    confidence = cv2.resize(field.confidence, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    scale = np.array([shape[1] / flow_field.flow.shape[1], shape[0] / flow_field.flow.shape[0]], np.float32)
+    flow = cv2.resize(flow_field.flow * scale, shape[::-1], interpolation=cv2.INTER_LINEAR)
+    confidence = cv2.resize(flow_field.confidence, shape[::-1], interpolation=cv2.INTER_LINEAR)
     return np.asarray(flow, np.float32), np.asarray(confidence, np.uint8)
 
 
-def _pseudo(window: Aligned) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(S, S, 3) what the gate makes of a centre, and (S, S) how far to believe it: not at all without neighbours."""
+def _pseudo_label(window: Aligned) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Gated median of a window, (S, S, 3), and the confidence in it, (S, S), 0 if there are no neighbours."""
     change = gated_median(np.ascontiguousarray(window.aligned), MedianGate()) * np.float32(255)
     pseudo = np.asarray(cv2.add(window.centre.rgb, change, dtype=cv2.CV_8U), np.uint8)
-    lonely = all(source == window.centre.number for source in window.sources)
-    return pseudo, np.zeros_like(window.confidence) if lonely else window.confidence
+    isolated = all(source == window.centre.number for source in window.sources)
+    return pseudo, np.zeros_like(window.confidence) if isolated else window.confidence

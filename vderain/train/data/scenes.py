@@ -1,7 +1,7 @@
-"""Clear scenes, and windows of five frames cut from them: clips as filmed, photographs as a camera would pass them.
+"""Loads clear scenes and cuts windows of five frames from them: from clips, or from photographs with simulated motion.
 
-A photograph becomes a drive: the ground below its horizon comes closer faster the nearer it is, what is above grows
-slowly, things cross in front, and thin bright marks lie in the scene, which look like rain and are not.
+A photograph becomes a simulated drive: below the horizon the ground grows faster the nearer it is, above it the scene
+grows slowly. Objects cross in front, and thin bright marks are painted into the scene that look like rain but are not.
 """
 
 import math
@@ -33,12 +33,12 @@ CENTRE = WINDOW // 2
 
 @dataclass(frozen=True)
 class Scenes:
-    """Clear material, decoded once and kept in memory.
+    """Decoded photographs and clips, kept in memory.
 
     Attributes:
-        photos: (H, W, 3) uint8 each.
-        clips: (T, H, W, 3) uint8 each, at least five frames.
-        pairs: (T, H, W, 6) uint8 each, rainy and clear, at least five frames.
+        photos: (H, W, 3) uint8 RGB each.
+        clips: (T, H, W, 3) uint8 RGB each, at least five frames.
+        pairs: (T, H, W, 6) uint8 each: rainy RGB, then clear RGB; at least five frames.
     """
 
     photos: list[Picture]
@@ -47,53 +47,78 @@ class Scenes:
 
 
 def load_scenes(
-    photos: Path | None, clips: Path | None, side_px: int, what: str = "clear", key: str = "data.photos or data.clips"
+    photos: Path | None, clips: Path | None, side_px: int, *, kind: str = "clear", key: str = "data.photos"
 ) -> Scenes:
-    """Decode every photograph and clip below two folders whose sides are at least `side_px`.
+    """Decode all photographs in one folder and all clips in another that are large enough.
 
     Args:
-        photos: a folder.
-        clips: a folder.
-        side_px: of the smallest.
-        what: they are, and
-        key: where the recipe names them, for messages.
+        photos: folder of photographs; None for none.
+        clips: folder of clips; None for none.
+        side_px: smallest usable side.
+        kind: "clear" or "rainy", for messages.
+        key: recipe key that names the folder, for messages.
 
     Raises:
-        InputError: nothing usable was found.
+        InputError: no folder was given, or nothing in them is usable.
     """
-    survey = ScanReport()
+    folders = dict.fromkeys(str(folder) for folder in (photos, clips) if folder is not None)
+    if not folders:
+        raise InputError(f"the recipe names no folder of {kind} pictures to train on.", f"Add --set {key}=FOLDER.")
+    report = ScanReport()
     scenes = Scenes(
-        list(_large(find_files(photos, SUFFIXES_PHOTO), side_px, survey)),
-        list(load_clips(clips, side_px, survey)),
+        list(_large_photos(find_files(photos, SUFFIXES_PHOTO), side_px, report)),
+        list(load_clips(clips, side_px, report)),
     )
-    survey.tell()
+    report.log()
     if not scenes.photos and not scenes.clips:
-        where = photos if photos == clips else f"{photos} and {clips}"
-        raise InputError(f"no {what} picture or clip in {where}.", f"Set {key}.")
+        raise InputError(
+            f"there is no usable {kind} picture or clip in {' and '.join(folders)}.",
+            f"Set {key} to a folder of pictures of at least {side_px} pixels a side.",
+        )
     return scenes
 
 
-def _large(paths: list[Path], side_px: int, survey: ScanReport) -> Iterator[Picture]:
+def _large_photos(paths: list[Path], side_px: int, report: ScanReport) -> Iterator[Picture]:
     for path in paths:
-        picture = load_photo(path, survey)
+        picture = load_photo(path, report)
         if picture is not None and min(picture.shape[:2]) >= side_px:
             yield picture
         elif picture is not None:
-            survey.note(f"passed over, smaller than {side_px} pixels a side", path)
+            report.add(f"skipped, a side is below {side_px} pixels", path)
 
 
-def load_clips(folder: Path | None, side_px: int, survey: ScanReport) -> Iterator[NDArray[np.uint8]]:
-    """Clips of a folder, (T, H, W, 3) each, that hold a window of five frames whose sides are at least `side_px`."""
+def load_clips(folder: Path | None, side_px: int, report: ScanReport) -> Iterator[NDArray[np.uint8]]:
+    """Decode the clips of a folder that are large and long enough for a window of five frames.
+
+    Args:
+        folder: searched with its subfolders; None for no clips.
+        side_px: smallest usable side.
+        report: records clips that are skipped.
+
+    Yields:
+        (T, H, W, 3) uint8 RGB each.
+    """
     for path in find_files(folder, SUFFIXES_CLIP):
-        frames = load_frames(path, survey)
+        frames = load_frames(path, report)
         if len(frames) >= WINDOW and min(frames[0].shape[:2]) >= side_px:
             yield np.stack(frames)
         elif frames:
-            survey.note(f"passed over, smaller than {side_px} pixels a side or {WINDOW} frames", path)
+            report.add(_too_small(side_px), path)
+
+
+def _too_small(side_px: int) -> str:
+    return f"skipped, below {side_px} pixels a side or {WINDOW} frames"
 
 
 def held_out(scenes: Scenes, share: float) -> tuple[Scenes, Scenes]:
-    """Scenes to train on, and some to judge by: photographs, or where there are not two the ends of the clips."""
+    """Split scenes into those to train on and those to validate on.
+
+    Photographs are held out; with fewer than two photographs, the last frames of the clips are.
+
+    Args:
+        scenes: all of them.
+        share: 0..1, the part to hold out.
+    """
     if len(scenes.photos) > 1:
         kept, held = split(scenes.photos, share)
         return Scenes(kept, scenes.clips, scenes.pairs), Scenes(held, [])
@@ -106,12 +131,19 @@ def held_out(scenes: Scenes, share: float) -> tuple[Scenes, Scenes]:
 
 
 def load_pairs(pairs: Sequence[Pair], side_px: int) -> list[NDArray[np.uint8]]:
-    """Rainy footage and the truth, see `Scenes.pairs`; a single picture is a clip in which nothing moves.
+    """Decode pairs of rainy and clear footage; a single picture becomes a clip in which nothing moves.
+
+    Args:
+        pairs: of the recipe.
+        side_px: smallest usable side.
+
+    Returns:
+        (T, H, W, 6) uint8 each, see `Scenes.pairs`.
 
     Raises:
-        InputError: something cannot be read, or the two do not go together.
+        InputError: a file cannot be read, or rainy and clear footage differ in length or size.
     """
-    survey, found = ScanReport(), []
+    report, found = ScanReport(), []
     for pair in pairs:
         clips = [Footage(path, pair.single) for path in (pair.rain, pair.clear)]
         frames = [np.dstack(pictures) for pictures in zip_frames(clips)]
@@ -119,13 +151,22 @@ def load_pairs(pairs: Sequence[Pair], side_px: int) -> list[NDArray[np.uint8]]:
             if len(clip) >= WINDOW and min(clip[0].shape[:2]) >= side_px:
                 found.append(np.broadcast_to(clip[0], (WINDOW, *clip[0].shape)) if pair.single else np.stack(clip))
             else:
-                survey.note(f"passed over, smaller than {side_px} pixels a side or {WINDOW} frames", pair.rain)
-    survey.tell()
+                report.add(_too_small(side_px), pair.rain)
+    report.log()
     return found
 
 
 def clip_window(clips: Sequence[NDArray[np.uint8]], side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Five frames of a clip, one to eight apart: (5, side, side, channels)."""
+    """Cut five frames from a random clip, one to eight frames apart.
+
+    Args:
+        clips: (T, H, W, C) uint8 each.
+        side_px: side of the window.
+        rng: random number generator.
+
+    Returns:
+        (5, side_px, side_px, C) uint8.
+    """
     clip = clips[int(rng.integers(len(clips)))]
     stride = int(
         min(rng.choice([1, 2, 3, 4, 6, 8], p=[0.4, 0.2, 0.12, 0.12, 0.08, 0.08]), (len(clip) - 1) // (WINDOW - 1))
@@ -138,19 +179,28 @@ def clip_window(clips: Sequence[NDArray[np.uint8]], side_px: int, rng: np.random
 
 
 def photo_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> Picture:
-    """One square of one photograph: (side, side, 3)."""
+    """Cut a random square from a random photograph: (side_px, side_px, 3) uint8."""
     photo = scenes.photos[rng.integers(len(scenes.photos))]
     return _cut(photo, *_place(photo.shape[:2], side_px, rng), side_px)
 
 
 def drive_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Five frames of a camera driving through a photograph: (5, side, side, 3), the middle one unmoved."""
+    """Simulate a camera that drives through a random photograph.
+
+    Args:
+        scenes: with at least one photograph.
+        side_px: side of the window.
+        rng: random number generator.
+
+    Returns:
+        (5, side_px, side_px, 3) uint8; the middle frame is the photograph itself.
+    """
     photo = photo_window(scenes, side_px, rng)
     if rng.random() < 0.35:
         photo = _with_marks(photo, rng)
-    passer = _Passer.draw(photo_window(scenes, side_px, rng), rng) if rng.random() < 0.35 else None
+    foreground = _Foreground.draw(photo_window(scenes, side_px, rng), rng) if rng.random() < 0.35 else None
     vanishing = np.array([rng.uniform(-0.3, 1.3), rng.uniform(-0.4, 1.0)]) * side_px
-    speed = math.exp(rng.uniform(math.log(0.004), math.log(0.35)))  # growth a frame, one picture side below the horizon
+    speed = math.exp(rng.uniform(math.log(0.004), math.log(0.35)))  # growth per frame, one image side below the horizon
     far = speed * rng.uniform(0, 0.25)
     pan = rng.normal(size=2) * math.exp(rng.uniform(math.log(0.1), math.log(9.0)))
     shake = rng.normal(size=(WINDOW, 2)) * rng.uniform(0, 0.8)
@@ -163,14 +213,14 @@ def drive_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> NDAr
         map_x = (vanishing[0] + (x - vanishing[0]) * scale + moved[0]).astype(np.float32)
         map_y = (vanishing[1] + (y - vanishing[1]) * scale + moved[1]).astype(np.float32)
         frame = cv2.remap(photo, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101) if step else photo
-        moved_on = np.asarray(frame, dtype=np.uint8)
-        frames.append(passer.over(moved_on, step) if passer else moved_on)
+        background = np.asarray(frame, dtype=np.uint8)
+        frames.append(foreground.draw_over(background, step) if foreground else background)
     return np.stack(frames).astype(np.uint8)
 
 
 @dataclass(frozen=True)
-class _Passer:
-    """Something that crosses in front of the scene at a pace of its own."""
+class _Foreground:
+    """A rectangular object that crosses in front of the scene with its own velocity."""
 
     texture: Picture
     start: tuple[float, float]
@@ -178,15 +228,16 @@ class _Passer:
     axes_px: tuple[float, float]
 
     @classmethod
-    def draw(cls, texture: Picture, rng: np.random.Generator) -> "_Passer":
+    def draw(cls, texture: Picture, rng: np.random.Generator) -> "_Foreground":
         side_px = texture.shape[0]
-        pace_px = math.exp(rng.uniform(math.log(0.5), math.log(30)))
+        speed_px = math.exp(rng.uniform(math.log(0.5), math.log(30)))
         angle = rng.uniform(0, 2 * math.pi)
         axes = (math.exp(rng.uniform(math.log(2), math.log(60))), math.exp(rng.uniform(math.log(4), math.log(60))))
         start = (rng.uniform(0.2, 0.8) * side_px, rng.uniform(0.2, 0.8) * side_px)
-        return cls(texture, start, (pace_px * math.cos(angle), pace_px * math.sin(angle)), axes)
+        return cls(texture, start, (speed_px * math.cos(angle), speed_px * math.sin(angle)), axes)
 
-    def over(self, frame: Picture, step: int) -> Picture:
+    def draw_over(self, frame: Picture, step: int) -> Picture:
+        """Draw the object over a frame, `step` frames after the middle one."""
         shift = (self.velocity[0] * step, self.velocity[1] * step)
         y, x = np.mgrid[: frame.shape[0], : frame.shape[1]].astype(np.float32)
         gap = np.maximum(
@@ -200,7 +251,7 @@ class _Passer:
 
 
 def _with_marks(photo: Picture, rng: np.random.Generator) -> Picture:
-    """Lane dashes, posts, lamps: thin bright things that belong to the scene."""
+    """Paint thin bright objects into the scene: lane markings, posts, lamps."""
     marked = photo.copy()
     side_px = photo.shape[0]
     bits = 4  # fractional bits of cv2's sub-pixel drawing
@@ -230,7 +281,7 @@ def _fixed(point: NDArray[np.float64], bits: int) -> tuple[int, int]:
 
 
 def _place(shape: tuple[int, ...], side_px: int, rng: np.random.Generator) -> tuple[int, int, int]:
-    """Top, left and side of a square to cut, up to 2.5 times as large as it will be."""
+    """Draw a square to cut, up to 2.5 times as large as it will be: top, left and side in pixels."""
     size = int(min(side_px * rng.uniform(1, 2.5), *shape))
     size = side_px if rng.random() < 0.3 else size
     return int(rng.integers(shape[0] - size + 1)), int(rng.integers(shape[1] - size + 1)), size
@@ -240,6 +291,6 @@ def _cut(picture: Picture, top: int, left: int, size: int, side_px: int) -> Pict
     cut = picture[top : top + size, left : left + size]
     if size == side_px:
         return cut
-    colours = [cut[..., first : first + 3] for first in range(0, cut.shape[2], 3)]  # OpenCV takes four at most
+    colours = [cut[..., first : first + 3] for first in range(0, cut.shape[2], 3)]  # OpenCV resizes up to four channels
     resized = [cv2.resize(part, (side_px, side_px), interpolation=cv2.INTER_AREA) for part in colours]
     return np.asarray(np.dstack(resized), np.uint8)

@@ -1,16 +1,16 @@
-"""Unpaired examples: folders of rainy and of clear material enter, crops that have nothing in common leave.
+"""Unpaired training examples: crops of rainy and of clear images that have nothing in common.
 
-Example number i is a function of the seed and i alone, as in `windows`. Pictures are decoded when they are needed, so a
-folder may be larger than memory; of a clip some frames are kept.
+Example number i is a function of the seed and i alone. Images are decoded when they are needed, so a folder may be
+larger than memory; of clips, a few frames are kept decoded.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -19,6 +19,8 @@ from vderain.rain.composite import draw_light, rain_onto
 from vderain.rain.streaks import draw_style, streak_opacity
 from vderain.runtime.device import cores
 from vderain.runtime.threads import ordered_map
+from vderain.train.config import Data
+from vderain.train.data.augment import random_crop
 from vderain.train.data.images import (
     SUFFIXES_CLIP,
     SUFFIXES_PHOTO,
@@ -30,115 +32,130 @@ from vderain.train.data.images import (
     split,
 )
 
-CLIP_STEP, CLIP_FRAMES = 5, 60  # every fifth frame of a clip, and so many at most
-SLIVER = 8  # a picture enlarged by more than this holds nothing to learn
+CLIP_STEP, CLIP_FRAMES = 5, 60  # every fifth frame of a clip is kept, up to this many
+ENLARGED_MAX = 8  # an image that would be enlarged by more than this has no detail to learn from
 
 
 @dataclass(frozen=True)
 class ImageIndex:
-    """Pictures to cut crops from, each a file or already decoded."""
+    """Images to cut crops from.
+
+    Attributes:
+        pictures: a file, decoded when needed, or (H, W, 3) uint8 RGB.
+    """
 
     pictures: list[Path | Picture]
 
     def picture(self, first: int) -> Picture:
-        """Number `first`, or the next one whose file is still there.
+        """Decode image number `first`, or the next one whose file still exists: (H, W, 3) uint8 RGB.
 
         Raises:
-            InputError: no file is.
+            InputError: none of the files can be read any longer.
         """
         for step in range(len(self.pictures)):
             item = self.pictures[(first + step) % len(self.pictures)]
             picture = load_photo(item) if isinstance(item, Path) else item
             if picture is not None:
                 return picture
-        raise InputError("the pictures of this run can no longer be read.", "Look where their folder has gone.")
+        raise InputError("the training pictures can no longer be read.", "Check that their folder still exists.")
 
     def split(self, share: float) -> tuple["ImageIndex", "ImageIndex"]:
-        """Most of the pictures, and some of them: see `material.split`."""
+        """Split off a `share` of the images, see `images.split`."""
         kept, held = split(self.pictures, share)
         return ImageIndex(kept), ImageIndex(held)
 
 
-def index_images(what: str, key: str, folders: list[Path | None], crop_px: int, survey: ScanReport) -> ImageIndex:
-    """Look through folders, and their subfolders, for what can be used.
+def index_images(
+    folders: Sequence[Path | None], crop_px: int, report: ScanReport, *, kind: str, key: str
+) -> ImageIndex:
+    """Scan folders and their subfolders for usable images and clips.
 
     Args:
-        what: the pictures are, for messages.
-        key: of the recipe.
-        folders: with pictures, clips or both.
+        folders: to scan; None is left out.
         crop_px: side of a crop.
-        survey: is told of what is unusual.
+        report: records files that are skipped or converted.
+        kind: "clear" or "rainy", for messages.
+        key: recipe key that names the folder, for messages.
 
     Raises:
-        InputError: there is nothing.
+        InputError: no folder was given, or nothing in them is usable.
     """
     paths = [path for folder in folders for path in find_files(folder, SUFFIXES_PHOTO)]
-    usable = ordered_map(lambda path: _usable(path, crop_px), paths, cores())
+    checked = ordered_map(lambda path: _check(path, crop_px), paths, cores())
     pictures: list[Path | Picture] = []
-    for path, (fits, own) in zip(paths, usable, strict=True):
-        for kind in own.found:
-            survey.note(kind, path)
-        pictures += [path] if fits else []
+    for path, (usable, own) in zip(paths, checked, strict=True):
+        for problem in own.found:
+            report.add(problem, path)
+        pictures += [path] if usable else []
     for path in (path for folder in folders for path in find_files(folder, SUFFIXES_CLIP)):
-        pictures += load_frames(path, survey, CLIP_STEP, CLIP_FRAMES)
-    where = " and ".join(str(folder) for folder in folders if folder)
-    if paths and not pictures:
-        raise InputError(f"none of {len(paths)} pictures in {where} can be decoded.", "Convert them to PNG.")
+        pictures += load_frames(path, report, CLIP_STEP, CLIP_FRAMES)
     if not pictures:
-        raise InputError(f"there is no {what} picture in {where or None}.", f"Set {key} to a folder of pictures.")
+        raise _nothing_found(folders, len(paths), kind, key)
     return ImageIndex(pictures)
 
 
-def _usable(path: Path, crop_px: int) -> tuple[bool, ScanReport]:
-    survey = ScanReport()
-    picture = load_photo(path, survey)
+def _nothing_found(folders: Sequence[Path | None], scanned: int, kind: str, key: str) -> InputError:
+    where = " and ".join(str(folder) for folder in folders if folder)
+    if not where:
+        return InputError(f"the recipe names no folder of {kind} pictures.", f"Add --set {key}=FOLDER.")
+    if scanned:
+        return InputError(f"none of {scanned} {kind} pictures in {where} can be used.", "Convert them to PNG.")
+    return InputError(f"there is no {kind} picture in {where}.", f"Set {key} to a folder of pictures.")
+
+
+def _check(path: Path, crop_px: int) -> tuple[bool, ScanReport]:
+    """Whether an image is usable, and what is unusual about it."""
+    report = ScanReport()
+    picture = load_photo(path, report)
     if picture is None:
-        return False, survey
+        return False, report
     short_px = min(picture.shape[:2])
-    if short_px * SLIVER < crop_px:
-        survey.note(f"passed over, a side below {-(-crop_px // SLIVER)} pixels", path)
+    if short_px * ENLARGED_MAX < crop_px:
+        report.add(f"skipped, a side is below {-(-crop_px // ENLARGED_MAX)} pixels", path)
     elif short_px < crop_px:
-        survey.note(f"enlarged, a side below the crop's {crop_px} pixels", path)
-    return short_px * SLIVER >= crop_px, survey
+        report.add(f"enlarged, a side is below the crop's {crop_px} pixels", path)
+    return short_px * ENLARGED_MAX >= crop_px, report
 
 
-class Unpaired(Dataset[tuple[Tensor, ...]]):
-    """Crops of rainy and of clear pictures.
+class UnpairedCrops(Dataset[tuple[Tensor, ...]]):
+    """Random crops of rainy and of clear images, mirrored half of the time.
 
     Args:
-        rain, clear: of any two sizes.
-        crop_px: side of a crop. Smaller pictures are enlarged.
+        rain: rainy images.
+        clear: clear images, any number of them.
+        crop_px: side of a crop; smaller images are enlarged.
         seed: of the run.
-        rendered: also render rain onto the clear crop: pairs of which the truth is known.
+        data: section of the recipe.
+        rendered: also render rain onto the clear crop, for a supervised loss.
     """
 
-    def __init__(self, rain: ImageIndex, clear: ImageIndex, crop_px: int, seed: int, rendered: bool) -> None:
+    def __init__(
+        self, rain: ImageIndex, clear: ImageIndex, crop_px: int, seed: int, *, data: Data, rendered: bool
+    ) -> None:
         self.rain, self.clear = rain, clear
-        self.crop_px, self.seed, self.rendered = crop_px, seed, rendered
+        self.crop_px, self.seed, self.data, self.rendered = crop_px, seed, data, rendered
 
     def __getitem__(self, index: int) -> tuple[Tensor, ...]:
-        """(3, s, s) uint8 rainy, clear, and with `rendered` the clear one with rain on it."""
+        """(3, s, s) uint8 each: rainy, clear, and with `rendered` the clear crop with rain on it."""
         cv2.setNumThreads(1)
         rng = np.random.default_rng((self.seed, 3, index))
-        rain, clear = (self._crop(gallery, rng) for gallery in (self.rain, self.clear))
+        rain, clear = (self._crop(images, rng) for images in (self.rain, self.clear))
         if not self.rendered:
             return rain, clear
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        opacity = streak_opacity(draw_style(generator), self.crop_px, self.crop_px, generator)
-        raindrop_score = rain_onto(clear.unsqueeze(0).float() / 255, opacity, draw_light(generator))[0]
-        return rain, clear, (raindrop_score * 255 + 0.5).byte()
+        style = draw_style(generator, share_any_direction=self.data.share_any_direction)
+        opacity = streak_opacity(style, self.crop_px, self.crop_px, generator)
+        rainy = rain_onto(clear.unsqueeze(0).float() / 255, opacity, draw_light(generator))[0]
+        return rain, clear, (rainy * 255 + 0.5).byte()
 
-    def _crop(self, gallery: ImageIndex, rng: np.random.Generator) -> Tensor:
-        picture = enlarged(gallery.picture(int(rng.integers(len(gallery.pictures)))), self.crop_px)
-        height_px, width_px = picture.shape[:2]
-        top, left = rng.integers(height_px - self.crop_px + 1), rng.integers(width_px - self.crop_px + 1)
-        cut: NDArray[np.uint8] = picture[top : top + self.crop_px, left : left + self.crop_px]
-        cut = cut[:, ::-1] if rng.random() < 0.5 else cut  # rain falls: never upside down
-        return torch.from_numpy(np.ascontiguousarray(cut.transpose(2, 0, 1)))
+    def _crop(self, images: ImageIndex, rng: np.random.Generator) -> Tensor:
+        picture = enlarged(images.picture(int(rng.integers(len(images.pictures)))), self.crop_px)
+        pixels = torch.from_numpy(np.ascontiguousarray(picture)).permute(2, 0, 1)  # (3, H, W)
+        return random_crop(pixels, self.crop_px, self.data.colour_jitter, rng)
 
 
 def enlarged(picture: Picture, side_px: int) -> Picture:
-    """So that its shorter side is at least `side_px`; as it is where that holds already."""
+    """Enlarge an (H, W, 3) image whose shorter side is below `side_px`; return others as they are."""
     height_px, width_px = picture.shape[:2]
     if (short_px := min(height_px, width_px)) >= side_px:
         return picture
