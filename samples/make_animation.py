@@ -48,7 +48,9 @@ def main() -> None:
     pairs = list(islice(zip(rain, Footage(arguments.derained).pictures(), strict=False), 0, None, STEP))
     frames = []
     for number, pair in enumerate(pairs):
-        before, after = (cv2.resize(picture, SIZE_PX, interpolation=cv2.INTER_AREA) for picture in pair)
+        before, after = (
+            np.asarray(cv2.resize(picture, SIZE_PX, interpolation=cv2.INTER_AREA), np.uint8) for picture in pair
+        )
         phase = 2 * math.pi * number / len(pairs)
         frames.append(split(before, after, round(SIZE_PX[0] * (0.5 + 0.35 * math.sin(phase)))))
     frames[0].save(
