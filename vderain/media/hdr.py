@@ -8,7 +8,10 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Any
+
+import av
+
+from vderain.media.pyav_types import frame_side_data
 
 _CHROMATICITY, _CANDELA = 50_000, 10_000  # units of the text that x264 and x265 take: 0.00002 and 0.0001 cd/m2
 
@@ -20,7 +23,7 @@ class HdrMetadata:
     Attributes:
         primaries: x and y of the mastering display's red, green, blue and white, or None.
         luminance: its least and greatest luminance in cd/m2, or None.
-        content: greatest light level of a pixel and of a picture's mean in cd/m2 (MaxCLL, MaxFALL), or None.
+        content: greatest light level of a pixel and of a frame's mean in cd/m2 (MaxCLL, MaxFALL), or None.
     """
 
     primaries: tuple[Fraction, ...] | None = None
@@ -28,9 +31,9 @@ class HdrMetadata:
     content: tuple[int, int] | None = None
 
 
-def hdr_metadata_of(picture: Any) -> HdrMetadata | None:
-    """What a decoded picture carries of it (FFmpeg's AVMasteringDisplayMetadata and AVContentLightMetadata)."""
-    sides = {side.type.name: bytes(side) for side in picture.side_data}
+def hdr_metadata_of(frame: av.VideoFrame) -> HdrMetadata | None:
+    """Reads it from a decoded frame (FFmpeg's AVMasteringDisplayMetadata and AVContentLightMetadata)."""
+    sides = {side.type.name: bytes(side) for side in frame_side_data(frame)}
     mastering, content = sides.get("MASTERING_DISPLAY_METADATA"), sides.get("CONTENT_LIGHT_LEVEL")
     primaries = luminance = None
     if mastering is not None:

@@ -128,27 +128,27 @@ def matrix_tag(colour: Colour) -> int:
     return _AVCOL_SPC[colour.matrix]
 
 
-def planes_of(picture: av.VideoFrame) -> tuple[Plane, ...]:
+def planes_of(frame: av.VideoFrame) -> tuple[Plane, ...]:
     """Copies the planes of a PyAV frame, without conversion where its format is planar.
 
     Args:
-        picture: a decoded frame in any format.
+        frame: a decoded frame in any format.
 
     Returns:
         (Y, Cb, Cr), (R, G, B) or (Y,), contiguous; uint8 up to 8 bits, else uint16.
     """
-    name = picture.format.name
+    name = frame.format.name
     if name == "nv12":
-        chroma = _rows(picture, 1, 2 * _half(picture.width), _half(picture.height), np.uint8)
-        luma = _rows(picture, 0, picture.width, picture.height, np.uint8)
+        chroma = _rows(frame, 1, 2 * _half(frame.width), _half(frame.height), np.uint8)
+        luma = _rows(frame, 0, frame.width, frame.height, np.uint8)
         return luma, np.ascontiguousarray(chroma[:, 0::2]), np.ascontiguousarray(chroma[:, 1::2])
     layout = nearest_layout(name)
     if layout_of(name) is None or name in _PACKED_RGB:
-        full = name.startswith("yuvj") or picture.color_range == FULL_RANGE
+        full = name.startswith("yuvj") or frame.color_range == FULL_RANGE
         target = layout.name.replace("yuv", "yuvj") if full and layout.depth_bits == 8 else layout.name
-        picture = picture.reformat(format=target)
+        frame = frame.reformat(format=target)
     dtype = np.uint8 if layout.depth_bits <= 8 else np.uint16
-    planes = [_rows(picture, i, *size, dtype) for i, size in enumerate(_sizes(layout, picture.width, picture.height))]
+    planes = [_rows(frame, i, *size, dtype) for i, size in enumerate(_sizes(layout, frame.width, frame.height))]
     return _rgb_from_gbr(planes) if layout.kind == "rgb" else tuple(planes)
 
 
@@ -161,14 +161,14 @@ def picture_of(planes: tuple[Plane, ...], colour: Colour) -> av.VideoFrame:
     """
     layout = layout_of_planes(planes, colour)
     height_px, width_px = planes[0].shape
-    picture = av.VideoFrame(width_px, height_px, layout.name)
+    frame = av.VideoFrame(width_px, height_px, layout.name)
     ordered = (planes[1], planes[2], planes[0]) if layout.kind == "rgb" else planes
     dtype = np.uint8 if layout.depth_bits <= 8 else np.uint16
     for i, ((w, h), plane) in enumerate(zip(_sizes(layout, width_px, height_px), ordered, strict=True)):
-        _line_buffer(picture, i, dtype)[:h, :w] = plane
-    picture.color_range = FULL_RANGE if colour.full_range else LIMITED_RANGE
-    picture.colorspace = matrix_tag(colour)
-    return picture
+        _line_buffer(frame, i, dtype)[:h, :w] = plane
+    frame.color_range = FULL_RANGE if colour.full_range else LIMITED_RANGE
+    frame.colorspace = matrix_tag(colour)
+    return frame
 
 
 def layout_of_planes(planes: tuple[Plane, ...], colour: Colour) -> Layout:
@@ -236,17 +236,17 @@ def _sizes(layout: Layout, width_px: int, height_px: int) -> list[tuple[int, int
     return [(width_px, height_px), chroma, chroma]
 
 
-def _line_buffer(picture: av.VideoFrame, index: int, dtype: type[np.generic]) -> Any:
+def _line_buffer(frame: av.VideoFrame, index: int, dtype: type[np.generic]) -> Any:
     """A writable view of one plane with its padding: (lines, samples in a line)."""
-    plane: Any = picture.planes[index]
+    plane: Any = frame.planes[index]
     line_samples = plane.line_size // np.dtype(dtype).itemsize
     flat = np.frombuffer(plane, dtype=dtype)
     return flat[: flat.size // line_samples * line_samples].reshape(-1, line_samples)
 
 
-def _rows(picture: av.VideoFrame, index: int, width: int, height: int, dtype: type[np.generic]) -> Any:
+def _rows(frame: av.VideoFrame, index: int, width: int, height: int, dtype: type[np.generic]) -> Any:
     """A contiguous copy of one plane without its padding, so that the decoder gets its buffer back."""
-    return _line_buffer(picture, index, dtype)[:height, :width].copy()
+    return _line_buffer(frame, index, dtype)[:height, :width].copy()
 
 
 def _rgb_from_gbr(planes: list[Plane]) -> tuple[Plane, ...]:
