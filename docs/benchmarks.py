@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from vderain.media.clip import open_clip
+from vderain.media.clip import open_source
 from vderain.media.encode.options import EncodeOptions
 from vderain.model.checkpoint import DEFAULT_MODEL
 from vderain.pipeline import Pipeline, load_models
@@ -163,7 +163,7 @@ class Bench:
         options = Options(model=self.model)
         pipeline = Pipeline(options, load_models(options))
         for name, source, rains in clips:
-            with open_clip(source) as reader:
+            with open_source(source) as reader:
                 seen = list(islice(reader.frames(), self.limit))
             samples = pipeline.sample_rain(seen)
             found = rain_intervals(samples)

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from vderain.batch.plan import Item
 from vderain.errors import VderainError
-from vderain.media.clip import open_clip
-from vderain.media.image.sequence import ImageReader
+from vderain.media.clip import open_source
 from vderain.options import Options
 from vderain.process import LoadedModels, load_models, process
 
@@ -80,13 +79,10 @@ def _looked_into(items: Iterable[Item], options: Options) -> tuple[list[_Size], 
     failures: dict[Item, Estimate] = {}
     for item in items:
         try:
-            with open_clip(item.source, options.strict, options.start_s, options.duration_s, options.rate) as reader:
-                if isinstance(reader, ImageReader):
-                    sizes.append(_Size(item, reader.count, reader.width_px * reader.height_px, float(reader.rate)))
-                else:
-                    info = reader.info
-                    rate = float(info.average_rate or 30)
-                    sizes.append(_Size(item, info.frames_estimate or 0, info.width_px * info.height_px, rate))
+            part = {"start_s": options.start_s, "duration_s": options.duration_s}
+            with open_source(item.source, strict=options.strict, rate=options.rate, **part) as reader:
+                frame_px = reader.size_px[0] * reader.size_px[1]
+                sizes.append(_Size(item, reader.frames_estimate or 0, frame_px, float(reader.average_rate or 30)))
         except VderainError as error:
             failures[item] = Estimate(item, error=error.what, cure=error.cure)
     return sizes, failures

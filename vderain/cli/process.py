@@ -83,8 +83,8 @@ def _closing_line(result: "Result") -> str:
 
 def _print_intervals(result: "Result") -> None:
     """Print when it rains, where `--auto` scanned the video."""
-    ends = [format_time(interval.begin_s) for interval in result.spells[1:]] + ["the end"]
-    for interval, end in zip(result.spells, ends, strict=False):
+    ends = [format_time(interval.begin_s) for interval in result.rain_intervals[1:]] + ["the end"]
+    for interval, end in zip(result.rain_intervals, ends, strict=False):
         weather = "rain" if interval.rainy else "dry, left unchanged"
         begin = format_time(interval.begin_s)
         out.print(f"  {begin} to {end}: {weather} (rain score {interval.rain_score:.2f})", markup=False)

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.errors import InputError
-from vderain.media.clip import quarter_turns
 from vderain.media.colour import to_rgb8
 from vderain.media.decode.reader import VideoReader
 from vderain.media.frame import Frame
@@ -70,7 +69,7 @@ class Footage:
         reader: VideoReader | ImageReader
         if not is_image_source(self.path):
             with VideoReader(self.path) as reader:
-                turns = quarter_turns(reader)
+                turns = reader.rotation_quarters
                 for frame in reader.frames():
                     yield np.ascontiguousarray(np.rot90(_to_rgb(frame), turns))
             return

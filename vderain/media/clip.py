@@ -1,4 +1,4 @@
-"""A clip of any kind: a name enters and becomes a reader or writer; what every job asks of a reader is answered."""
+"""Opens frame sources and sinks by name: a video, a still image, or a folder of numbered images."""
 
 from dataclasses import dataclass
 from fractions import Fraction
@@ -7,21 +7,22 @@ from pathlib import Path
 from vderain.errors import InputError, OutputError, UsageError
 from vderain.media.decode.reader import VideoReader
 from vderain.media.encode.options import EncodeOptions
+from vderain.media.encode.segments import SegmentStore
 from vderain.media.encode.writer import VideoWriter
 from vderain.media.image.codec import refuse_unsupported_image
 from vderain.media.image.sequence import ImageReader, ImageWriter, is_image_source
+from vderain.media.source_sink import FrameSink, FrameSource
 
-Reader = VideoReader | ImageReader
-Writer = VideoWriter | ImageWriter
+__all__ = ["FrameSink", "FrameSource", "Progress", "check_name", "check_source", "open_sink", "open_source"]
 
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a file is.
+    """How much of a file has been processed.
 
     Attributes:
         frames: written so far.
-        done_s, total_s: position in the part that is processed; total is None where the source does not say.
+        done_s, total_s: position in the part that is processed; total is None if the source does not tell.
     """
 
     frames: int
@@ -30,74 +31,83 @@ class Progress:
 
 
 def check_source(source: Path) -> None:
-    """Finds before anything else whether there is a source.
+    """Checks that there is a source, before anything else is done.
 
     Raises:
-        InputError: there is none, nobody may look, or it is an image of a kind that is not read.
+        InputError: it does not exist, may not be read, or is an image of a kind that cannot be read.
     """
     try:
         if not source.exists():
             raise InputError(f"there is no file {source}.", "Check the path.")
-    except OSError as error:  # a name too long, a folder that may not be looked into
+    except OSError as error:  # a name that is too long, a folder without permission
         raise InputError(f"{source} cannot be read ({error.strerror}).", "Check the path.") from error
     if source.is_file():
         refuse_unsupported_image(source)
 
 
 def check_name(target: Path, source: Path, overwrite: bool) -> None:
-    """Finds before any work what forbids a name for an output.
+    """Checks the name of an output, before any work is done.
+
+    Args:
+        target: the name.
+        source: the input, which must not be overwritten.
+        overwrite: whether an existing file may be replaced.
 
     Raises:
         OutputError: it cannot be written, or exists and may not be replaced.
-        UsageError: it is that of the source.
+        UsageError: it is the name of the source.
     """
     try:
-        there = target.exists()
+        exists = target.exists()
     except OSError as error:
         raise OutputError(f"{target} cannot be written ({error.strerror}).", "Choose another name with -o.") from error
     if target.name in ("", ".."):
         raise OutputError(f"{target} is a directory.", "Name what to write with -o.")
-    if there and source.samefile(target):
+    if exists and source.samefile(target):
         raise UsageError(f"the output {target} is the input itself.", "Choose another name with -o.")
-    if there and not target.is_dir() and not overwrite:
+    if exists and not target.is_dir() and not overwrite:
         raise OutputError(f"{target} exists already.", "Add --overwrite to replace it, or choose another name with -o.")
 
 
-def open_clip(
-    source: Path, strict: bool = False, start_s: float | None = None, duration_s: float | None = None,
+def open_source(
+    source: Path,
+    *,
+    strict: bool = False,
+    start_s: float | None = None,
+    duration_s: float | None = None,
     rate: Fraction = Fraction(30),
-) -> Reader:  # fmt: skip
-    """A reader of a video, a picture, or a folder of numbered pictures, which go at a rate; not yet entered."""
+) -> FrameSource:
+    """A source of frames, not yet entered.
+
+    Args:
+        source: a video, an image, or a folder of numbered images.
+        strict: stop at damage in a video instead of concealing it.
+        start_s: where to start, in seconds from the beginning; None is the beginning.
+        duration_s: how many seconds to read; None is the rest.
+        rate: frames a second of a folder of images.
+    """
     if is_image_source(source):
         return ImageReader(source, rate, start_s, duration_s)
     return VideoReader(source, strict, start_s, duration_s)
 
 
-def create_clip(target: Path, like: Reader, encode: EncodeOptions, size_px: tuple[int, int] | None = None) -> Writer:
-    """A writer of what a reader's frames become, of its kind; not yet entered.
+def open_sink(
+    target: Path,
+    source: FrameSource,
+    encode: EncodeOptions,
+    size_px: tuple[int, int] | None = None,
+    store: SegmentStore | None = None,
+) -> FrameSink:
+    """A sink for the processed frames of a source, of the same kind, not yet entered.
 
     Args:
-        target: a file, or a folder where the reader had one.
-        like: entered.
+        target: a file, or a folder if the source is one.
+        source: entered already.
         encode: codec and quality of a video.
-        size_px: stored width and height of a video's frames, where they are not those of the source.
+        size_px: stored width and height of a video's frames, where they differ from the source's.
+        store: keeps encoded segments of a video, so that it can be resumed; entered already.
     """
-    if isinstance(like, ImageReader):
-        return ImageWriter(target, like)
-    return VideoWriter(target, like, encode, size_px)
-
-
-def damaged_frames(reader: Reader) -> int:
-    """Frames so far for which another stands in; a damaged picture is an error instead."""
-    return reader.damage.frames if isinstance(reader, VideoReader) else 0
-
-
-def quarter_turns(reader: Reader) -> int:
-    """Quarter turns counter-clockwise that a player makes before showing a video; pictures come upright."""
-    return reader.info.rotation_deg // 90 % 4 if isinstance(reader, VideoReader) else 0
-
-
-def duration_s(reader: Reader) -> float | None:
-    if isinstance(reader, ImageReader):
-        return float(reader.count / reader.rate)
-    return reader.info.duration_s
+    if isinstance(source, ImageReader):
+        return ImageWriter(target, source)
+    assert isinstance(source, VideoReader)
+    return VideoWriter(target, source, encode, size_px, store)

@@ -16,11 +16,8 @@ from vderain.media.clip import (
     Progress,
     check_name,
     check_source,
-    create_clip,
-    damaged_frames,
-    duration_s,
-    open_clip,
-    quarter_turns,
+    open_sink,
+    open_source,
 )
 from vderain.media.colour import add_residual, code_scale, to_rgb8
 from vderain.media.encode.options import EncodeOptions
@@ -34,7 +31,7 @@ __all__ = ["Progress", "RenderOptions", "Result", "render"]
 LOSSLESS_CRF = 0.0  # for the mask, whose values are measurements
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Result:
     """What `render` did.
 
@@ -86,14 +83,14 @@ def render(
     started_s = time.monotonic()
     device = choose_device(options.device, "fp32").device
     with ExitStack() as stack:
-        reader = open_clip(source)
+        reader = open_source(source)
         stack.enter_context(reader)
-        writer = create_clip(target, reader, options.encode)
+        writer = open_sink(target, reader, options.encode)
         stack.enter_context(writer)
-        masker = create_clip(mask, reader, EncodeOptions(crf=LOSSLESS_CRF)) if mask else None
+        masker = open_sink(mask, reader, EncodeOptions(crf=LOSSLESS_CRF)) if mask else None
         stack.enter_context(masker or nullcontext())
-        rain = _Rain(options, device, quarter_turns(reader))
-        total_s, frames = duration_s(reader), 0
+        rain = _Rain(options, device, reader.rotation_quarters)
+        total_s, frames = reader.duration_s, 0
         for frame in reader.frames():
             rainy, opacity_HW = rain(frame)
             writer.write(rainy)
@@ -108,9 +105,9 @@ def render(
         style=options.style,
         seed=options.seed,
         frames=frames,
-        repeated=damaged_frames(reader),
-        kept=tuple(getattr(writer, "kept", ())),
-        dropped=tuple(getattr(writer, "dropped", ())),
+        repeated=reader.report.repeated,
+        kept=writer.report.kept,
+        dropped=writer.report.dropped,
         device=str(device),
         seconds=time.monotonic() - started_s,
     )

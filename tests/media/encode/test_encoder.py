@@ -359,7 +359,7 @@ def test_a_codec_that_the_container_refuses_is_seen_at_once(tmp_path: Path, clip
     with pytest.raises(UsageError, match=rf".mov file cannot hold {codec}") as caught:
         process(
             clip(frames=3), tmp_path / "out.mov", Options(strength=0, encode=EncodeOptions(codec=codec)),
-            see=lambda before, after, turns: shown.append(after),
+            on_frame=lambda before, after, turns: shown.append(after),
         )  # fmt: skip
     assert ".mkv" in caught.value.cure
     assert shown == [] and names_in(tmp_path) == {"clip.mp4"}

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -51,7 +51,7 @@ def in_pieces(source: Path, target: Path, options: Options, length: int, crashes
     store = target.with_name(f"{target.name}.store")
     for number in crashes:
         with pytest.raises(Crash):
-            process(source, target, options, see=crash_at(number), resume=store, segment_frames=length)
+            process(source, target, options, on_frame=crash_at(number), resume=store, segment_frames=length)
         assert not target.exists()
     return process(source, target, options, resume=store, segment_frames=length)
 
@@ -111,7 +111,7 @@ def test_a_crash_shows_in_no_byte(clip: Make, tiny: Path, codec: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv", ".mov", ".webm"])
-def test_every_container_takes_pieces(clip: Make, tiny: Path, suffix: str) -> None:
+def test_every_container_takes_segments(clip: Make, tiny: Path, suffix: str) -> None:
     source = clip("in.mp4", frames=20, audio="aac")
     done = in_pieces(source, source.with_name(f"out{suffix}"), Options(str(tiny), strength=0), 6, crashes=(9,))
     assert done.frames == len(planes_of_file(done.target)) == 20
@@ -140,23 +140,25 @@ def test_start_duration_and_damage(clip: Make, tiny: Path) -> None:
     assert decoded_pts(pieces.target) == decoded_pts(whole.target)
 
 
-def test_finished_pieces_are_not_done_again(clip: Make, tiny: Path) -> None:
+def test_stored_segments_are_not_encoded_again(clip: Make, tiny: Path) -> None:
     source = clip("in.mp4", frames=30)
     seen: list[int] = []
     store, target = source.with_name("store"), source.with_name("out.mp4")
     with pytest.raises(Crash):
-        process(source, target, Options(str(tiny)), see=crash_at(25), resume=store, segment_frames=10)
-    process(source, target, Options(str(tiny)), see=lambda b, a, t: seen.append(b.pts), resume=store, segment_frames=10)
+        process(source, target, Options(str(tiny)), on_frame=crash_at(25), resume=store, segment_frames=10)
+    process(
+        source, target, Options(str(tiny)), on_frame=lambda b, a, t: seen.append(b.pts), resume=store, segment_frames=10
+    )
     assert len(seen) == 10 + CONTEXT
 
 
 @pytest.mark.parametrize("change", ["options", "source", "length", "damage"])
-def test_pieces_of_something_else_are_not_used(clip: Make, tiny: Path, change: str) -> None:
+def test_segments_of_something_else_are_not_used(clip: Make, tiny: Path, change: str) -> None:
     source, target = clip("in.mp4", frames=20), clip("in.mp4", frames=20).with_name("out.mp4")
     store = source.with_name("store")
     options = Options(str(tiny), strength=0, encode=REPEATABLE)
     with pytest.raises(Crash):
-        process(source, target, options, see=crash_at(15), resume=store, segment_frames=5)
+        process(source, target, options, on_frame=crash_at(15), resume=store, segment_frames=5)
     length = 5
     if change == "options":
         options = Options(str(tiny), strength=0, encode=replace(REPEATABLE, crf=30))
@@ -197,27 +199,39 @@ def test_decode_stamps(pts: list[int], dts: list[int]) -> None:
     assert all(decode <= show for decode, show in zip(dts, pts, strict=True))
 
 
-def test_an_unfinished_piece_is_not_there(tmp_path: Path) -> None:
+@dataclass
+class RestoredFrame:
+    dry: bool
+
+
+def test_an_unfinished_segment_is_not_stored(tmp_path: Path) -> None:
     with SegmentStore(tmp_path / "store", "key") as store:
-        store.begin(Fraction(1, 3))
-        store.end(4, 1, Fraction(5, 3))
-        store.begin(Fraction(2))
+        assert store.set_origin(Fraction(1, 3)) == Fraction(1, 3)
+        frames = [RestoredFrame(dry) for dry in (False, True, False, False, True)]
+        written = store.remaining(frames, 0)
+        store.begin()
+        assert [next(written) for _ in range(4)] == frames[:4]
+        store.end(4, Fraction(5, 3))
+        store.begin()
+        assert list(written) == frames[4:]
     with SegmentStore(tmp_path / "store", "key") as store:
         assert (store.frames, store.dry, store.origin_s, store.last_s) == (4, 1, Fraction(1, 3), Fraction(5, 3))
+        assert store.set_origin(Fraction(7)) == Fraction(1, 3)
+        assert list(store.remaining(frames[2:], 2)) == frames[4:]
     with SegmentStore(tmp_path / "store", "other") as store:
         assert store.frames == 0
 
 
-def test_two_at_one_store_do_not_mix_their_pieces(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_processes_do_not_mix_their_segments(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A worker that was given up for dead may still write."""
     monkeypatch.setattr("vderain.media.encode.segments.WAIT_S", 0.1)
     with SegmentStore(tmp_path / "store", "key") as one, SegmentStore(tmp_path / "store", "key") as other:
-        one.begin(Fraction(0))
+        one.begin()
         with pytest.raises(VderainError, match="another process is at work"):
-            other.begin(Fraction(0))
-        one.end(4, 0, Fraction(1))
+            other.begin()
+        one.end(4, Fraction(1))
         with pytest.raises(VderainError, match="another process is at work"):
-            other.begin(Fraction(0))
+            other.begin()
 
 
 def test_process_resume_after_a_kill(vderain: Run, clip: Make, tiny1: Path) -> None:

@@ -71,7 +71,7 @@ class ThumbnailPicker:
     """Looks at frames as they go by and holds small copies of the rainiest; for one thread at a time.
 
     Args:
-        turns: quarter turns counter-clockwise that a player makes before showing; see `video.clip.quarter_turns`.
+        turns: quarter turns counter-clockwise that a player makes before showing; see `media.source_sink.FrameSource`.
         kept: what `keep` wrote. A keeper that first sees a later frame than that one did goes on from there.
     """
 

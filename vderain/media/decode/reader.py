@@ -17,6 +17,7 @@ from vderain.media.decode.media_file import Crop, MediaFile, TimeRange, VideoInf
 from vderain.media.decode.probe import probe
 from vderain.media.frame import Frame
 from vderain.media.pixel_format import UNSPECIFIED
+from vderain.media.source_sink import SourceReport
 
 __all__ = ["Damage", "TimeRange", "VideoInfo", "VideoReader"]
 
@@ -151,6 +152,41 @@ class VideoReader:
     def cuts_front(self) -> bool:
         """Whether timestamps restart at the first frame delivered, because a start was asked for."""
         return self._start_s is not None
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height of the frames as stored, before rotation."""
+        return self.info.width_px, self.info.height_px
+
+    @property
+    def duration_s(self) -> float | None:
+        """Seconds that will be read, or None if the file does not tell."""
+        return self.info.duration_s
+
+    @property
+    def frames_estimate(self) -> int | None:
+        """About how many frames will be read, or None if the file does not tell."""
+        return self.info.frames_estimate
+
+    @property
+    def average_rate(self) -> Fraction | None:
+        """Frames a second, for estimates only, or None if the file does not tell."""
+        return self.info.average_rate
+
+    @property
+    def rotation_quarters(self) -> int:
+        """Quarter turns counter-clockwise that a player makes before showing a frame."""
+        return self.info.rotation_deg // 90 % 4
+
+    @property
+    def report(self) -> SourceReport:
+        """What was found in the current pass, complete at its end."""
+        return SourceReport(
+            repeated=self.damage.frames,
+            missing=self.damage.missing,
+            damage=tuple(self.damage.events),
+            changed=tuple(self.changed),
+        )
 
     def frames(self) -> Iterator[Frame]:
         """The frames in presentation order, decoded lazily; each call is a new pass from the beginning.

@@ -1,36 +1,34 @@
-"""A video written in pieces, so that work can go on after a crash: Frames enter, and wait encoded until all are in.
+"""Encodes a video in segments that are kept in a SQLite file, so that work can be resumed after a crash.
 
-Every piece has an encoder of its own and is one transaction of a small SQLite file: it is there whole or not at all.
-Where the pieces end depends on the number of frames alone, so that a video written in one go and one written in five
-are the same.
+Each segment has an encoder of its own and is one transaction: it is stored completely or not at all. Where segments end
+depends on the number of frames alone, so a video that was resumed is identical to one that was not.
 """
 
 import errno
 import logging
-import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Protocol, Self, TypeVar
 
 import av
 from av.container import OutputContainer
+from av.video.stream import VideoStream
 
 from vderain.errors import VderainError
-from vderain.media.decode.reader import VideoReader
-from vderain.media.encode.encoder import add_encoder
-from vderain.media.encode.options import SEGMENT_FRAMES, EncodeOptions
+from vderain.media.encode.frame_encoder import FrameEncoder
+from vderain.media.encode.options import SEGMENT_FRAMES
 from vderain.media.encode.preflight import output_error
-from vderain.media.encode.writer import VideoWriter
 from vderain.media.frame import Frame
+from vderain.media.pyav_types import Packet
 
 log = logging.getLogger(__name__)
 
-WAIT_S = 60.0  # for the last moments of a worker that was given up
+WAIT_S = 60.0  # for a worker that was given up to end its transaction
 SCHEMA = """
     BEGIN;
     CREATE TABLE work (key TEXT NOT NULL, origin_s TEXT);
@@ -41,22 +39,32 @@ SCHEMA = """
 """
 
 
+class HasDry(Protocol):
+    """A restored frame; ``dry`` tells whether it was left unchanged because it does not rain in it."""
+
+    @property
+    def dry(self) -> bool: ...
+
+
+Restored = TypeVar("Restored", bound=HasDry)
+
+
 class SegmentStore:
-    """The encoded pieces of one video.
+    """The encoded segments of one video.
 
     Args:
-        path: of the file; it stays until somebody removes it.
-        key: says what the pieces are made from and how; those of another key are thrown away.
-        segment_frames: length of a piece.
+        path: of the file; it is never removed here, see `remove`.
+        key: identifies the input and the settings; segments with another key are discarded.
+        segment_frames: length of a segment.
 
     Attributes:
-        frames: in whole pieces.
-        dry: how many of those were left as they are.
-        origin_s: instant of the first frame, on the clock of the reader; None before.
-        last_s: instant of the last frame of the whole pieces, on the clock of the output.
+        frames: in complete segments.
+        dry: how many of those were left unchanged because it does not rain in them.
+        origin_s: time of the first frame on the reader's clock; None before it is known.
+        last_s: time of the last frame of the complete segments, on the output's clock.
 
     Raises:
-        OutputError: on entering, where the file cannot be made.
+        OutputError: on entering, if the file cannot be created.
     """
 
     def __init__(self, path: Path, key: str, segment_frames: int = SEGMENT_FRAMES) -> None:
@@ -66,6 +74,7 @@ class SegmentStore:
         self.last_s = Fraction(0)
         self._key = f"{key} {segment_frames}"
         self._packets = 0
+        self._dry = 0  # frames of the current segment
 
     def __enter__(self) -> Self:
         with output_errors(self.path), self._as_os_errors():
@@ -82,44 +91,74 @@ class SegmentStore:
     ) -> None:
         self._db.close()  # what is not committed is gone
 
-    def begin(self, origin_s: Fraction) -> None:
-        """Starts a piece.
+    def remaining(self, restored: Iterable[Restored], first: int) -> Iterator[Restored]:
+        """The frames that are not in the store yet; counts those that are dry.
+
+        Args:
+            restored: frames of the video, from number `first` on.
+            first: at most `frames`.
+        """
+        kept = self.frames
+        for number, frame in enumerate(restored, first):
+            if number >= kept:
+                self._dry += frame.dry
+                yield frame
+
+    def set_origin(self, time_s: Fraction) -> Fraction:
+        """Sets `origin_s` if it is unknown.
+
+        Args:
+            time_s: of the first frame that is written, on the reader's clock.
+
+        Returns:
+            `origin_s`, which is earlier if there are frames in the store already.
+        """
+        if self.origin_s is None:
+            self.origin_s = time_s
+        return self.origin_s
+
+    def begin(self) -> None:
+        """Begins a segment.
 
         Raises:
-            VderainError: another process adds pieces, too.
+            VderainError: another process adds segments, too.
         """
         with self._as_os_errors():
             self._db.execute("BEGIN IMMEDIATE")
             there, key = self._db.execute("SELECT (SELECT count(*) FROM segments), key FROM work").fetchone()
             if (there, key) != (self._segments, self._key):
                 raise self._shared()
-            if self.origin_s is None:
-                self.origin_s = origin_s
-                self._db.execute("UPDATE work SET origin_s = ?", (str(origin_s),))
+            self._db.execute("UPDATE work SET origin_s = ?", (str(self.origin_s),))
 
-    def add(self, packet: Any) -> None:
-        """Adds a packet to the piece."""
+    def add(self, packet: Packet) -> None:
+        """Adds a packet to the current segment."""
         values = (self._segments, self._packets, packet.pts, packet.duration, packet.is_keyframe, bytes(packet))
         with self._as_os_errors():
             self._db.execute("INSERT INTO packets VALUES (?, ?, ?, ?, ?, ?)", values)
         self._packets += 1
 
-    def end(self, frames: int, dry: int, last_s: Fraction) -> None:
-        """Ends a piece: from now on it is there."""
+    def end(self, frames: int, last_s: Fraction) -> None:
+        """Commits the current segment.
+
+        Args:
+            frames: how many it has.
+            last_s: time of its last frame on the output's clock.
+        """
         with self._as_os_errors():
-            self._db.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", (self._segments, frames, dry, str(last_s)))
+            row = (self._segments, frames, self._dry, str(last_s))
+            self._db.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", row)
             self._db.execute("COMMIT")
         self._segments += 1
-        self._packets = 0
-        self.frames, self.dry, self.last_s = self.frames + frames, self.dry + dry, last_s
+        self.frames, self.dry, self.last_s = self.frames + frames, self.dry + self._dry, last_s
+        self._packets = self._dry = 0
 
-    def packets(self) -> Iterator[Any]:
-        """All packets in the order of decoding, each with its pts, and a dts that fits those of all pieces."""
+    def packets(self) -> Iterator[Packet]:
+        """All packets in decoding order, each with its pts and a dts that is monotonic over all segments."""
         with self._as_os_errors():
             stamps = self._db.execute("SELECT pts FROM packets ORDER BY segment, number").fetchall()
             rows = self._db.execute("SELECT pts, duration, key, data FROM packets ORDER BY segment, number")
             for dts, (pts, duration, key, data) in zip(decode_stamps([pts for (pts,) in stamps]), rows, strict=True):
-                packet: Any = av.Packet(data)
+                packet: Packet = av.Packet(data)
                 packet.pts, packet.dts, packet.duration, packet.is_keyframe = pts, dts, duration, bool(key)
                 yield packet
 
@@ -161,16 +200,16 @@ class SegmentStore:
 
 
 def remove(path: Path) -> None:
-    """Removes a store with what SQLite may have left beside it."""
+    """Removes a store and the journal that SQLite may have left beside it."""
     for ending in ("", "-journal"):
         with suppress(FileNotFoundError):
             Path(f"{path}{ending}").unlink()
 
 
 def decode_stamps(pts: list[int]) -> list[int]:
-    """Decoding times for pictures in the order of decoding.
+    """Decoding timestamps (DTS) for frames in decoding order, given their pts.
 
-    The n-th picture is decoded when the n-th picture is shown, less the delay that no picture may be late by.
+    The n-th frame is decoded when the n-th frame is shown, less the delay that keeps every dts at or before its pts.
     """
     shown = sorted(pts)
     rank = {stamp: number for number, stamp in enumerate(shown)}
@@ -181,95 +220,73 @@ def decode_stamps(pts: list[int]) -> list[int]:
 
 @contextmanager
 def output_errors(path: Path) -> Iterator[None]:
-    """Turns what the system raises into an OutputError."""
+    """Turns an error of the operating system into an OutputError."""
     try:
         yield
     except OSError as error:
         raise output_error(path, error) from error
 
 
-class SegmentedWriter(VideoWriter):
-    """A `VideoWriter` whose pictures wait in a store until the last one is in; then the file is written in one go.
+class SegmentEncoder:
+    """A `PacketEncoder` that keeps its packets in a store, a segment at a time, until the last frame is there.
 
     Args:
-        target, like, options, size_px: as of `VideoWriter`.
-        store: entered; what it holds already is not to be written again.
+        store: entered; frames that it has already must not be encoded again.
+        add_encoder: adds an encoder to an output container, the same for each segment.
+        muxer: FFmpeg's name of the container that the packets are for.
+        time_base: of the encoders.
     """
 
     def __init__(
-        self, target: str | os.PathLike[str], like: VideoReader, options: EncodeOptions,
-        size_px: tuple[int, int] | None, store: SegmentStore,
-    ) -> None:  # fmt: skip
-        super().__init__(target, like, options, size_px)
-        self._store = store
-        self._main: Any = None  # the encoder that the file's header was made with
-        self._scratch: OutputContainer | None = None  # holds the encoder of the current piece
-        self._inside = self._dry = 0
+        self,
+        store: SegmentStore,
+        add_encoder: Callable[[OutputContainer], VideoStream],
+        muxer: str,
+        time_base: Fraction,
+    ) -> None:
+        self._store, self._add_encoder, self._muxer, self._time_base = store, add_encoder, muxer, time_base
+        self._scratch: OutputContainer | None = None  # holds the encoder of the current segment
+        self._encoder: FrameEncoder | None = None
+        self._frames = 0  # in the current segment
+        self._last_s = Fraction(0)
 
-    def __enter__(self) -> "SegmentedWriter":
-        super().__enter__()
-        self._main = self._encoder
-        if self._store.origin_s is not None:
-            self._begin_at(self._store.origin_s)
-        if self._store.frames and self._store.origin_s is not None:
-            self._count, self._last_s = self._store.frames, self._store.last_s
-            self._first_s = self._store.origin_s - self._shift_s
-        return self
-
-    def write(self, frame: Frame, dry: bool = False) -> None:
-        """Encodes one frame at its own pts.
-
-        Args:
-            frame: as for `VideoWriter`.
-            dry: whether it was left as it is.
+    def encode(self, frame: Frame, time_s: Fraction) -> list[Packet]:
+        """Encodes one frame into the store; see `PacketEncoder`.
 
         Raises:
-            OutputError: the store cannot be written any further.
+            VderainError: another process writes to the store.
         """
-        with self._output_errors():
-            if self._scratch is None:
-                self._open_segment(frame.pts * frame.time_base)
-            pts = self._note_time(frame)
-            self._keep(self._encoder.encode(self._picture(frame, pts)))
-            self._inside += 1
-            self._dry += dry
-            if self._inside == self._store.segment_frames:
-                self._close_segment()
-
-    def _open_segment(self, time_s: Fraction) -> None:
-        self._store.begin(time_s)
-        self._begin_at(self._store.origin_s or Fraction(0))
-        self._scratch = av.open(BytesIO(), "w", format=self._muxer)  # never written: encoders heed the container
-        self._encoder = add_encoder(self._scratch, self._options, self._info, self._info.time_base, self._source_rate)
-
-    def _close_segment(self) -> None:
-        if self._scratch is None:
-            return
-        self._keep(super()._flush())
-        self._store.end(self._inside, self._dry, self._last_s)
-        self._scratch.close()
-        self._scratch, self._inside, self._dry = None, 0, 0
-
-    def _keep(self, packets: list[Any]) -> None:
-        for packet in packets:
-            packet.duration = self._durations.pop(packet.pts, packet.duration) or packet.duration
+        if self._encoder is None:
+            self._store.begin()
+            # Never written to: encoders take some settings from the format of their container.
+            self._scratch = av.open(BytesIO(), "w", format=self._muxer)
+            self._encoder = FrameEncoder(self._add_encoder(self._scratch))
+        for packet in self._encoder.encode(frame, time_s):
             self._store.add(packet)
+        self._frames += 1
+        self._last_s = time_s
+        if self._frames == self._store.segment_frames:
+            self._end_segment()
+        return []
 
-    def _flush(self) -> list[Any]:
-        return []  # nothing ever went into the encoder of the file
+    def finish(self) -> Iterator[Packet]:
+        """The packets of all segments."""
+        self._end_segment()
+        for packet in self._store.packets():
+            packet.time_base = self._time_base
+            yield packet
 
-    def _finish(self) -> None:
-        self._close_segment()
-        self._encoder = self._main
-        if self._store.origin_s is not None:
-            self._start(self._store.origin_s)
-            for packet in self._store.packets():
-                packet.time_base = self._main.codec_context.time_base
-                self._mux([packet])
-        super()._finish()
+    def close(self) -> None:
+        """Discards the encoder of an unfinished segment."""
+        if self._scratch is not None:
+            self._scratch.close()
+        self._scratch = self._encoder = None
 
-    def _discard(self) -> None:
-        super()._discard()
-        with suppress(Exception):
-            if self._scratch is not None:
-                self._scratch.close()
+    def _end_segment(self) -> None:
+        if self._encoder is None:
+            return
+        for packet in self._encoder.finish():
+            self._store.add(packet)
+        self._store.end(self._frames, self._last_s)
+        self._frames = 0
+        self.close()

@@ -1,19 +1,28 @@
-"""Owns the second look: a source and the file written from it enter, what of the first is not in the second leaves.
+"""Verifies a finished file against its source, and lists the metadata that was lost.
 
-Muxers drop what they have no place for without a word. Here it is found by reading, so that it can be named.
+Muxers drop what they cannot store without an error. Reading the file back finds it, so that it can be named.
 """
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
+from pathlib import Path
 from typing import Any
 
+from av.container import InputContainer
 from av.stream import Disposition
+from av.video.stream import VideoStream
 
+from vderain.errors import OutputError
 from vderain.media.decode.media_file import VideoInfo
-from vderain.media.decode.open import programs, stream_name
+from vderain.media.decode.open import open_input, programs, stream_name
+from vderain.media.decode.probe import probe_video
+from vderain.media.decode.reader import VideoReader
 from vderain.media.pixel_format import UNSPECIFIED
+from vderain.media.pyav_types import Chapter
+from vderain.media.remux.copier import StreamCopier
 from vderain.media.remux.metadata import portable_tags, same_language
 
 _OF_THE_MUXER = frozenset({"handler_name", "vendor_id", "filename", "mimetype", "rotate", "name"})
@@ -21,6 +30,94 @@ _DEFAULTS = Disposition.default | Disposition.attached_pic | Disposition.timed_t
 _COORDINATE = re.compile(r"[+-]\d+(?:\.\d*)?")
 _PLACE_TICK_DEG = 1e-4
 _CHAPTER_TICK_S = Fraction(1, 500)  # two units of Matroska's and Nero's chapters
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrittenVideo:
+    """The video stream that a finished file has to have.
+
+    Attributes:
+        stream_index: of the output.
+        frames: how many were written.
+        first_s, last_s: times of the first and the last frame.
+        sample_aspect_ratio: width of a pixel over its height, or None.
+        chapters: of the output.
+    """
+
+    stream_index: int
+    frames: int
+    first_s: Fraction
+    last_s: Fraction
+    sample_aspect_ratio: Fraction | None
+    chapters: list[Chapter]
+
+
+def verify_output(path: Path, wanted: WrittenVideo, reader: VideoReader, copier: StreamCopier) -> list[str]:
+    """Reads a finished file back, without decoding more than its first frame.
+
+    Args:
+        path: the file.
+        wanted: what its video stream has to be.
+        reader: of the source, after a pass.
+        copier: which copied the other streams.
+
+    Returns:
+        Names of what was lost; lost streams are moved to ``copier.dropped`` instead.
+
+    Raises:
+        OutputError: the frames do not read back as they were written.
+    """
+    with open_input(path) as container:
+        stream = _video_stream(container, wanted.stream_index)
+        _check_frames(container, stream, wanted)
+        lost = []
+        # PyAV gives Matroska's muxer no way to know the shape of a pixel.
+        if wanted.sample_aspect_ratio not in (None, 1) and stream.sample_aspect_ratio != wanted.sample_aspect_ratio:
+            lost.append(f"pixel aspect ratio {wanted.sample_aspect_ratio}")
+        copier.check(container)
+        lost += _lost_metadata(container, stream, wanted, reader, copier)
+    with open_input(path) as container:
+        written = probe_video(container, _video_stream(container, wanted.stream_index), path)
+    lost += [part for part in reader.dropped if part not in written.lost_side_data]
+    return lost + lost_colour(reader.info, written)
+
+
+def _video_stream(container: InputContainer, index: int) -> VideoStream:
+    stream = next((stream for stream in container.streams.video if stream.index == index), None)
+    if stream is None:
+        raise OutputError("The finished file does not read back as written (no video).", "Write .mkv, and report this.")
+    return stream
+
+
+def _check_frames(container: InputContainer, stream: VideoStream, wanted: WrittenVideo) -> None:
+    """Compares the number of frames, and the times of the first and the last one."""
+    count = 0
+    times_s: list[Fraction] = []
+    for packet in container.demux(stream):
+        if packet.size and not packet.is_discard and packet.pts is not None:
+            count += 1
+            time_s = packet.pts * packet.time_base
+            times_s = [min([*times_s, time_s]), max([*times_s, time_s])]
+    tick_s = stream.time_base or Fraction(0)
+    pairs = zip(times_s, (wanted.first_s, wanted.last_s), strict=False)
+    if count != wanted.frames or not all(abs(a - b) <= tick_s / 2 for a, b in pairs):
+        raise OutputError(
+            f"The finished file does not read back as written ({count} of {wanted.frames} frames).",
+            "Write another container such as .mkv, and report this.",
+        )
+
+
+def _lost_metadata(
+    container: InputContainer, stream: VideoStream, wanted: WrittenVideo, reader: VideoReader, copier: StreamCopier
+) -> list[str]:
+    """Names the tags, dispositions and chapters that the muxer left out."""
+    source = copier.source.streams[reader.info.stream_index]
+    lost = lost_of_file(copier.source, container)
+    if "timecode" in stream.metadata:  # MP4 makes a track of a file's
+        lost = [name for name in lost if name != "tag timecode"]
+    pairs = [(source, stream), *copier.pairs(container, wanted.stream_index)]
+    lost += lost_of_streams(pairs, container.metadata)
+    return lost + lost_chapters(wanted.chapters, container.chapters())
 
 
 def lost_tags(before: Mapping[str, str], after: Mapping[str, str], ignored: Iterable[str] = ()) -> list[str]:

@@ -1,42 +1,39 @@
-"""Owns the output file: Frames enter, a finished file with the same pts and all other streams leaves, or nothing."""
+"""Writes restored frames to a video file with their own pts, and copies everything else from the source."""
 
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 import av
 from av.container import OutputContainer
+from av.video.stream import VideoStream
 
 from vderain.errors import OutputError
 from vderain.media.decode.media_file import SourceRate, VideoInfo
-from vderain.media.decode.open import TIMECODE, codec_name, open_input
-from vderain.media.decode.probe import probe_video
+from vderain.media.decode.open import TIMECODE, codec_name
 from vderain.media.decode.reader import VideoReader
 from vderain.media.encode.encoder import add_encoder
+from vderain.media.encode.frame_encoder import FrameEncoder
 from vderain.media.encode.options import EncodeOptions
 from vderain.media.encode.preflight import check_target, muxer_options, output_error
-from vderain.media.encode.verify import lost_chapters, lost_colour, lost_of_file, lost_of_streams
+from vderain.media.encode.segments import SegmentEncoder, SegmentStore
+from vderain.media.encode.verify import WrittenVideo, verify_output
 from vderain.media.frame import Frame
 from vderain.media.mp4.sample_entry import rename_entries
 from vderain.media.mp4.vendor_boxes import HOLDERS, VendorBox, carry_over, within
-from vderain.media.pixel_format import (
-    has_alpha,
-    is_resampled,
-    layout_of_planes,
-    nearest_layout,
-    picture_of,
-    with_neutral_chroma,
-)
+from vderain.media.pixel_format import has_alpha, is_resampled, nearest_layout
+from vderain.media.pyav_types import Packet
 from vderain.media.remux.capabilities import output_format
 from vderain.media.remux.copier import StreamCopier, chapters_in
 from vderain.media.remux.metadata import copy_tags, portable_tags
+from vderain.media.source_sink import SinkReport
 from vderain.runtime.files import temporary_path
 
 __all__ = ["EncodeOptions", "VideoWriter"]
@@ -48,18 +45,20 @@ class VideoWriter:
     """Writes frames to a video file and copies everything else from the source.
 
     The file grows under a hidden temporary name beside the target and takes the target's name only when it is complete
-    and checked; after any failure nothing is left.
+    and verified; after any failure nothing is left.
 
     Args:
         target: the file to write; its suffix chooses the container.
-        like: the reader whose frames will come, entered already.
+        like: the reader of the source, entered already.
         options: codec and quality.
-        size_px: stored width and height of the frames that will come, where they are not those of the source.
+        size_px: stored width and height of the frames that will be written, where they differ from the source's.
+        store: keeps the encoded segments of the video until it is complete, so that it can be resumed; entered
+            already. Frames that it has must not be written again.
 
     Attributes:
-        kept: names of the streams, and of the parts beside them, that were copied.
-        changed: what is in the file in another form, in words.
-        dropped: names of what the container could not hold; both are complete after the context has closed.
+        kept: names of the streams and metadata that were copied.
+        changed: descriptions of what is in the file in another form.
+        dropped: names of what the container cannot hold; all three are complete after the context is left.
 
     Raises:
         UsageError: on entering, for a suffix, codec or option that cannot be honoured.
@@ -72,6 +71,7 @@ class VideoWriter:
         like: VideoReader,
         options: EncodeOptions | None = None,
         size_px: tuple[int, int] | None = None,
+        store: SegmentStore | None = None,
     ) -> None:
         self.target = Path(target)
         self.kept: list[str] = []
@@ -80,23 +80,28 @@ class VideoWriter:
         self._reader = like
         self._options = options or EncodeOptions()
         self._size_px = size_px
+        self._store = store
         self._partial = temporary_path(self.target, f".partial{self.target.suffix.lower()}")
         self._muxer = ""
         self._output: OutputContainer | None = None
         self._copier: StreamCopier | None = None
         self._hidden: list[VendorBox] = []
         self._stream: Any = None
-        self._encoder: Any = None
-        self._info = like.info  # of the pictures as they will be written
+        self._encoder: FrameEncoder | SegmentEncoder | None = None
+        self._info = like.info  # of the frames as they will be written
         self._started = False
         self._chapters: list[Any] = []
-        self._durations: dict[int, int] = {}  # of the frames inside the encoder, by pts
         self._shift_s = Fraction(0)
-        self._first_s: Fraction | None = None
-        self._last_s = Fraction(0)
-        self._count = 0
+        self._first_s = Fraction(0)
+        self._last_s = store.last_s if store else Fraction(0)
+        self._count = store.frames if store else 0
 
-    def __enter__(self) -> "VideoWriter":
+    @property
+    def report(self) -> SinkReport:
+        """What became of everything beside the frames; complete after the context is left."""
+        return SinkReport(kept=tuple(self.kept), changed=tuple(self.changed), dropped=tuple(self.dropped))
+
+    def __enter__(self) -> Self:
         self._muxer = output_format(self.target)
         check_target(self.target, self._reader, self._options)
         try:
@@ -132,10 +137,13 @@ class VideoWriter:
             OutputError: the file cannot be written any further.
         """
         with self._output_errors():
+            time_s = frame.pts * frame.time_base
             if not self._started:
-                self._start(frame.pts * frame.time_base)
-            pts = self._note_time(frame)
-            self._mux(self._encoder.encode(self._picture(frame, pts)))
+                self._start(time_s)
+            self._last_s = time_s - self._shift_s
+            self._count += 1
+            assert self._encoder is not None
+            self._mux(self._encoder.encode(frame, self._last_s))
 
     def _open(self) -> None:
         self._copier = StreamCopier(self._reader.media, self._reader.cuts_front)
@@ -155,7 +163,7 @@ class VideoWriter:
         for stream in self._copier.streams():
             if stream.index == info.stream_index:
                 self._add_video(info)
-                self._dress(stream)
+                self._copy_stream_tags(stream)
             else:
                 self._copier.add(self._output, stream)
         self._output.metadata.update(portable_tags(self._copier.source.metadata))
@@ -166,8 +174,13 @@ class VideoWriter:
     def _add_video(self, info: VideoInfo) -> None:
         """Adds the video stream and its encoder."""
         assert self._output is not None
-        self._stream = self._encoder = add_encoder(self._output, self._options, info, info.time_base, self._source_rate)
-        wanted, chosen = (nearest_layout(n).name for n in (info.pixel_format, self._encoder.codec_context.pix_fmt))
+        self._stream = self._add_encoder(self._output)
+        if self._store is None:
+            self._encoder = FrameEncoder(self._stream)
+        else:
+            time_base = self._stream.codec_context.time_base
+            self._encoder = SegmentEncoder(self._store, self._add_encoder, self._muxer, time_base)
+        wanted, chosen = (nearest_layout(n).name for n in (info.pixel_format, self._stream.codec_context.pix_fmt))
         if is_resampled(info.pixel_format):
             wanted = info.pixel_format
         if wanted != chosen:
@@ -175,8 +188,11 @@ class VideoWriter:
         if has_alpha(info.pixel_format):
             self.dropped.append("transparency of the pictures")
 
-    def _dress(self, source: Any) -> None:
-        """What belongs to the video stream besides its pictures: tags, flags, rotation."""
+    def _add_encoder(self, output: OutputContainer) -> VideoStream:
+        return add_encoder(output, self._options, self._info, self._info.time_base, self._source_rate)
+
+    def _copy_stream_tags(self, source: Any) -> None:
+        """Copies what belongs to the video stream besides its frames: tags, disposition, rotation."""
         info = self._reader.info
         copy_tags(self._stream, source, copied=False)
         if (timecode := self._timecode()) is not None:
@@ -186,7 +202,7 @@ class VideoWriter:
 
     @cached_property
     def _source_rate(self) -> SourceRate | None:
-        """What the source spends on as many pixels as will come."""
+        """The source's bit rate, scaled to the size of the frames that will be written."""
         info = self._reader.info
         rate = self._reader.media.bit_rate
         if rate is None or self._size_px is None:
@@ -200,14 +216,16 @@ class VideoWriter:
         tracks = [s for s in self._copier.streams() if codec_name(s) == TIMECODE]
         return next((str(s.metadata["timecode"]) for s in tracks if "timecode" in s.metadata), None)
 
-    def _begin_at(self, first_s: Fraction) -> None:
-        """No container shows pictures before its zero: MP4 hides them, Matroska forgets when they were."""
-        self._shift_s = min(Fraction(0), first_s)
-
     def _start(self, first_s: Fraction) -> None:
-        """Writes the header, now that the first frame has fixed where the cut begins."""
+        """Writes the header, now that the first frame has fixed where the cut begins.
+
+        No container shows frames before time 0: MP4 hides them, Matroska loses their timestamps.
+        """
         assert self._output is not None and self._copier is not None
-        self._begin_at(first_s)
+        if self._store is not None:  # which may have frames before this one
+            first_s = self._store.set_origin(first_s)
+        self._shift_s = min(Fraction(0), first_s)
+        self._first_s = first_s - self._shift_s
         cut = self._reader.cut
         if self._shift_s:
             cut = replace(cut, shift_s=cut.shift_s + self._shift_s)
@@ -218,56 +236,30 @@ class VideoWriter:
         self._copier.begin(self._output, cut)
         self._started = True
 
-    def _note_time(self, frame: Frame) -> int:
-        """Remembers when a frame is shown, and says it in the encoder's units."""
-        base = self._encoder.codec_context.time_base
-        time_s = frame.pts * frame.time_base - self._shift_s
-        if self._first_s is None:
-            self._first_s = time_s
-        ticks = round(Fraction(time_s / base))
-        self._last_s = ticks * base
-        self._count += 1
-        self._durations[ticks] = int(frame.duration * frame.time_base / base)
-        return ticks
-
-    def _picture(self, frame: Frame, pts: int) -> av.VideoFrame:
-        """The frame as the encoder wants it; the very same bytes where it takes the frame's own layout."""
-        target = nearest_layout(self._encoder.codec_context.pix_fmt)
-        planes, colour = frame.planes, frame.colour
-        if layout_of_planes(planes, colour).kind == "gray" and target.kind == "yuv":
-            planes, colour = with_neutral_chroma(planes, colour, target)
-        picture = picture_of(planes, colour)
-        if colour.matrix == "rgb" and target.kind == "yuv":
-            context = self._encoder.codec_context
-            picture = picture.reformat(
-                format=context.pix_fmt, dst_colorspace=context.colorspace, dst_color_range=context.color_range
-            )
-        picture.pts = pts
-        picture.time_base = self._encoder.codec_context.time_base
-        picture.duration = self._durations[pts]
-        return picture
-
-    def _mux(self, packets: list[Any]) -> None:
+    def _mux(self, packets: Iterable[Packet]) -> None:
+        """Writes packets of the video, each after the packets of other streams that come before it."""
         assert self._output is not None and self._copier is not None
         for packet in packets:
-            packet.duration = self._durations.pop(packet.pts, packet.duration) or packet.duration
+            assert packet.dts is not None
             self._copier.copy_until(self._output, packet.dts * packet.time_base)
             packet.stream = self._stream
             self._output.mux_one(packet)
 
     def _finish(self) -> None:
-        """Flushes, closes, checks and renames."""
-        assert self._output is not None and self._copier is not None
+        """Flushes, closes, verifies and renames the file."""
+        assert self._output is not None and self._copier is not None and self._encoder is not None
         if not self._count:
             raise OutputError(f"No frame was written to '{self.target}'.", "Check the input.")
-        self._mux(self._flush())
+        if not self._started and self._store is not None and self._store.origin_s is not None:
+            self._start(self._store.origin_s)  # all frames were in the store
+        self._mux(self._encoder.finish())
         self._copier.copy_until(self._output, None)
         self._output.close()
         if self._copier.kinds:
             rename_entries(self._partial, self._copier.kinds)
         if self._hidden:
             self._carry_over()
-        self._verify(self._copier)
+        self.dropped += verify_output(self._partial, self._written(), self._reader, self._copier)
         self._copier.close()
         self._partial.replace(self.target)
         if self.changed:
@@ -275,8 +267,18 @@ class VideoWriter:
         if self.dropped:
             log.warning("'%s' cannot hold: %s.", self.target.name, ", ".join(self.dropped))
 
+    def _written(self) -> WrittenVideo:
+        return WrittenVideo(
+            stream_index=self._stream.index,
+            frames=self._count,
+            first_s=self._first_s,
+            last_s=self._last_s,
+            sample_aspect_ratio=self._info.sample_aspect_ratio,
+            chapters=self._chapters,
+        )
+
     def _carry_over(self) -> None:
-        """Puts into the closed file what FFmpeg does not see of the source."""
+        """Copies the vendor boxes of the source, which FFmpeg does not know, into the closed file."""
         cut, zero_s = self._reader.cut, float(self._reader.media.start_s)
         begin_s = float(cut.begin_s) - zero_s if cut.begin_s is not None else None
         end_s = float(cut.end_s) - zero_s if cut.end_s is not None else None
@@ -286,75 +288,9 @@ class VideoWriter:
         self.kept += [part.name for part in parts if part not in lost]
         self.dropped += [part.name for part in lost]
 
-    def _flush(self) -> list[Any]:
-        """What is still inside the encoder."""
-        packets: list[Any] = self._encoder.encode(None)
-        if self._count <= 2 and self._encoder.codec_context.name == "libx265":
-            for packet in packets:  # x265 reads its dts from unwritten memory where it saw too few frames to reorder
-                packet.dts = packet.pts
-        return packets
-
-    def _verify(self, copier: StreamCopier) -> None:
-        """Reads the packets back, without decoding: as many pictures as were written, at the same instants."""
-        stamps: list[Fraction] = []
-        count = 0
-        with open_input(self._partial) as container:
-            stream = self._written(container)
-            for packet in container.demux(stream):
-                if packet.size and not packet.is_discard and packet.pts is not None:
-                    count += 1
-                    time_s = packet.pts * packet.time_base
-                    stamps = [min([*stamps, time_s]), max([*stamps, time_s])]
-            tick_s = stream.time_base or Fraction(0)
-            self._compare_pixel_shape(stream)
-            copier.check(container)
-            self._note_losses(container, stream, copier)
-        self._note_pictures()
-        expected = [self._first_s or Fraction(0), self._last_s]
-        exact = all(abs(a - b) <= tick_s / 2 for a, b in zip(stamps, expected, strict=False))
-        if count != self._count or not exact:
-            raise OutputError(
-                f"The finished file does not read back as written ({count} of {self._count} frames).",
-                "Write another container such as .mkv, and report this.",
-            )
-
-    def _written(self, container: Any) -> Any:
-        """The video stream as it reads back."""
-        streams = (stream for stream in container.streams.video if stream.index == self._stream.index)
-        if (stream := next(streams, None)) is None:
-            raise OutputError(
-                "The finished file does not read back as written (no video).", "Write .mkv, and report this."
-            )
-        return stream
-
-    def _note_pictures(self) -> None:
-        """Names what decoding the first picture shows to be lost."""
-        with open_input(self._partial) as container:
-            written = probe_video(container, self._written(container), self._partial)
-        self.dropped += [part for part in self._reader.dropped if part not in written.lost_side_data]
-        self.dropped += lost_colour(self._reader.info, written)
-
-    def _note_losses(self, written: Any, stream: Any, copier: StreamCopier) -> None:
-        """Names what the muxer left out without a word."""
-        source = copier.source.streams[self._reader.info.stream_index]
-        lost = lost_of_file(copier.source, written)
-        if "timecode" in stream.metadata:  # MP4 makes a track of a file's
-            lost = [words for words in lost if words != "tag timecode"]
-        self.dropped += lost
-        self.dropped += lost_of_streams(
-            [(source, stream), *copier.pairs(written, self._stream.index)], written.metadata
-        )
-        self.dropped += lost_chapters(self._chapters, written.chapters())
-
-    def _compare_pixel_shape(self, stream: Any) -> None:
-        """Says so where the pixels' shape got lost: PyAV gives Matroska's muxer no way to know it."""
-        wanted = self._info.sample_aspect_ratio
-        if wanted not in (None, 1) and stream.sample_aspect_ratio != wanted:
-            self.dropped.append(f"pixel aspect ratio {wanted}")
-
     def _discard(self) -> None:
-        """Closes everything and removes the temporary file; no error of its own hides the first one."""
-        # Unlinked before it is closed: else the muxer would rewrite gigabytes just to finish a file nobody wants.
+        """Closes everything and removes the temporary file; errors on the way do not hide the first one."""
+        # Unlinked before it is closed: else the muxer would rewrite gigabytes to finish a file that is discarded.
         for step in (self._unlink, self._close, self._unlink):
             with suppress(Exception):
                 step()
@@ -363,12 +299,10 @@ class VideoWriter:
         self._partial.unlink(missing_ok=True)
 
     def _close(self) -> None:
-        try:
-            if self._output is not None:
-                self._output.close()
-        finally:
-            if self._copier is not None:
-                self._copier.close()
+        with ExitStack() as stack:
+            for part in (self._copier, self._output, self._encoder):
+                if part is not None and not isinstance(part, FrameEncoder):
+                    stack.callback(part.close)
 
     @contextmanager
     def _output_errors(self) -> Iterator[None]:

@@ -15,6 +15,7 @@ from typing import Self
 from vderain.errors import InputError, OutputError, UsageError
 from vderain.media.frame import Colour, Frame
 from vderain.media.image.codec import DecodedImage, changed_parts, encode_image, lost_parts, planes_of, read_image
+from vderain.media.source_sink import SinkReport, SourceReport
 from vderain.runtime.files import temporary_path
 
 log = logging.getLogger(__name__)
@@ -63,6 +64,36 @@ class ImageReader:
     @property
     def count(self) -> int:
         return len(self._paths)
+
+    @property
+    def size_px(self) -> tuple[int, int]:
+        """Width and height of the first image, upright; others may differ."""
+        return self.width_px, self.height_px
+
+    @property
+    def duration_s(self) -> float:
+        """Seconds that the images last at their rate."""
+        return float(self.count / self.rate)
+
+    @property
+    def frames_estimate(self) -> int:
+        """How many images will be read."""
+        return self.count
+
+    @property
+    def average_rate(self) -> Fraction:
+        """Images a second."""
+        return self.rate
+
+    @property
+    def rotation_quarters(self) -> int:
+        """Always 0: images are read upright."""
+        return 0
+
+    @property
+    def report(self) -> SourceReport:
+        """Always empty: an image that cannot be read is an error."""
+        return SourceReport()
 
     def __enter__(self) -> Self:
         """Lists the images and decodes the first one.
@@ -127,6 +158,11 @@ class ImageWriter:
         self._like = like
         self._partial = temporary_path(target, ".partial")
         self._written = 0
+
+    @property
+    def report(self) -> SinkReport:
+        """What was changed in the images written so far, and what they could not keep."""
+        return SinkReport(changed=tuple(self.changed), dropped=tuple(self.dropped))
 
     def __enter__(self) -> Self:
         """Creates the temporary folder or file.
