@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 
 .PHONY: demo test test-all lint types wheel clean
 
-demo: $(READY)  ## take the rain out of the sample clip, measure it, write a picture into out/
+demo: $(READY)  ## derain the sample clip, measure the result, write images to out/
 	$(BIN)/python samples/demo.py
 
 WORKERS ?= auto
@@ -18,10 +18,11 @@ test: $(READY)  ## the tests that take seconds
 test-all: $(READY)  ## all tests, those that take minutes too
 	$(BIN)/python -m pytest --numprocesses $(WORKERS) --maxprocesses 4 --dist worksteal -m "long or not long"
 
-lint: $(READY)  ## style, format, and the floors of the house
+lint: $(READY)  ## style, format, layers of imports, and words
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
+	$(BIN)/python tools/check_words.py
 
 types: $(READY)
 	$(BIN)/mypy

@@ -1,4 +1,4 @@
-"""Measures what docs/benchmarks.md says about `vderain batch`: a part's name enters, its rows leave.
+"""Measures what docs/benchmarks.md says about `vderain batch`.
 
 python docs/batch_benchmarks.py broken kills two finished overhead ray
 """

@@ -1,4 +1,4 @@
-"""Runs vderain on evaluation sets and prints what docs/benchmarks.md shows: folders and clips enter, tables leave.
+"""Runs vderain on evaluation sets and prints what docs/benchmarks.md shows.
 
 The measures are written out here, away from the program, so that it does not judge itself by its own code.
 """

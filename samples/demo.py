@@ -1,4 +1,4 @@
-"""`make demo`: driving_rain.mp4 enters; a derained clip, a picture of before and after, and scores leave, in out/."""
+"""`make demo`: derains driving_rain.mp4, writes images of before and after to out/, and prints scores."""
 
 import argparse
 import sys
@@ -17,20 +17,20 @@ from vderain.process import Options, Progress, process
 
 HERE = Path(__file__).parent
 RAIN, DRY = HERE / "driving_rain.mp4", HERE / "driving_dry.mp4"
-SHOWN = 80  # the frame of the picture: posts and a car close by, where a careless derainer would do harm
+SHOWN = 80  # the frame in the images; its posts and the near car show unwanted changes first
 
 
 def main() -> None:
     """Run the demo."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder of the results")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the results")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="released model or .safetensors file")
     arguments = parser.parse_args()
     out: Path = arguments.out
     out.mkdir(parents=True, exist_ok=True)
     derained, picture, small = out / "driving_derained.mp4", out / "driving.png", out / "demo.png"
-    print("Taking the rain out of samples/driving_rain.mp4: 150 frames, half a minute on two cores.", flush=True)
-    result = process(RAIN, derained, Options(model=arguments.model, overwrite=True), Teller())
+    print("Deraining samples/driving_rain.mp4: 150 frames, about a minute on two cores.", flush=True)
+    result = process(RAIN, derained, Options(model=arguments.model, overwrite=True), ProgressPrinter())
     print(f"{result.frames} frames in {result.seconds:.0f} s ({result.model} on {result.device}). Measuring ...")
     found = evaluate_against_truth(Footage(RAIN), Footage(derained), Footage(DRY))
     before, after = found.quality_in, found.quality_out
@@ -39,13 +39,13 @@ def main() -> None:
     panels = [frame(path, SHOWN) for path in (RAIN, derained, DRY)]
     write_png(picture, np.hstack(panels))
     write_png(small, np.hstack([cv2.resize(p, (480, 270), interpolation=cv2.INTER_AREA) for p in panels[:2]]))
-    print(f"{derained}   the clip without rain, its sound kept")
-    print(f"{picture}   frame {SHOWN}: in rain, derained, as it was dry")
-    print(f"{small}   the first two of them, smaller")
+    print(f"{derained}   the derained clip, with sound")
+    print(f"{picture}   frame {SHOWN}: in rain, derained, dry")
+    print(f"{small}   the first two, smaller")
 
 
-class Teller:
-    """Says how far the work is: on one line of a terminal, else every few seconds."""
+class ProgressPrinter:
+    """Prints the progress: on one line of a terminal, else every few seconds."""
 
     def __init__(self) -> None:
         self.live = sys.stderr.isatty()
@@ -63,11 +63,12 @@ class Teller:
 
 
 def frame(path: Path, number: int) -> Picture:
-    """One picture of a clip."""
+    """One frame of a clip, as (H, W, 3) uint8 RGB."""
     return next(islice(Footage(path).pictures(), number, None))
 
 
 def write_png(path: Path, rgb: Picture | NDArray[np.generic]) -> None:
+    """Write an (H, W, 3) uint8 RGB image at the highest compression."""
     best = [cv2.IMWRITE_PNG_COMPRESSION, 9]
     path.write_bytes(cv2.imencode(".png", np.asarray(rgb, np.uint8)[..., ::-1], best)[1].tobytes())
 

@@ -1,4 +1,4 @@
-"""Renders a drive along a street, dry and in rain: a seed enters, driving_dry.mp4 and driving_rain.mp4 leave.
+"""Renders a drive along a street, dry and in rain, to driving_dry.mp4 and driving_rain.mp4.
 
 Everything seen is drawn here: the ground is a texture seen in perspective, houses are textured planes, trees and posts
 stand as cut-outs, cars are lofted bodies. A canvas of twice the size is rendered twice a frame, for the blur of motion,

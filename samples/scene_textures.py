@@ -1,4 +1,4 @@
-"""Surfaces of the sample scene, drawn from noise: seeds enter, BGR and BGRA pictures of known size in metres leave."""
+"""Surfaces of the sample scene, drawn from noise, as BGR and BGRA images of known size in metres."""
 
 import cv2
 import numpy as np

@@ -1,1 +1,1 @@
-"""One module for each command: flags enter, what was done is said."""
+"""The command line: one module for each command."""

@@ -1,4 +1,4 @@
-"""How a batch is watched: what happens enters; a live table, plain lines or JSON events leave."""
+"""Shows the progress of a batch: as a live table, plain lines or JSON events."""
 
 import json
 import time

@@ -1,4 +1,4 @@
-"""`vderain batch --dry-run`: a plan enters, what would be done and what it would take is said."""
+"""`vderain batch --dry-run`: lists the work with the estimated time and space."""
 
 import json
 import shutil
@@ -14,7 +14,15 @@ if TYPE_CHECKING:
 
 
 def print_estimate(plan: "Plan", outdir: Path, options: "Options", as_json: bool, quiet: bool) -> None:
-    """Says what would be done; nothing is written to OUTDIR."""
+    """Print what a run would do. Nothing is written to OUTDIR.
+
+    Args:
+        plan: files and their results.
+        outdir: folder for the results.
+        options: choices for each file.
+        as_json: print JSON events.
+        quiet: print no progress.
+    """
     from vderain.batch.estimate import estimate
 
     items = _todo(plan, outdir, options)

@@ -78,7 +78,7 @@ class Footage:
                 for name, picture in zip(reader.names, map(to_rgb8, reader.frames()), strict=True):
                     if picture.shape[:2] != (reader.height_px, reader.width_px):
                         raise InputError(
-                            f"{name} differs in size from {reader.names[0]}, so {path} is no clip.",
+                            f"{name} differs in size from {reader.names[0]}, so {path} is not a clip.",
                             "Add --single, or put pictures of one size into a folder.",
                         )
                     yield picture
