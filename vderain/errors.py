@@ -1,7 +1,7 @@
-"""What can go wrong, as a user meets it: each error carries what happened, what to do about it, and an exit code.
+"""Errors for users: each one has a description of what happened, a cure, and an exit code.
 
-Nothing below the command line prints or exits. It raises one of these; ``vderain.cli.main`` turns it into one line on
-stderr and the exit code. docs/errors.md lists them.
+Code below the command line never prints or exits; it raises one of these errors. The command line prints it as one line
+on stderr and exits with its code. docs/errors.md lists them.
 """
 
 from typing import ClassVar

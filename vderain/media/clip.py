@@ -11,6 +11,7 @@ from vderain.media.encode.segments import SegmentStore
 from vderain.media.encode.writer import VideoWriter
 from vderain.media.image.codec import refuse_unsupported_image
 from vderain.media.image.sequence import ImageReader, ImageWriter, is_image_source
+from vderain.media.remux.capabilities import CONTAINERS
 from vderain.media.source_sink import FrameSink, FrameSource
 
 __all__ = ["FrameSink", "FrameSource", "Progress", "check_name", "check_source", "open_sink", "open_source"]
@@ -41,7 +42,7 @@ def check_source(source: Path) -> None:
             raise InputError(f"there is no file {source}.", "Check the path.")
     except OSError as error:  # a name that is too long, a folder without permission
         raise InputError(f"{source} cannot be read ({error.strerror}).", "Check the path.") from error
-    if source.is_file():
+    if source.suffix.lower() not in CONTAINERS and source.is_file():
         refuse_unsupported_image(source)
 
 

@@ -1,4 +1,4 @@
-"""Owns the names of files that wait beside an output: its path enters, a hidden one leaves."""
+"""Names the hidden temporary files that are written beside an output until it is complete."""
 
 import hashlib
 import os
@@ -8,7 +8,7 @@ _LONGEST = 255  # bytes of a name, on nearly all systems
 
 
 def temporary_path(path: Path, ending: str) -> Path:
-    """``.NAME`` and an ending in the same folder; a hash in the place of a name that leaves no room for both.
+    """``.NAME`` and an ending in the same folder; a hash instead of a name that is too long for both.
 
     Args:
         path: of the output.

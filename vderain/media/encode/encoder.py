@@ -236,7 +236,7 @@ def _lossless(family: Family) -> dict[str, str]:
 
 
 def _quality(family: Family, asked: float | None, known: set[str], context: VideoCodecContext) -> dict[str, str]:
-    """The option for constant quality, under the encoder's own name; sets the context if that is no option."""
+    """The option for constant quality, under the encoder's own name; set on the context if it has none."""
     if asked is not None and family.encoder == "ffv1":
         raise UsageError("ffv1 is lossless and has no quality to choose.", "Leave out --crf.")
     if asked is not None and family.encoder == "prores_ks":

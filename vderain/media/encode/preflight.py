@@ -1,4 +1,4 @@
-"""Owns what is settled about an output file before and beside its frames: a name enters, checks and options leave."""
+"""Checks before any work that an output can be written, and chooses the options of its muxer."""
 
 import errno
 import math
@@ -33,7 +33,7 @@ _CLASSIC_MOV_TAGS = frozenset({"make", "model", "location"})
 
 
 def output_error(target: Path, error: Exception) -> OutputError:
-    """What a failure of FFmpeg or the system means for the output."""
+    """The OutputError for a failure of FFmpeg or the operating system."""
     number = getattr(error, "errno", None)
     if number in (28, 122):  # ENOSPC, EDQUOT
         return OutputError(
@@ -49,7 +49,17 @@ def output_error(target: Path, error: Exception) -> OutputError:
 
 
 def check_target(target: Path, reader: VideoReader, options: EncodeOptions) -> None:
-    """Finds before any work what would make the output fail after it."""
+    """Checks before any work that the output can be written.
+
+    Args:
+        target: the file to write.
+        reader: of the source, entered already.
+        options: codec and quality, for an estimate of the size.
+
+    Raises:
+        OutputError: the folder is missing, read-only or has too little space.
+        UsageError: the target is the source.
+    """
     folder = target.absolute().parent
     if not folder.is_dir():
         raise OutputError(f"The folder '{folder}' does not exist.", "Create it, or choose another output.")
@@ -73,7 +83,7 @@ def _megabytes(size: float) -> str:
 
 
 def _expected_bytes(target: Path, reader: VideoReader, options: EncodeOptions) -> float:
-    """What the output will take at least: a rough guess, which rather lets a run begin than forbids it."""
+    """A low estimate of the size of the output, so that a run is not refused without need."""
     info = reader.info
     codec = options.codec or (info.codec if target.suffix.lower() in _KEEPS_LARGE else None)
     pixels = info.width_px * info.height_px * (info.frames_estimate or 0)
@@ -112,7 +122,7 @@ def muxer_options(muxer: str, reader: VideoReader, recoded: Sequence[StreamInfo]
 
 
 def _movie_scale(reader: VideoReader, recoded: Sequence[StreamInfo]) -> int:
-    """A clock for edit lists in which the start offsets of all streams are whole numbers.
+    """A time scale for edit lists in which the start offsets of all streams are whole numbers.
 
     MP4's usual clock of 1 ms is kept where it will do, because old players know only 32 bits of it.
     """

@@ -121,7 +121,7 @@ def _lost_metadata(
 
 
 def lost_tags(before: Mapping[str, str], after: Mapping[str, str], ignored: Iterable[str] = ()) -> list[str]:
-    """Names of the tags that are not there any more, or say something else."""
+    """Names of the tags that are missing or have another value."""
     there = {key.lower(): value for key, value in after.items()}
     left_out = _OF_THE_MUXER | set(ignored)
     return sorted(
@@ -131,18 +131,18 @@ def lost_tags(before: Mapping[str, str], after: Mapping[str, str], ignored: Iter
 
 
 def lost_of_file(source: Any, written: Any) -> list[str]:
-    """Tags and programs of the file itself, in words."""
+    """Descriptions of the lost tags and programs of the file itself."""
     return [f"tag {key}" for key in lost_tags(source.metadata, written.metadata)] + joined_programs(source)
 
 
 def joined_programs(source: Any) -> list[str]:
-    """The programs of a transport stream, in words, where there are several: every muxer makes one of them."""
+    """A description of the programs of a transport stream if there are several: they are joined into one."""
     count = programs(source)
     return [f"{count} programs (their streams are in one)"] if count > 1 else []
 
 
 def lost_of_streams(pairs: Iterable[tuple[Any, Any]], of_file: Mapping[str, str]) -> Iterator[str]:
-    """Tags and marks of streams, in words.
+    """Descriptions of the lost tags and dispositions of streams.
 
     Args:
         pairs: streams of the source and what they became.
@@ -160,7 +160,7 @@ def lost_of_streams(pairs: Iterable[tuple[Any, Any]], of_file: Mapping[str, str]
 
 
 def lost_colour(before: VideoInfo, after: VideoInfo) -> list[str]:
-    """What of the meaning of code values the output does not say, in words."""
+    """Descriptions of the colour and HDR metadata that the output lacks."""
     if before.colour.matrix == "rgb":
         return []  # RGB needs no matrix, and where it became YCbCr the encoder was told which
     a, b = before.tags, after.tags
@@ -175,7 +175,7 @@ def lost_colour(before: VideoInfo, after: VideoInfo) -> list[str]:
 
 
 def lost_chapters(wanted: list[Any], written: list[Any]) -> list[str]:
-    """Chapters that are gone, do not end where they ended, or have lost tags."""
+    """Descriptions of chapters that are missing, end elsewhere, or have lost tags."""
     if not wanted:
         return []
     before, after = _spans(wanted), _spans(written)

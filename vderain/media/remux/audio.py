@@ -1,4 +1,4 @@
-"""Owns sound that a container cannot hold as it is: its packets enter, packets of a codec that it holds leave."""
+"""Re-encodes audio that a container cannot hold, without loss where the container has a lossless codec."""
 
 from collections.abc import Iterator
 from fractions import Fraction
@@ -17,16 +17,20 @@ _PCM = {  # samples as they are decoded -> PCM that holds them all
     "u8": "pcm_s16le", "s16": "pcm_s16le", "s32": "pcm_s32le", "flt": "pcm_f32le", "dbl": "pcm_f32le",
 }  # fmt: skip
 _SMALL = ("aac", "libopus", "libmp3lame")
-_BITS_A_CHANNEL = 128_000  # a second: above where listeners stop to hear a difference in AAC
+_BITS_A_CHANNEL = 128_000  # a second: AAC is transparent to listeners above that
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 _TRIAL_SAMPLES = 4096  # more than any encoder's packet
 _FILL_S = Fraction(1, 20)  # a longer pause between packets is filled with silence, so that nothing after it moves
 
 
 def fallback_codec(muxer: str, stream: Any) -> str | None:
-    """The encoder that loses least of a sound and whose packets a container holds; None where there is none.
+    """The encoder that loses least and whose packets a container holds, or None.
 
-    Sound that was stored without loss stays so where the container has a place for it.
+    Lossless audio stays lossless if the container can hold it.
+
+    Args:
+        muxer: FFmpeg's name.
+        stream: of an open input.
     """
     if stream.type != "audio" or stream.codec_context is None:
         return None
@@ -38,7 +42,7 @@ def is_lossless(encoder: str) -> bool:
 
 
 def name_channels(context: Any) -> None:
-    """Gives sound whose channels are only counted the usual names of so many, without which MP4 does not hold PCM."""
+    """Sets the usual channel layout where only the number of channels is known: MP4 needs one to hold PCM."""
     channels = context.layout.nb_channels
     if context.layout.name == f"{channels} channels" and channels in _LAYOUTS:
         context.layout = _LAYOUTS[channels]
@@ -54,7 +58,7 @@ def _candidates(stream: Any) -> list[str]:
 
 
 def _holds(muxer: str, encoder: str, stream: Any) -> bool:
-    """Asks the muxer and the encoder themselves, with silence that has to read back as sound."""
+    """Whether encoder and muxer work, found by encoding silence and reading it back."""
     memory = BytesIO()
     try:
         with av.open(memory, "w", format=muxer) as trial:
@@ -89,18 +93,18 @@ def _add(output: Any, encoder: str, source: Any) -> Any:
 
 
 def _nearest_rate(encoder: str, rate: int) -> int:
-    """The encoder's lowest sampling rate that loses nothing, or its highest."""
+    """The encoder's lowest sampling rate that is high enough, or its highest."""
     offered = sorted(av.Codec(encoder, "w").audio_rates or (rate,))
     return int(next((each for each in offered if each >= rate), offered[-1]))
 
 
 class Recoder:
-    """Decodes the packets of one stream and encodes them for an output, at the instants at which they are heard.
+    """Decodes the packets of one stream and encodes them for an output, with their timestamps.
 
     Args:
         output: the output container, not yet begun.
         source: the stream whose packets will come.
-        encoder: of `substitute`.
+        encoder: what `fallback_codec` returned.
 
     Attributes:
         stream: of the output.
@@ -114,7 +118,7 @@ class Recoder:
         self._first: tuple[int, str, str] | None = None
 
     def __call__(self, packet: Any | None) -> Iterator[Any]:
-        """The packets that are complete when one more has come (None: all that are left), on the source's clock."""
+        """The packets that are complete after one more (None: all that are left), in the source's time."""
         try:
             frames = self._source.codec_context.decode(packet)
         except (av.error.FFmpegError, ValueError):
@@ -141,7 +145,7 @@ class Recoder:
             yield from self._drained()
 
     def _filter(self, kind: tuple[int, str, str], wanted: tuple[int, str, str]) -> Any:
-        """Fills pauses, and makes one kind of sound of all; the encoder's stream sees to format and portions."""
+        """A filter graph that fills gaps with silence, and converts to one rate, format and layout."""
         rate, samples, layout = kind
         graph = av.filter.Graph()
         steps = [

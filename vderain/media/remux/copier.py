@@ -1,4 +1,4 @@
-"""Owns the copy of the streams beside the picture: a source enters, its packets go into an output as time goes on."""
+"""Copies every stream but the main video, packet by packet, interleaved with the video that is being written."""
 
 import logging
 from collections import Counter
@@ -147,7 +147,7 @@ class StreamCopier:
         output.add_attachment(filename, stream.metadata.get("mimetype", mimetype), picture)
 
     def check(self, written: InputContainer) -> None:
-        """Moves to ``dropped`` what a muxer took and wrote so that it does not read back as what it was."""
+        """Moves to ``dropped`` the streams that do not read back with their type and codec."""
         readable = Counter((stream.type, readable_name(codec_name(stream))) for stream in written.streams)
         for index in self._targets.keys() - self._recoders.keys():
             stream = self._container.streams[index]
@@ -200,7 +200,7 @@ class StreamCopier:
         return packets if output.format.name in BOXED else without_hidden(packets)
 
     def copy_until(self, output: OutputContainer, time_s: Fraction | None) -> None:
-        """Writes what comes before an instant of the output's clock (None: all that is left)."""
+        """Writes the packets before a time of the output (None: all that are left)."""
         while self._next is not None and (time_s is None or self._time_s(self._next) - self._cut.shift_s <= time_s):
             self._write(output, self._next)
             self._advance()
@@ -222,7 +222,7 @@ class StreamCopier:
         return Fraction(stamp) * packet.time_base if stamp is not None else Fraction(0)
 
     def _advance(self) -> None:
-        """Looks for the next packet that belongs into the output."""
+        """Finds the next packet that belongs into the output."""
         self._next = next((packet for packet in self._packets if self._wanted(packet)), None)
 
     def _wanted(self, packet: Any) -> bool:
@@ -236,7 +236,7 @@ class StreamCopier:
         return stamp is not None and self._cut.holds(Fraction(stamp) * packet.time_base)
 
     def _cut_subtitle(self, packet: Any, stamp: int) -> int:
-        """Lets a subtitle that is on the screen when the cut begins begin with it; returns when it begins."""
+        """Shortens a subtitle that is visible when the cut begins to begin there; returns its start."""
         begin = stamp if self._cut.begin_s is None else ceil(self._cut.begin_s / packet.time_base)
         if stamp < begin < stamp + (packet.duration or 0):
             packet.duration -= begin - stamp
@@ -261,9 +261,9 @@ class StreamCopier:
             self._refused[index] = self._refused.get(index, 0) + 1
 
     def _lengthen(self, packet: Any) -> None:
-        """Gives a sound packet that does not say how long it lasts the length of the one before.
+        """Gives an audio packet without a duration that of the packet before.
 
-        MP4 leaves out what begins where its track ends, and a last packet of no length does.
+        MP4 drops what begins where its track ends, as a last packet without a duration does.
         """
         if packet.stream.type != "audio" or packet.dts is None:
             return
@@ -273,7 +273,7 @@ class StreamCopier:
         self._steps[packet.stream_index] = packet.dts, length
 
     def _put_behind(self, packet: Any, target: Any) -> None:
-        """Keeps time running forwards: where recordings are joined, the sound of one may last into the next."""
+        """Keeps dts increasing: where recordings are joined, the audio of one may last into the next."""
         last_s = self._last_s.get(target.index)
         if packet.dts is None:
             return
@@ -283,7 +283,7 @@ class StreamCopier:
         self._last_s[target.index] = packet.dts * packet.time_base
 
     def _mux(self, output: OutputContainer, recoder: sound.Recoder, packet: Any | None) -> None:
-        """Writes what a recoder makes of a packet (None: of all it still has)."""
+        """Writes the re-encoded packets of a packet (None: all that are left)."""
         for recoded in recoder(packet):
             recoded.stream = recoder.stream
             self._shift(recoded)
@@ -299,7 +299,7 @@ class StreamCopier:
 
 
 def chapters_in(media: MediaFile, cut: TimeRange) -> list[Any]:
-    """The chapters of a source as they lie in the cut, on the output's clock."""
+    """The chapters inside the cut, in the output's time."""
     chapters = []
     for chapter in media.chapters:
         base = chapter["time_base"] or Fraction(1, av.time_base)

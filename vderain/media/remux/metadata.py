@@ -1,12 +1,9 @@
-"""Owns what files say in words: tags of a file or stream enter, those that last leave, in the words of a muxer.
-
-Streams of an output get those of the source's streams here, and their marks.
-"""
+"""Copies tags and dispositions from a source to an output, in the names that the output's muxer knows."""
 
 from collections.abc import Mapping
 from typing import Any
 
-# What a muxer says of itself and of the file it writes, not of what is in it.
+# Tags that describe the old file or its muxer, not the content.
 _OF_THE_OLD_FILE = frozenset(
     {"major_brand", "minor_version", "compatible_brands", "encoder", "duration", "bps", "number_of_frames"}
     | {"number_of_bytes", "_statistics_writing_app", "_statistics_writing_date_utc", "_statistics_tags"}
@@ -20,17 +17,17 @@ _BIBLIOGRAPHIC = {
 
 
 def portable_tags(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The metadata that is as true of the output as of the source."""
+    """The tags that are as true of the output as of the source."""
     return {key: value for key, value in metadata.items() if key.lower().split("-")[0] not in _OF_THE_OLD_FILE}
 
 
 def copy_tags(stream: Any, source: Any, copied: bool) -> None:
-    """Gives a stream of an output the tags and marks of the one it stands for.
+    """Gives a stream of an output the tags and dispositions of its source.
 
     Args:
-        stream: of an output that is not begun.
+        stream: of an output whose header is not written yet.
         source: of the source.
-        copied: whether its packets will be the same; then who encoded them remains true.
+        copied: whether the packets are copied; the tag of their encoder then stays true.
     """
     tags = portable_tags(source.metadata)
     if copied:
@@ -40,7 +37,7 @@ def copy_tags(stream: Any, source: Any, copied: bool) -> None:
 
 
 def tags_for(muxer: str, metadata: Mapping[str, str]) -> dict[str, str]:
-    """A stream's tags in the words of a muxer."""
+    """A stream's tags under the names that a muxer knows."""
     tags = dict(metadata)
     if "name" in tags:  # as MP4 and MOV read back what their muxers want to be told as a title
         tags.setdefault("title", tags.pop("name"))

@@ -1,6 +1,6 @@
-"""Owns what packets lack, or are too many of, before they can be copied: those of a demuxer enter, and leave in order.
+"""Repairs demuxed packets before remuxing: fills in missing DTS, and drops audio that an edit list hides.
 
-All that is asked of a stream is known from its own packets, a few at a time.
+Both look at a few packets of a stream at a time.
 """
 
 from collections import defaultdict, deque
@@ -10,15 +10,14 @@ from typing import Any
 
 from av.stream import Disposition
 
-_REORDER_MAX = 16  # pictures that a decoder may have to keep (ITU-T H.264, A.3.1)
-_LEAD_IN_S = Fraction(1, 20)  # of encoders; Apple's for AAC has 2112 samples
+_REORDER_MAX = 16  # frames in a decoded picture buffer (ITU-T H.264, A.3.1)
+_LEAD_IN_S = Fraction(1, 20)  # encoder delay; that of Apple's AAC encoder is 2112 samples
 
 
 def with_decode_times(packets: Iterable[Any]) -> Iterator[Any]:
-    """Gives the first packets of each video a time of decoding.
+    """Fills in the missing DTS of the first packets of each video stream.
 
-    Matroska stores none. FFmpeg makes them up, but not for the packets that come before it has seen how far pictures
-    are put out of order.
+    Matroska stores none. FFmpeg derives them, but not for the packets before it knows the reorder depth.
     """
     waiting: dict[int, list[Any]] = {}
     begun: set[int] = set()
@@ -37,7 +36,7 @@ def with_decode_times(packets: Iterable[Any]) -> Iterator[Any]:
 
 
 def _counted_back(held: list[Any]) -> list[Any]:
-    """Gives packets before one that has a time of decoding such times, as far apart as that one lasts."""
+    """Sets the DTS of packets before one that has it, counting back by that packet's duration."""
     *early, known = held
     for distance, packet in enumerate(reversed(early if known.dts is not None else []), 1):
         packet.dts = known.dts - distance * (known.duration or 1)
@@ -45,7 +44,7 @@ def _counted_back(held: list[Any]) -> list[Any]:
 
 
 def without_hidden(packets: Iterable[Any]) -> Iterator[Any]:
-    """Leaves out the sound that an edit list hides, but for the lead-in, which a decoder needs before it is right."""
+    """Drops audio packets that an edit list hides, except the lead-in that a decoder needs to converge."""
     hidden: defaultdict[int, deque[Any]] = defaultdict(deque)
     for packet in packets:
         if packet.stream.type != "audio":
