@@ -1,4 +1,4 @@
-"""Measures what docs/benchmarks.md says about `vderain batch`.
+"""Runs the benchmarks of `vderain batch` in docs/benchmarks.md and prints their rows.
 
 python docs/batch_benchmarks.py broken kills two finished overhead ray
 """
@@ -53,7 +53,7 @@ def command(*arguments: object) -> list[str]:
 
 
 def copies(clip: Path, folder: Path, count: int) -> Path:
-    """So many files that are the same inside, each with its own name."""
+    """Copies a clip under several names."""
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         shutil.copy(clip, folder / f"2026_{number:04}.mp4")
@@ -61,7 +61,7 @@ def copies(clip: Path, folder: Path, count: int) -> Path:
 
 
 def rows(outdir: Path, query: str) -> list[tuple[object, ...]]:
-    """What the ledger says, once there is one."""
+    """Queries the ledger, if there is one yet."""
     if not (outdir / "vderain.sqlite").exists():
         return []
     with closing(sqlite3.connect(f"file:{outdir / 'vderain.sqlite'}?mode=ro", uri=True)) as db:
@@ -87,7 +87,7 @@ def broken(folder: Path, options: argparse.Namespace) -> str:
 
 
 def break_twenty(card: Path, folder: Path) -> dict[str, str]:
-    """Two files of each kind; names and what is to be said of them."""
+    """Adds two files of each kind of damage; returns the expected message by file name."""
     sound = (card / "2026_0000.mp4").read_bytes()
     lost = damaged(make(folder / "ms.mkv", Clip(frames=4, time_base=Fraction(1, 1000))), folder / "lost.mkv", range(4))
     kinds: dict[str, tuple[str, bytes | None, str]] = {
@@ -117,7 +117,7 @@ def break_twenty(card: Path, folder: Path) -> dict[str, str]:
 
 
 def kills(folder: Path, options: argparse.Namespace) -> str:
-    """Killed at random instants and run again each time, in rounds until there were enough kills."""
+    """Kills runs at random times and repeats them, in rounds, until there have been enough kills."""
     card = folder / "card"
     card.mkdir()
     for number, frames in enumerate((40, 160, 90, 240, 25, 120, 60, 200)):
@@ -143,14 +143,15 @@ def kills(folder: Path, options: argparse.Namespace) -> str:
                 break
             killed += 1
             in_a_file += bool(
-                (out / "vderain.sqlite").exists() and rows(out, "SELECT 1 FROM files WHERE state='running'")
+                (out / "vderain.sqlite").exists()
+                and rows(out, "SELECT 1 FROM files WHERE record->>'state' = 'running'")
             )
-            twice += changed(out, done)
-        twice += changed(out, done)
+            twice += count_redone(out, done)
+        twice += count_redone(out, done)
         differ += sum(
             path.read_bytes() != (out / path.name).read_bytes() for path in (folder / "undisturbed").glob("*.mp4")
         )
-        assert seen_in(out) == seen_in(folder / "undisturbed"), seen_in(out)
+        assert names_in(out) == names_in(folder / "undisturbed"), names_in(out)
         shutil.rmtree(out)
     return (
         f"{killed} kills in {rounds} rounds, {in_a_file} of them with a file in work; {differ} of {8 * rounds} results "
@@ -158,21 +159,21 @@ def kills(folder: Path, options: argparse.Namespace) -> str:
     )
 
 
-def seen_in(folder: Path) -> set[str]:
-    """What lies in a folder of results, but for SQLite's own files."""
+def names_in(folder: Path) -> set[str]:
+    """Names in a folder of results, without SQLite's temporary files."""
     return {path.name for path in folder.iterdir() if not path.name.startswith("vderain.sqlite-")}
 
 
-def changed(out: Path, done: dict[str, int]) -> int:
-    """How many results that were done before are other files now; notes those that are done by now."""
-    again = sum((out / name).stat().st_mtime_ns != stamp for name, stamp in done.items())
-    for (name,) in rows(out, "SELECT target FROM files WHERE state = 'done'"):
+def count_redone(out: Path, done: dict[str, int]) -> int:
+    """Counts results that were done before and have been replaced; adds those that are done now to ``done``."""
+    redone = sum((out / name).stat().st_mtime_ns != stamp for name, stamp in done.items())
+    for (name,) in rows(out, "SELECT record->>'$.item.target' FROM files WHERE record->>'state' = 'done'"):
         done[str(name)] = (out / str(name)).stat().st_mtime_ns
-    return again
+    return redone
 
 
 def tiny(folder: Path) -> Path:
-    """Weights of a tiny network, so that the time goes into what is measured here."""
+    """Weights of a tiny network, so that the network takes little of the time."""
     from conftest import tiny_generator
 
     from vderain.model.checkpoint import save_checkpoint
@@ -182,16 +183,18 @@ def tiny(folder: Path) -> Path:
 
 
 def two(folder: Path, options: argparse.Namespace) -> str:
-    """Two runs at once on one folder of results."""
+    """Two concurrent runs with one folder of results."""
     card = copies(make(folder / "clip.mp4", Clip(frames=20)), folder / "card", 100)
     out = folder / "out"
     both = [subprocess.Popen(command("batch", card, "-o", out, *NO_NETWORK, "-q")) for _ in range(2)]
     codes = [each.wait() for each in both]
     journal = (out / ".vderain" / "journal.jsonl").read_text().splitlines()
     attempts = rows(
-        out, "SELECT attempts, count(*), count(DISTINCT run) FROM files WHERE state='done' GROUP BY attempts"
+        out,
+        "SELECT record->>'attempts', count(*), count(DISTINCT record->>'run') FROM files "
+        "WHERE record->>'state' = 'done' GROUP BY 1",
     )
-    shares = rows(out, "SELECT count(*) FROM files GROUP BY run")
+    shares = rows(out, "SELECT count(*) FROM files GROUP BY record->>'run'")
     return (
         f"exits {codes}; (attempts, files, runs) {attempts}; {len(journal)} results were given their names for "
         f"{len(list(out.glob('*.mp4')))} files; shares {[count for (count,) in shares]}"
@@ -214,7 +217,7 @@ def finished(folder: Path, options: argparse.Namespace) -> str:
 
 
 def overhead(folder: Path, options: argparse.Namespace) -> str:
-    """The same files by `process`, one after the other by hand, and by `batch` with one worker."""
+    """Compares `process`, run file by file, with `batch` and one worker."""
     card = copies(ROOT / "samples" / "driving_rain.mp4", folder / "card", options.files)
     part = ("--duration", options.duration)
     began = _clocks()
@@ -235,14 +238,23 @@ def overhead(folder: Path, options: argparse.Namespace) -> str:
 
 
 def _clocks() -> tuple[float, float]:
-    """Time on the wall, and of the processor by those that have ended: the latter minds no other programs."""
+    """Wall-clock time, and processor time of finished child processes, which other programs do not affect."""
     times = os.times()
     return time.monotonic(), times.children_user + times.children_system
 
 
 def ray(folder: Path, options: argparse.Namespace) -> str:
-    """The test of a cluster of two nodes, one of which is lost."""
-    test = [sys.executable, "-m", "pytest", str(ROOT / "tests" / "test_on_ray.py"), "-m", "long", "-q", "-rA"]
+    """Runs the test of a cluster of two nodes, one of which is lost."""
+    test = [
+        sys.executable,
+        "-m",
+        "pytest",
+        str(ROOT / "tests" / "batch" / "workers" / "test_ray.py"),
+        "-m",
+        "long",
+        "-q",
+        "-rA",
+    ]
     done = subprocess.run(test, capture_output=True, text=True, check=False, cwd=ROOT)
     return done.stdout.strip().splitlines()[-1] + f", exit {done.returncode}"
 

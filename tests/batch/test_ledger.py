@@ -1,4 +1,4 @@
-"""The ledger: shared by runs, spoiled by no kill, made anew where it is lost."""
+"""The ledger: shared by concurrent runs, safe against kills, rebuilt where it is lost."""
 
 import json
 import os
@@ -13,8 +13,7 @@ import pytest
 from vderain.batch import store
 from vderain.batch.ledger import HIDDEN, NAME, Ledger, read_only
 from vderain.batch.plan import Item
-from vderain.batch.record import Record
-from vderain.batch.report.thumbnails import Thumbnail
+from vderain.batch.record import FileResult, Record, Thumbnail
 from vderain.errors import VderainError
 from vderain.media.fingerprint import Fingerprint, fingerprint
 
@@ -24,7 +23,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def claim(ledger: Ledger, item: Item = ITEM, seen: Fingerprint = SEEN, settings: str = "s", weights: str = "w") -> str:
-    return ledger.claim(item, seen, settings, weights)
+    return ledger.claim(Record(item=item, fingerprint=seen, settings=settings, weights=weights))
 
 
 def written(ledger: Ledger, item: Item = ITEM) -> Record:
@@ -35,12 +34,12 @@ def written(ledger: Ledger, item: Item = ITEM) -> Record:
     record = ledger.record(item.target)
     assert record is not None
     return replace(
-        record, draft=f"{HIDDEN}/draft.mp4", bytes_out=facts.st_size, mtime_out_ns=facts.st_mtime_ns, frames=5,
-        damage=("a", "b"), thumbnails=(Thumbnail(0.5, 2.0, "x.jpg", "y.jpg"),),
+        record, draft=f"{HIDDEN}/draft.mp4", bytes_out=facts.st_size, mtime_out_ns=facts.st_mtime_ns,
+        result=FileResult(frames=5, damage=("a", "b"), thumbnails=(Thumbnail(0.5, 2.0, "x.jpg", "y.jpg"),)),
     )  # fmt: skip
 
 
-def test_a_file_goes_its_way(tmp_path: Path) -> None:
+def test_states_of_a_file(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         assert claim(ledger) == "mine"
         done = ledger.publish(written(ledger))
@@ -49,11 +48,11 @@ def test_a_file_goes_its_way(tmp_path: Path) -> None:
         assert claim(ledger) == "done"
     with Ledger(tmp_path) as ledger:
         assert ledger.record("a.mp4") == done
-        assert ledger.is_done(done, SEEN, "s", "w")
+        assert ledger.is_done(done, Record(item=ITEM, fingerprint=SEEN, settings="s", weights="w"))
 
 
 @pytest.mark.parametrize("change", ["settings", "weights", "input", "output gone", "output changed"])
-def test_done_means_done_with_these_settings_weights_and_files(tmp_path: Path, change: str) -> None:
+def test_done_requires_equal_settings_weights_source_and_result(tmp_path: Path, change: str) -> None:
     with Ledger(tmp_path) as ledger:
         claim(ledger)
         ledger.publish(written(ledger))
@@ -66,13 +65,13 @@ def test_done_means_done_with_these_settings_weights_and_files(tmp_path: Path, c
         assert claim(ledger, seen=seen, **asked) == "mine"
 
 
-def test_two_runs_do_not_take_one_file(tmp_path: Path) -> None:
+def test_two_runs_never_claim_one_file(tmp_path: Path) -> None:
     with Ledger(tmp_path) as first, Ledger(tmp_path) as second:
         assert claim(first) == "mine"
         assert claim(second) == "busy"
         second.recover()
         assert claim(second) == "busy", "the first lives"
-        first.free("a.mp4")
+        first.release("a.mp4")
         assert claim(second) == "mine"
         second.fail(replace(written(second), finished_at="2999-01-01T00:00:00+00:00"))
         assert claim(first) == "failed", "just now, by another run"
@@ -88,7 +87,7 @@ def killed_with(tmp_path: Path, code: str) -> None:
     assert done.returncode == -9
 
 
-def test_work_of_the_dead_is_free(tmp_path: Path) -> None:
+def test_files_of_dead_runs_can_be_claimed(tmp_path: Path) -> None:
     killed_with(tmp_path, "")
     assert read_only(tmp_path)["a.mp4"].state == "running"
     with Ledger(tmp_path) as ledger:
@@ -115,8 +114,8 @@ def test_killed_between_written_and_done(tmp_path: Path, moment: str) -> None:
         assert claim(ledger) == "done"
 
 
-@pytest.mark.parametrize("how", ["garbage", "middle", "value", "kind of value", "newer", "foreign"])
-def test_a_ledger_that_cannot_be_used_is_kept_aside_and_rebuilt(tmp_path: Path, how: str) -> None:
+@pytest.mark.parametrize("how", ["garbage", "middle", "value", "newer", "foreign"])
+def test_an_unusable_ledger_is_set_aside_and_rebuilt(tmp_path: Path, how: str) -> None:
     with Ledger(tmp_path) as ledger:
         for name in ("a.mp4", "b.mp4"):
             item = Item(Path("/card") / name, name, name, "")
@@ -134,27 +133,27 @@ def test_a_ledger_that_cannot_be_used_is_kept_aside_and_rebuilt(tmp_path: Path, 
     else:
         with sqlite3.connect(path) as db:
             db.execute({
-                "value": "UPDATE files SET thumbnails = 'x'", "kind of value": "UPDATE files SET frames = 'x'",
+                "value": "UPDATE files SET record = 'x'",
                 "newer": f"PRAGMA user_version = {store.VERSION + 1}", "foreign": "PRAGMA application_id = 5",
             }[how])  # fmt: skip
         db.close()
     with Ledger(tmp_path) as ledger:
-        assert len(ledger.said) == 1
-        assert "kept as" in ledger.said[0]
-        assert "1 results" in ledger.said[0]
+        assert len(ledger.warnings) == 1
+        assert "kept as" in ledger.warnings[0]
+        assert "1 results" in ledger.warnings[0]
         assert ledger.record("a.mp4") == before
         assert ledger.record("b.mp4") is None
         assert claim(ledger) == "done"
     aside = [path for path in tmp_path.iterdir() if path.name.startswith(f"{NAME}.")]
     assert len(aside) == 1
     with Ledger(tmp_path) as ledger:
-        assert not ledger.said, "it is said once"
+        assert not ledger.warnings, "it is said once"
 
 
 @pytest.mark.parametrize("how", ["gone", "empty"])
-def test_a_ledger_that_is_lost_is_rebuilt(tmp_path: Path, how: str) -> None:
+def test_a_lost_ledger_is_rebuilt(tmp_path: Path, how: str) -> None:
     with Ledger(tmp_path) as ledger:
-        assert not ledger.said, "it is new"
+        assert not ledger.warnings, "it is new"
         claim(ledger)
         ledger.publish(written(ledger))
     for path in tmp_path.glob(f"{NAME}*"):
@@ -162,42 +161,42 @@ def test_a_ledger_that_is_lost_is_rebuilt(tmp_path: Path, how: str) -> None:
     if how == "empty":
         (tmp_path / NAME).touch()
     with Ledger(tmp_path) as ledger:
-        assert "made from the 1 results" in ledger.said[0]
+        assert "made from the 1 results" in ledger.warnings[0]
         assert claim(ledger) == "done"
 
 
-def test_a_torn_line_of_the_journal_is_passed_over(tmp_path: Path) -> None:
+def test_incomplete_lines_of_the_journal_are_skipped(tmp_path: Path) -> None:
     with Ledger(tmp_path) as ledger:
         for name in ("a.mp4", "c.mp4"):
             item = Item(Path("/card") / name, name, name, "")
             claim(ledger, item)
             ledger.publish(written(ledger, item))
             with (tmp_path / HIDDEN / "journal.jsonl").open("a") as journal:
-                journal.write('{"target": "b.mp4", "sta')
+                journal.write('{"item": {"target": "b.mp4", "sta')
     (tmp_path / NAME).write_bytes(b"\0" * 9999)
     with Ledger(tmp_path) as ledger:
         assert list(ledger.records()) == ["a.mp4", "c.mp4"], "and takes no sound line with it"
 
 
-def test_a_folder_that_reads_like_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_named_like_a_uri(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("file:x").mkdir()
     with Ledger(Path("file:x")) as ledger:
         assert claim(ledger) == "mine"
 
 
-def test_a_ledger_that_does_not_open_leaves_no_lock(tmp_path: Path) -> None:
+def test_a_failed_open_leaves_no_lock(tmp_path: Path) -> None:
     (tmp_path / NAME).mkdir()
     with pytest.raises(VderainError, match="cannot be used"), Ledger(tmp_path):
         pass
     assert not list((tmp_path / HIDDEN / "runs").iterdir())
 
 
-def test_names_that_are_no_unicode(tmp_path: Path) -> None:
+def test_names_that_are_not_unicode(tmp_path: Path) -> None:
     name = os.fsdecode(b"regen-\xfc.mp4")
     item = Item(Path("/card") / name, name, name, "")
     with Ledger(tmp_path) as ledger:
-        ledger.register([(item, SEEN)], "s", "w")
+        ledger.register([Record(item=item, fingerprint=SEEN, settings="s", weights="w")])
         assert claim(ledger, item) == "mine"
         ledger.publish(written(ledger, item))
         assert claim(ledger, item) == "done"
@@ -208,9 +207,9 @@ def test_names_that_are_no_unicode(tmp_path: Path) -> None:
         assert list(ledger.records()) == [name]
 
 
-@pytest.mark.parametrize("long_ago", ["seen = 0", "seen = seen + 100000"])
-def test_another_machine_is_kept_out_while_it_lives(tmp_path: Path, long_ago: str) -> None:
-    """A sign of life from the future is no sign: a clock was wrong."""
+@pytest.mark.parametrize("long_ago", ["heartbeat = 0", "heartbeat = heartbeat + 100000"])
+def test_a_live_run_on_another_host_is_refused(tmp_path: Path, long_ago: str) -> None:
+    """A heartbeat from the future does not count: a clock was wrong."""
     with Ledger(tmp_path) as ledger, ledger.transaction():
         ledger._db.execute("INSERT INTO runs VALUES ('far', 'elsewhere', 1, strftime('%s', 'now'))")
     with pytest.raises(VderainError, match="a run on elsewhere is at work"), Ledger(tmp_path):
@@ -223,7 +222,7 @@ def test_another_machine_is_kept_out_while_it_lives(tmp_path: Path, long_ago: st
 
 
 @pytest.mark.parametrize("what", ["a file in the way", "a folder in the way"])
-def test_a_place_that_cannot_be_written_to(tmp_path: Path, what: str) -> None:
+def test_a_folder_that_is_not_writable(tmp_path: Path, what: str) -> None:
     if what == "a file in the way":
         (tmp_path / HIDDEN).write_text("")
     else:
@@ -237,10 +236,18 @@ def test_the_journal_is_json(tmp_path: Path) -> None:
         claim(ledger)
         ledger.publish(written(ledger))
     (line,) = (tmp_path / HIDDEN / "journal.jsonl").read_text().splitlines()
-    assert json.loads(line)["target"] == "a.mp4"
+    assert json.loads(line)["item"]["target"] == "a.mp4"
 
 
-def test_a_fingerprint_sees_both_ends_time_and_size(tmp_path: Path) -> None:
+def test_fields_of_newer_versions_are_ignored() -> None:
+    record = Record(item=ITEM, result=FileResult(frames=5))
+    values = json.loads(record.to_json())
+    for part in (values, values["item"], values["result"], values["fingerprint"]):
+        part["new"] = 1
+    assert Record.from_json(json.dumps(values)) == record
+
+
+def test_a_fingerprint_covers_both_ends_time_and_size(tmp_path: Path) -> None:
     path = tmp_path / "a.mp4"
     data = bytearray(os.urandom(300_000))
     path.write_bytes(data)

@@ -1,4 +1,4 @@
-"""What is to be done, and where it goes."""
+"""Planning: which files are found, and where their results go."""
 
 import os
 from collections.abc import Callable
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vderain.batch.plan import Plan, Selection, group_of, make_plan
+from vderain.batch.plan import Plan, Selection, camera_of, make_plan
 from vderain.errors import UsageError
 
 Tree = Callable[..., Path]
@@ -61,7 +61,7 @@ def test_include_and_exclude(
     assert targets(planned(card, out=tmp_path / "out", include=include, exclude=exclude)) == found
 
 
-def test_files_are_taken_whatever_they_are(tree: Tree, tmp_path: Path) -> None:
+def test_named_files_are_taken_whatever_they_are(tree: Tree, tmp_path: Path) -> None:
     card = tree("a.dat", "b.jpg", "sub/c.mp4")
     plan = planned(card / "a.dat", card / "b.jpg", card / "sub" / "c.mp4", out=tmp_path / "out")
     assert targets(plan) == ["a.mp4", "b.jpg", "c.mp4"]
@@ -83,7 +83,7 @@ def test_patterns_keep_places_from_the_first_wildcard_on(tree: Tree, tmp_path: P
     ("**/P*/**/*.mp4", (), (), ["sub/Parking/3.mp4"]),
     ("**/*.txt", (), (), ["sub/2.mp4"]),
 ])  # fmt: skip
-def test_include_and_exclude_hold_for_patterns(
+def test_include_and_exclude_apply_to_patterns(
     tree: Tree, tmp_path: Path, pattern: str, include: tuple[str, ...], exclude: tuple[str, ...], found: list[str]
 ) -> None:
     card = tree("1.mp4", "sub/2.mp4", "sub/Parking/3.mp4", "sub/.trash/4.mp4")
@@ -93,7 +93,7 @@ def test_include_and_exclude_hold_for_patterns(
     assert targets(plan) == found
 
 
-def test_no_result_leaves_the_folder_of_results(tree: Tree, tmp_path: Path) -> None:
+def test_results_stay_inside_the_folder_of_results(tree: Tree, tmp_path: Path) -> None:
     card = tree("sub/1.mp4")
     with pytest.raises(UsageError, match=r"has \.\. behind a wildcard"):
         planned(f"{card}/*/../../card/sub/1.mp4", out=tmp_path / "out")
@@ -104,7 +104,7 @@ def test_no_result_leaves_the_folder_of_results(tree: Tree, tmp_path: Path) -> N
         planned(card, out=out)
 
 
-def test_a_pattern_does_not_mean_what_lies_among_the_results(tree: Tree, tmp_path: Path) -> None:
+def test_patterns_ignore_the_folder_of_results(tree: Tree, tmp_path: Path) -> None:
     """Or a second run would be refused what the first was not."""
     card = tree("1.mp4", "F/2.mp4", "out/1.mp4", "out/F/2.mp4")
     for pattern, names in (("**/*.mp4", ["1.mp4", "F/2.mp4"]), ("*", ["1.mp4", "F/2.mp4"])):
@@ -130,13 +130,13 @@ def test_a_file_named_twice_is_done_once(tree: Tree, tmp_path: Path) -> None:
     ("120000F.mp4", "front"), ("drive-rear.mp4", "rear"), ("Front/1_R.mp4", "rear"), ("leaf.mp4", ""), ("car.mp4", ""),
     ("Lima.mp4", ""), ("Club.mp4", ""),
 ])  # fmt: skip
-def test_front_and_rear_are_told_by_name_then_by_folder(name: str, group: str) -> None:
-    assert group_of(name) == group
+def test_cameras_are_recognised_by_file_name_then_by_folder(name: str, group: str) -> None:
+    assert camera_of(name) == group
 
 
 @given(st.text(st.characters(exclude_characters="/\0"), min_size=1))
 def test_any_name_has_a_group(name: str) -> None:
-    assert group_of(name) in ("front", "rear", "")
+    assert camera_of(name) in ("front", "rear", "")
 
 
 def test_results_and_inputs_lie_apart(tree: Tree, tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_equal_names_are_refused(tree: Tree, tmp_path: Path) -> None:
         planned(card, out=tmp_path / "out")
 
 
-def test_a_result_is_no_folder_of_others(tree: Tree, tmp_path: Path) -> None:
+def test_a_result_cannot_be_the_folder_of_another(tree: Tree, tmp_path: Path) -> None:
     card = tree("a.wmv", "a.mp4/b.mp4", "c.mp4")
     with pytest.raises(UsageError, match=r"a\.wmv would become .*a\.mp4, which is the folder for .*b\.mp4\."):
         planned(card, out=tmp_path / "out")
@@ -168,7 +168,7 @@ def test_a_result_is_no_folder_of_others(tree: Tree, tmp_path: Path) -> None:
 
 def test_files_of_one_name_do_not_stop_the_others_of_a_run_that_goes_on(tree: Tree, tmp_path: Path) -> None:
     card = tree("x.mp4", "y.wmv", "y.mp4", "z.mp4")
-    plan = make_plan(Selection((str(tmp_path / "gone"), str(card))), tmp_path / "out", go_on=True)
+    plan = make_plan(Selection((str(tmp_path / "gone"), str(card))), tmp_path / "out", keep_going=True)
     assert targets(plan) == ["x.mp4", "z.mp4"]
     assert ["gone" in plan.problems[0].what, "both become" in plan.problems[1].what] == [True, True]
 
@@ -176,14 +176,14 @@ def test_files_of_one_name_do_not_stop_the_others_of_a_run_that_goes_on(tree: Tr
 def test_two_kinds_of_one_file_would_share_a_track(tree: Tree, tmp_path: Path) -> None:
     card = tree("a.mp4", "a.mkv", "b.mp4", "b.jpg")
     assert len(planned(card, out=tmp_path / "out", include=("*",)).items) == 4
-    assert planned(card, out=tmp_path / "out", include=("b.*",), beside=(".gpx",)).items, "a picture has no track"
+    assert planned(card, out=tmp_path / "out", include=("b.*",), sidecars=(".gpx",)).items, "a picture has no track"
     with pytest.raises(UsageError, match=r"would both become .*a\.gpx\.") as caught:
-        planned(card, out=tmp_path / "out", beside=(".gpx",))
+        planned(card, out=tmp_path / "out", sidecars=(".gpx",))
     assert "--exclude" in caught.value.cure, "they are in one folder already"
 
 
 @pytest.mark.parametrize("what", ["nowhere.mp4", "nothing*.mp4", "x" * 5000])
-def test_inputs_that_are_not_there(tmp_path: Path, what: str) -> None:
+def test_missing_inputs_are_refused(tmp_path: Path, what: str) -> None:
     with pytest.raises(UsageError):
         planned(tmp_path / what, out=tmp_path / "out")
 
@@ -201,7 +201,7 @@ def test_links_are_followed_but_not_in_circles(tree: Tree, tmp_path: Path) -> No
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_a_folder_that_may_not_be_read_by_permission(tree: Tree, tmp_path: Path) -> None:
+def test_a_folder_without_permission_is_reported(tree: Tree, tmp_path: Path) -> None:
     card = tree("open/1.mp4", "shut/2.mp4")
     (card / "shut").chmod(0)
     plan = planned(card, out=tmp_path / "out")
@@ -210,7 +210,7 @@ def test_a_folder_that_may_not_be_read_by_permission(tree: Tree, tmp_path: Path)
     assert plan.incomplete
 
 
-def test_a_folder_that_cannot_be_read_is_said(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_folder_is_reported(tree: Tree, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     card = tree("open/1.mp4", "shut/2.mp4")
     scan = os.scandir
 
@@ -219,7 +219,7 @@ def test_a_folder_that_cannot_be_read_is_said(tree: Tree, tmp_path: Path, monkey
             raise PermissionError(13, "Permission denied")
         return scan(folder)
 
-    monkeypatch.setattr("vderain.batch.search.os.scandir", fail)
+    monkeypatch.setattr("vderain.batch.plan.os.scandir", fail)
     for where in (card, card / "**" / "*.mp4", card / "*"):
         plan = planned(where, out=tmp_path / "out")
         assert targets(plan) == ["open/1.mp4"]
@@ -227,6 +227,6 @@ def test_a_folder_that_cannot_be_read_is_said(tree: Tree, tmp_path: Path, monkey
         assert "shut cannot be read (Permission denied)" in plan.problems[0].what
 
 
-def test_there_is_no_such_container(tmp_path: Path) -> None:
+def test_unknown_containers_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no container"):
         Selection((str(tmp_path),), suffix=".gif")

@@ -14,7 +14,9 @@ from clips import Clip, decoded_pts, make
 from vderain.batch.events import Ended, Planned, Started, Summary
 from vderain.batch.ledger import HIDDEN, Ledger, read_only
 from vderain.batch.plan import Item, Selection, make_plan
-from vderain.batch.run import UNSEEN, RetryPolicy, Run, _key
+from vderain.batch.record import Record
+from vderain.batch.result_folder import work_folder
+from vderain.batch.run import RetryPolicy, Run
 from vderain.batch.workers.task import Outcome, Progressed, Task, TaskEvent
 from vderain.batch.workers.worker import Worker
 from vderain.errors import OutputError, VderainError
@@ -38,7 +40,7 @@ class Here:
     def idle(self) -> int:
         return int(self._task is None)
 
-    def begin(self, task: Task) -> None:
+    def start(self, task: Task) -> None:
         self._task = task
 
     def poll(self, timeout_s: float) -> Iterable[TaskEvent]:
@@ -59,18 +61,18 @@ class Card:
         self.out.mkdir()
         for name in names:
             make(self.folder / name, Clip(frames=5))
-        self.told: list[Any] = []
+        self.events: list[Any] = []
 
     def run(
         self, options: Options = PLAIN, meanwhile: Callable[[], None] = lambda: None, stopped: bool = False,
         between: Callable[[Run], None] = lambda run: None, here: type[Here] = Here,
     ) -> Summary:  # fmt: skip
         """Plans, looks, works, ends."""
-        self.told, stop = [], Event()
+        self.events, stop = [], Event()
         if stopped:
             stop.set()
         with Ledger(self.out) as ledger:
-            run = Run(ledger, options, RetryPolicy(), self.told.append, stop)
+            run = Run(ledger=ledger, options=options, policy=RetryPolicy(), emit=self.events.append, stop=stop)
             try:
                 run.add(make_plan(Selection((str(self.folder),)), self.out).items)
                 between(run)
@@ -79,8 +81,8 @@ class Card:
                 summary = run.close()
         return summary
 
-    def all_told(self, kind: type) -> list[Any]:
-        return [each for each in self.told if isinstance(each, kind)]
+    def all_events(self, kind: type) -> list[Any]:
+        return [each for each in self.events if isinstance(each, kind)]
 
 
 @pytest.fixture
@@ -92,68 +94,68 @@ def counts(summary: Summary) -> tuple[int, int, int, int]:
     return len(summary.done), len(summary.failed), summary.skipped, summary.waiting
 
 
-def test_a_run_with_other_settings_that_is_stopped_takes_nothing_away(card: Card) -> None:
+def test_a_stopped_run_with_new_settings_keeps_old_results(card: Card) -> None:
     assert counts(card.run()) == (2, 0, 0, 0)
     assert counts(card.run(OTHER, stopped=True)) == (0, 0, 0, 2)
     assert counts(card.run()) == (0, 0, 2, 0)
 
 
-def test_a_long_list_is_not_looked_through_after_ctrl_c(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stopped_run_reads_no_fingerprints(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vderain.batch.run.fingerprint", lambda path: pytest.fail("it was"))
     assert counts(card.run(stopped=True)) == (0, 0, 0, 2)
 
 
-def test_a_source_that_cannot_be_read_does_not_cost_its_result(card: Card) -> None:
+def test_an_unreadable_source_keeps_its_result(card: Card) -> None:
     card.run()
     source = card.folder / "a.mp4"
     aside = source.rename(card.folder / "aside")
     source.symlink_to(source)
     assert counts(card.run()) == (0, 1, 1, 0)
-    (ended,) = card.all_told(Ended)
-    assert "cannot be read" in ended.record.error
+    (ended,) = card.all_events(Ended)
+    assert "cannot be read" in ended.record.failure.error
     assert read_only(card.out)["a.mp4"].state == "done"
     aside.replace(source)
     assert counts(card.run()) == (0, 0, 2, 0)
 
 
-def test_what_cannot_be_read_is_planned_and_was_not_done_before(card: Card) -> None:
+def test_unreadable_files_count_as_planned(card: Card) -> None:
     """Or a table would say "3 of 2 files"."""
     (card.folder / "c.mp4").symlink_to(card.folder / "c.mp4")
     assert counts(card.run()) == (2, 1, 0, 0)
-    (planned,) = card.all_told(Planned)
+    (planned,) = card.all_events(Planned)
     assert (len(planned.items), planned.done) == (3, 0)
-    assert len(card.all_told(Ended)) == 3
+    assert len(card.all_events(Ended)) == 3
 
 
-def test_a_file_that_changes_while_it_waits_is_done_once(card: Card) -> None:
+def test_a_file_that_changes_while_waiting_is_done_once(card: Card) -> None:
     def change(run: Run) -> None:
         make(card.folder / "b.mp4", Clip(frames=7))
         run.add(make_plan(Selection((str(card.folder / "b.mp4"),)), card.out).items)  # as a watcher does
 
     assert counts(card.run(between=change)) == (2, 0, 0, 0)
-    assert [began.item.target for began in card.all_told(Started)] == ["a.mp4", "b.mp4"]
-    assert sum(len(planned.items) for planned in card.all_told(Planned)) == 2
+    assert [began.item.target for began in card.all_events(Started)] == ["a.mp4", "b.mp4"]
+    assert sum(len(planned.items) for planned in card.all_events(Planned)) == 2
     assert counts(card.run()) == (0, 0, 2, 0)
 
 
-def test_a_file_is_known_by_what_it_was_when_it_was_begun(card: Card) -> None:
+def test_the_fingerprint_is_taken_when_processing_begins(card: Card) -> None:
     """A copy that was not complete when the list was made is not done twice."""
     assert counts(card.run(between=lambda run: make(card.folder / "b.mp4", Clip(frames=7)) and None)) == (2, 0, 0, 0)
     assert len(decoded_pts(card.out / "b.mp4")) == 7
-    assert read_only(card.out)["b.mp4"].print == fingerprint(card.folder / "b.mp4")
+    assert read_only(card.out)["b.mp4"].fingerprint == fingerprint(card.folder / "b.mp4")
     assert counts(card.run()) == (0, 0, 2, 0)
 
 
-def test_what_appears_under_a_name_while_it_is_worked_on_is_not_replaced(card: Card) -> None:
+def test_a_file_that_appears_under_the_target_is_not_replaced(card: Card) -> None:
     mine = card.out / "a.mp4"
     assert counts(card.run(meanwhile=lambda: mine.write_text("my own") and None)) == (1, 1, 0, 0)
     assert mine.read_text() == "my own"
     assert not list((card.out / HIDDEN / "work").iterdir()), "no draft is left"
 
 
-def test_pictures_of_an_older_result_go_with_it(card: Card) -> None:
+def test_thumbnails_of_an_older_result_are_removed(card: Card) -> None:
     card.run()
-    (shown,) = [card.out / moment.after for moment in read_only(card.out)["a.mp4"].thumbnails]
+    (shown,) = [card.out / thumbnail.after for thumbnail in read_only(card.out)["a.mp4"].result.thumbnails]
     stale = shown.with_name("00000099-after.jpg")
     stale.touch()
     card.run(OTHER)
@@ -186,7 +188,7 @@ def test_a_long_name_leaves_room_for_what_is_written_on_the_way(tmp_path: Path) 
     assert len(decoded_pts(card.out / name)) == 5
 
 
-def test_what_is_no_input_any_more_is_forgotten(card: Card, tmp_path: Path) -> None:
+def test_removed_sources_leave_the_report_and_the_work_folder(card: Card, tmp_path: Path) -> None:
     """Its failure is off the page, and its pieces are off the disk; those of other inputs stay."""
     gone, elsewhere = card.folder / "gone.mp4", tmp_path / "elsewhere.mp4"
     gone.symlink_to(gone)
@@ -194,19 +196,20 @@ def test_what_is_no_input_any_more_is_forgotten(card: Card, tmp_path: Path) -> N
     assert counts(card.run()) == (2, 1, 0, 0)
     work = card.out / HIDDEN / "work"
     with Ledger(card.out) as ledger:
-        ledger.register([(Item(elsewhere, "elsewhere.mp4", "elsewhere.mp4", ""), UNSEEN)], "", "")
+        ledger.register([Record(item=Item(elsewhere, "elsewhere.mp4", "elsewhere.mp4", ""))])
     for target in ("gone.mp4", "elsewhere.mp4"):
-        (work / _key(target)).mkdir(parents=True)
-        (work / _key(target) / "segments.sqlite").touch()
+        folder = card.out / work_folder(target)
+        folder.mkdir(parents=True)
+        (folder / "segments.sqlite").touch()
     gone.unlink()
     pages: list[str] = []
-    assert counts(card.run(between=lambda run: pages.append(run.report("", {}).read_text()))) == (0, 0, 2, 0)
+    assert counts(card.run(between=lambda run: pages.append(run.write_report("", {}).read_text()))) == (0, 0, 2, 0)
     assert "elsewhere.mp4" in pages[0]
     assert "gone.mp4" not in pages[0]
-    assert [path.name for path in work.iterdir()] == [_key("elsewhere.mp4")]
+    assert [path.name for path in work.iterdir()] == [Path(work_folder("elsewhere.mp4")).name]
 
 
-# Moments of a file that was cut off
+# Thumbnails of an interrupted file
 
 
 class Killed(BaseException):
@@ -216,7 +219,10 @@ class Killed(BaseException):
 def worked(source: Path, out: Path, model: Path, killed_at: int | None = None) -> Outcome:
     """Does a file in pieces of ten frames."""
     options = Options(str(model), temporal="off", device="cpu", guard=False)
-    task = Task("a.mp4", source, out, f"{HIDDEN}/work/a", "report/a", options, 10)
+    task = Task(
+        target="a.mp4", source=source, outdir=out, work_folder=f"{HIDDEN}/work/a", thumbnail_folder="report/a",
+        options=options, segment_frames=10,
+    )  # fmt: skip
 
     def tell(target: str, progress: Any) -> None:
         if progress.frames == killed_at:
@@ -225,18 +231,18 @@ def worked(source: Path, out: Path, model: Path, killed_at: int | None = None) -
     return Worker("cpu")(task, tell)
 
 
-def test_moments_from_before_a_crash_are_shown(tmp_path: Path, tiny1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_thumbnails_survive_a_crash(tmp_path: Path, tiny1: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("vderain.batch.workers.worker.REPORT_EVERY_S", -1.0)
     source = make(tmp_path / "a.mp4", Clip(frames=45, rate=Clip().rate / 10))
     calm, out = tmp_path / "calm", tmp_path / "out"
     straight = worked(source, calm, tiny1)
-    assert not straight.error
-    assert len(straight.thumbnails) == 3
+    assert straight.failure is None
+    assert len(straight.result.thumbnails) == 3
     for killed_at in (13, 20, 34):
         with pytest.raises(Killed):
             worked(source, out, tiny1, killed_at)
-    assert worked(source, out, tiny1).thumbnails == straight.thumbnails
-    for name in (name for moment in straight.thumbnails for name in (moment.before, moment.after)):
+    assert worked(source, out, tiny1).result.thumbnails == straight.result.thumbnails
+    for name in (name for thumbnail in straight.result.thumbnails for name in (thumbnail.before, thumbnail.after)):
         assert (out / name).read_bytes() == (calm / name).read_bytes()
 
 
@@ -269,11 +275,11 @@ def test_too_little_space_is_found_before_any_work(card: Card, small_disk: Path)
     (card.folder / "c.mp4").write_bytes(bytes(1_000_000))
     with pytest.raises(VderainError, match="free, and about"):
         card.run(between=Run.check_space)
-    assert not card.all_told(Started)
+    assert not card.all_events(Started)
 
 
 @pytest.mark.parametrize("leave_bytes", [0, 100_000])
-def test_a_disk_that_fills_up_loses_nothing(card: Card, small_disk: Path, leave_bytes: int) -> None:
+def test_a_full_disk_loses_nothing(card: Card, small_disk: Path, leave_bytes: int) -> None:
     """Where not even the ledger can be written the run ends, and says so; else the file fails, and the run goes on."""
     card.out = small_disk
     (card.folder / "b.mp4").unlink()
@@ -283,7 +289,7 @@ def test_a_disk_that_fills_up_loses_nothing(card: Card, small_disk: Path, leave_
     try:
         summary = card.run(meanwhile=lambda: fill(small_disk, leave_bytes))
         assert counts(summary) == (0, 1, 1, 0)
-        assert "disk is full" in summary.failed[0].error
+        assert "disk is full" in summary.failed[0].failure.error
         assert leave_bytes
     except OutputError as error:
         assert "disk is full" in error.what

@@ -1,4 +1,4 @@
-"""What a watcher hands out, without the thread that listens to the system."""
+"""The watcher, without its thread that listens to the file system."""
 
 import time
 from pathlib import Path
@@ -7,12 +7,14 @@ from vderain.batch.plan import Selection
 from vderain.batch.watch import Watcher
 
 
-def test_files_of_one_name_do_not_hold_up_the_others(tmp_path: Path) -> None:
-    card, said = tmp_path / "card", list[str]()
+def test_conflicting_names_do_not_block_other_files(tmp_path: Path) -> None:
+    card, problems = tmp_path / "card", list[str]()
     card.mkdir()
-    watcher = Watcher(Selection((str(card),), patient=True), tmp_path / "out", lambda *line: said.append(line[0]), 0.05)
+    watcher = Watcher(
+        Selection((str(card),), allow_empty=True), tmp_path / "out", lambda what, cure: problems.append(what), 0.05
+    )
 
-    def handed_out() -> list[str]:
+    def returned() -> list[str]:
         found: list[str] = []
         for _ in range(3):  # a file is looked at twice before it counts as complete
             time.sleep(0.06)
@@ -20,10 +22,10 @@ def test_files_of_one_name_do_not_hold_up_the_others(tmp_path: Path) -> None:
         return found
 
     (card / "y.wmv").touch()
-    assert handed_out() == ["y.mp4"]
+    assert returned() == ["y.mp4"]
     for name in ("y.mp4", "z.mp4"):
         (card / name).touch()
     watcher._changed.set()
-    assert handed_out() == ["z.mp4"], "and what was made of y.wmv is not replaced"
-    assert len(said) == 1
-    assert "would both become" in said[0]
+    assert returned() == ["z.mp4"], "the result of y.wmv is not replaced"
+    assert len(problems) == 1
+    assert "would both become" in problems[0]

@@ -1,1 +1,1 @@
-"""Many files: a plan of them enters, finished files, a ledger and a report leave."""
+"""Many files at once: planning, the ledger, workers, events and the report."""

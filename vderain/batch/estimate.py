@@ -1,4 +1,4 @@
-"""What a batch would take: files and options enter; time and space leave, measured on the first frames of a few."""
+"""Estimates time and disk space of a batch by processing the first frames of a few files."""
 
 import math
 import tempfile
@@ -14,17 +14,17 @@ from vderain.process import LoadedModels, load_models, process
 
 TRIALS = 3  # files, from all over the list
 TRIAL_FRAMES = 36
-WARMING_FRAMES = 4  # before the first trial: the first frames of a process take longer
+WARM_UP_FRAMES = 4  # before the first trial: the first frames of a process take longer
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """What one file would take.
+    """What processing one file would take.
 
     Attributes:
         item: the file.
-        frames: as its container says; 0 where it does not.
-        seconds, bytes_out: of the whole file on one device; None where nothing could be measured.
+        frames: according to its container; 0 where unknown.
+        seconds, bytes_out: for the whole file on one device; None where nothing could be measured.
         error, cure: why it would fail, or empty.
     """
 
@@ -37,8 +37,8 @@ class Estimate:
 
 
 @dataclass(frozen=True, slots=True)
-class _Size:
-    """A file before it is measured."""
+class _Probe:
+    """Length and size of a file."""
 
     item: Item
     frames: int
@@ -47,62 +47,66 @@ class _Size:
 
 
 def estimate(items: Sequence[Item], options: Options) -> list[Estimate]:
-    """Looks into every file, and processes the first frames of a few.
+    """Opens every file, and processes the first frames of a few.
+
+    Args:
+        items: the files.
+        options: the user's choices.
+
+    Returns:
+        An estimate for each file, in the same order.
 
     Raises:
-        VderainError: the model or the device is not there.
+        VderainError: the model or the device does not exist.
     """
-    loaded = load_models(options)
-    sizes, failures = _looked_into(items, options)
-    trials = _some(sizes)
-    for size in trials[:1]:
-        _measured(size, options, loaded, WARMING_FRAMES)
-    found = [_measured(size, options, loaded, TRIAL_FRAMES) for size in trials]
-    measured = [each for each in found if each is not None]
+    models = load_models(options)
+    probes, failures = _probe(items, options)
+    trials = _spread(probes)
+    for probe in trials[:1]:
+        _measure(probe, options, models, WARM_UP_FRAMES)
+    measured = [each for probe in trials if (each := _measure(probe, options, models, TRIAL_FRAMES)) is not None]
     pixels = sum(px for px, _, _ in measured)
-    per_px_s = sum(seconds for _, seconds, _ in measured) / pixels if pixels else None
-    per_px_bytes = sum(written for _, _, written in measured) / pixels if pixels else None
-    sound = {
-        size.item: Estimate(
-            size.item,
-            size.frames,
-            size.frames * size.frame_px * per_px_s if per_px_s is not None and size.frames else None,
-            round(size.frames * size.frame_px * per_px_bytes) if per_px_bytes is not None and size.frames else None,
-        )
-        for size in sizes
-    }
-    return [sound.get(item) or failures[item] for item in items]
+    estimates = dict(failures)
+    for probe in probes:
+        seconds = bytes_out = None
+        if pixels and probe.frames:
+            share = probe.frames * probe.frame_px / pixels
+            seconds = share * sum(seconds for _, seconds, _ in measured)
+            bytes_out = round(share * sum(written for _, _, written in measured))
+        estimates[probe.item] = Estimate(probe.item, probe.frames, seconds, bytes_out)
+    return [estimates[item] for item in items]
 
 
-def _looked_into(items: Iterable[Item], options: Options) -> tuple[list[_Size], dict[Item, Estimate]]:
-    sizes: list[_Size] = []
+def _probe(items: Iterable[Item], options: Options) -> tuple[list[_Probe], dict[Item, Estimate]]:
+    """Probes of the files that can be opened, and the errors of the others."""
+    probes: list[_Probe] = []
     failures: dict[Item, Estimate] = {}
     for item in items:
         try:
             part = {"start_s": options.start_s, "duration_s": options.duration_s}
-            with open_source(item.source, strict=options.strict, rate=options.rate, **part) as reader:
-                frame_px = reader.size_px[0] * reader.size_px[1]
-                sizes.append(_Size(item, reader.frames_estimate or 0, frame_px, float(reader.average_rate or 30)))
+            with open_source(item.source, strict=options.strict, rate=options.rate, **part) as source:
+                frame_px = source.size_px[0] * source.size_px[1]
+                probes.append(_Probe(item, source.frames_estimate or 0, frame_px, float(source.average_rate or 30)))
         except VderainError as error:
             failures[item] = Estimate(item, error=error.what, cure=error.cure)
-    return sizes, failures
+    return probes, failures
 
 
-def _some(sizes: list[_Size]) -> list[_Size]:
-    """A few of them, from the first to the last."""
-    count = min(TRIALS, len(sizes))
-    return [sizes[number * (len(sizes) - 1) // max(1, count - 1)] for number in range(count)]
+def _spread(probes: list[_Probe]) -> list[_Probe]:
+    """A few files, evenly spread over the list."""
+    count = min(TRIALS, len(probes))
+    return [probes[number * (len(probes) - 1) // max(1, count - 1)] for number in range(count)]
 
 
-def _measured(
-    size: _Size, options: Options, loaded: LoadedModels | None, frames: int
+def _measure(
+    probe: _Probe, options: Options, models: LoadedModels | None, frames: int
 ) -> tuple[float, float, float] | None:  # fmt: skip
-    """Pixels, seconds for them, and bytes they became; None where the file cannot be done."""
+    """Pixels, seconds and bytes written of the first frames of a file; None where it cannot be processed."""
     with tempfile.TemporaryDirectory(prefix="vderain-") as folder:
-        target = Path(folder) / Path(size.item.target).name
-        part_s = min(frames / size.rate, options.duration_s or math.inf)
+        target = Path(folder) / Path(probe.item.target).name
+        part_s = min(frames / probe.rate, options.duration_s or math.inf)
         try:
-            done = process(size.item.source, target, replace(options, duration_s=part_s), loaded=loaded)
+            result = process(probe.item.source, target, replace(options, duration_s=part_s), loaded=models)
         except VderainError:
             return None
-        return done.frames * size.frame_px, done.seconds, target.stat().st_size
+        return result.frames * probe.frame_px, result.seconds, target.stat().st_size

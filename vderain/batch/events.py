@@ -1,4 +1,4 @@
-"""What a run tells whoever watches it, and what came of it in the end."""
+"""Events that a run emits while it works, and its summary at the end."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -11,7 +11,13 @@ from vderain.batch.workers.task import Progressed
 
 @dataclass(frozen=True, slots=True)
 class Planned:
-    """What a run found: files to do, files that are done already."""
+    """Files were found.
+
+    Attributes:
+        items: the files to process.
+        todo_bytes: the sum of their sizes.
+        done: how many files were done already.
+    """
 
     items: tuple[Item, ...]
     todo_bytes: int
@@ -20,7 +26,7 @@ class Planned:
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """A file was given to a worker."""
+    """A worker was given a file."""
 
     item: Item
     size_bytes: int
@@ -29,7 +35,7 @@ class Started:
 
 @dataclass(frozen=True, slots=True)
 class Retried:
-    """An attempt failed, and there will be another."""
+    """An attempt failed and will be repeated."""
 
     target: str
     error: str
@@ -38,14 +44,14 @@ class Retried:
 
 @dataclass(frozen=True, slots=True)
 class Ended:
-    """A file was done, failed, or was done by another run."""
+    """A file is done or has failed, in this run or in a concurrent one."""
 
     record: Record
 
 
 @dataclass(frozen=True, slots=True)
 class Warned:
-    """A warning about a file."""
+    """A worker logged a warning about a file."""
 
     target: str
     text: str
@@ -57,15 +63,15 @@ EventHandler = Callable[[Event], None]
 
 @dataclass(slots=True)
 class Summary:
-    """What came of a run.
+    """The result of a run.
 
     Attributes:
-        ended: this run's files by their targets; one that was done twice, for it changed, is there once.
-        skipped: how many were done before.
-        waiting: how many were not begun, or not finished.
+        ended: records of this run's files by target; a file that was processed twice counts once.
+        skipped: how many files were done before.
+        waiting: how many files were not started or not finished.
         seconds: wall-clock time.
-        report: the page, or None where none was written.
-        stopped: whether somebody asked it to stop.
+        report: first page of the report, or None where none was written.
+        stopped: whether the user stopped the run.
     """
 
     ended: dict[str, Record] = field(default_factory=dict)

@@ -1,6 +1,5 @@
-"""A run over many files: a plan, a ledger and workers enter; what happens is told, and what came of it leaves."""
+"""Runs a batch: hands the files of a plan to workers, records their outcomes in the ledger, and emits events."""
 
-import os
 import shutil
 import time
 from collections import Counter
@@ -8,134 +7,123 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from threading import Event
 
 from vderain.batch.events import Ended, EventHandler, Planned, Retried, Started, Summary, Warned
-from vderain.batch.ledger import HIDDEN, TRACK, Ledger
+from vderain.batch.ledger import Ledger
 from vderain.batch.plan import Item
 from vderain.batch.policy import RetryPolicy
-from vderain.batch.record import Record
-from vderain.batch.report.page import write_report
-from vderain.batch.report.thumbnails import forget_others
-from vderain.batch.workers.task import Outcome, Progressed, Task, Workers, failure
+from vderain.batch.record import Failure, FileResult, Record
+from vderain.batch.result_folder import ResultFolder, thumbnail_folder, work_folder
+from vderain.batch.workers.task import Outcome, Progressed, Task, TaskEvent, Workers
 from vderain.errors import InputError, OutputError, UsageError, VderainError
 from vderain.media.encode.encoder import CAP_FACTOR
-from vderain.media.fingerprint import Fingerprint, fingerprint
-from vderain.media.gps import is_gpx_of_ours
+from vderain.media.fingerprint import fingerprint
 from vderain.options import Options, settings, weights
 
 POLL_S = 0.1
-ELSEWHERE_S = 0.5  # between looks at what another run is doing
-WORK = f"{HIDDEN}/work"
-UNSEEN = Fingerprint(0, 0, "")  # of a file that cannot be read, or was not looked at
-REPORT = "report"  # folder of pictures beside the page
-
-
-def _key(target: str) -> str:
-    """A name for a folder that belongs to a result."""
-    return sha256(os.fsencode(target)).hexdigest()[:16]
+RECOVER_EVERY_S = 0.5  # between looks at the files of concurrent runs
 
 
 class Run:
     """One run over the files of a plan.
 
     Args:
-        ledger: entered.
+        ledger: open ledger of the folder of results.
         options: the user's choices for each file.
-        manner: how to go on.
-        tell: is told what happens.
-        stop: ends the run when set; what is begun can go on another time.
+        policy: how to treat failures.
+        emit: receives every event.
+        stop: ends the run when set; unfinished files can be resumed by another run.
     """
 
-    def __init__(self, ledger: Ledger, options: Options, manner: RetryPolicy, tell: EventHandler, stop: Event) -> None:
-        self.ledger, self.options, self.manner, self.tell, self.stop = ledger, options, manner, tell, stop
+    def __init__(
+        self, *, ledger: Ledger, options: Options, policy: RetryPolicy, emit: EventHandler, stop: Event
+    ) -> None:  # fmt: skip
+        self.ledger, self.options, self.policy, self.emit, self.stop = ledger, options, policy, emit, stop
+        self.outdir = ledger.outdir
+        self._folder = ResultFolder(ledger)
         self.settings, self.weights = settings(options), weights(options)
         self.summary = Summary()
-        self._todo: dict[str, _Waiting] = {}  # by target, in the order of the plan
-        self._elsewhere: dict[str, _Waiting] = {}
-        self._begun: dict[str, _Begun] = {}
+        self._waiting: dict[str, Record] = {}  # by target, in the order of the plan
+        self._elsewhere: dict[str, Record] = {}  # a concurrent run is processing these
+        self._running: dict[str, _Running] = {}
         self._attempts: Counter[str] = Counter()
-        self._began_s = time.monotonic()
-        self._looked_s = 0.0
-
-    @property
-    def outdir(self) -> Path:
-        return self.ledger.outdir
+        self._started_s = time.monotonic()
+        self._recovered_s = 0.0
 
     @property
     def todo(self) -> Sequence[Item]:
-        return [waiting.item for waiting in self._todo.values()]
+        """The files that wait for a worker, in order."""
+        return [record.item for record in self._waiting.values()]
 
     def add(self, items: Iterable[Item]) -> None:
-        """Looks which files are done already and notes the others as waiting."""
+        """Queues the files that are not done yet, and counts the others as skipped."""
         known = self.ledger.records()
-        fresh: list[_Waiting] = []
+        todo: list[Record] = []
         unreadable: list[tuple[Item, InputError]] = []
         done = 0
         for item in items:
-            try:
-                seen = fingerprint(item.source) if not self.stop.is_set() else UNSEEN  # a slow card, a long list
+            try:  # reading a long list from a slow card takes time, which a stopped run does not have
+                wanted = self._wanted(item) if not self.stop.is_set() else self._unread(item)
             except InputError as error:
                 unreadable.append((item, error))
                 continue
-            if self.ledger.is_done(known.get(item.target), seen, self.settings, self.weights):
+            if self.ledger.is_done(known.get(item.target), wanted):
                 done += 1
             else:
-                fresh.append(_Waiting(item, seen))
-        if fresh:
-            self.ledger.register([(each.item, each.seen) for each in fresh], self.settings, self.weights)
-        waiting = self._todo | self._elsewhere
-        new = [each for each in fresh if each.item.target not in waiting]
-        self._todo |= {each.item.target: each for each in fresh if each.item.target not in self._elsewhere}
+                todo.append(wanted)
+        if todo:
+            self.ledger.register(todo)
+        new = [wanted for wanted in todo if wanted.target not in self._waiting | self._elsewhere]
+        self._waiting |= {wanted.target: wanted for wanted in todo if wanted.target not in self._elsewhere}
         self.summary.skipped += done
-        planned = (*(each.item for each in new), *(item for item, _ in unreadable))
-        self.tell(Planned(planned, sum(each.seen.size_bytes for each in new), done))
+        planned = (*(wanted.item for wanted in new), *(item for item, _ in unreadable))
+        self.emit(Planned(planned, sum(wanted.fingerprint.size_bytes for wanted in new), done))
         for item, reason in unreadable:
-            self._unreadable(item, reason)
+            self._fail_unreadable(item, reason)
 
     def work(
-        self, workers: Workers, more: Callable[[], Iterable[Item] | None] = lambda: None,
-        rest: Callable[[], None] = lambda: None,
+        self, workers: Workers, poll_new_files: Callable[[], Iterable[Item] | None] = lambda: None,
+        on_idle: Callable[[], object] = lambda: None,
     ) -> None:  # fmt: skip
-        """Does what is to be done.
+        """Processes all queued files.
 
         Args:
-            workers: who does it.
-            more: looked at again and again: further files, or None where no more will come.
-            rest: called whenever all is done and more may come.
+            workers: carry out the tasks.
+            poll_new_files: called regularly; returns further files, or None once there will be no more.
+            on_idle: called whenever everything is done and more files may come.
         """
-        coming = worked = True
+        more_expected, idle = True, False
         while not self.stop.is_set():
-            if coming:
-                found = more()
-                coming = found is not None
-                if found:
-                    self.add(found)
-            self._begin(workers)
-            if not (self._begun or self._todo or self._elsewhere or coming):
+            if more_expected:
+                new = poll_new_files()
+                more_expected = new is not None
+                if new:
+                    self.add(new)
+            self._start_tasks(workers)
+            if not (self._running or self._waiting or self._elsewhere or more_expected):
                 break
-            if self._begun:
-                worked = True
-            elif worked and not self._todo:
-                worked = False
-                rest()
-            for poll in workers.poll(POLL_S):
-                self._take(poll)
-            if self.manner.fail_fast and self.summary.failed:
+            if self._running:
+                idle = False
+            elif not (self._waiting or idle):
+                idle = True
+                on_idle()
+            for event in workers.poll(POLL_S):
+                self._handle(event)
+            if self.policy.fail_fast and self.summary.failed:
                 break
-            self._look_elsewhere()
-            self.ledger.sign()
+            self._recheck_elsewhere()
+            self.ledger.heartbeat()
 
     def check_space(self) -> None:
-        """Finds out before any work whether the results will find room.
+        """Checks before any work that the disk has room for the results.
 
         Raises:
-            VderainError: they would not.
+            VderainError: it has not.
         """
-        sizes = [waiting.seen.size_bytes for waiting in self._todo.values()]
-        need_bytes = CAP_FACTOR * (sum(sizes) + max(sizes, default=0))  # one beside its pieces
+        sizes = [record.fingerprint.size_bytes for record in self._waiting.values()]
+        need_bytes = CAP_FACTOR * (sum(sizes) + max(sizes, default=0))  # one result lies beside its own segments
         free_bytes = shutil.disk_usage(self.outdir).free
         if free_bytes < need_bytes:
             raise VderainError(
@@ -144,223 +132,184 @@ class Run:
             )
 
     def close(self, workers: Workers | None = None) -> Summary:
-        """Stops, gives back what is not finished, and sums up; the page is `Run.report`."""
+        """Stops the workers, releases unfinished files, and sums up."""
         if workers is not None:
             workers.close()
-        for target in self._begun:
-            with suppress(OutputError):  # a full disk: the next run finds that this one has ended
-                self.ledger.free(target)
-            self._clear(target)
-        self.summary.waiting = len(self._begun) + len(self._todo) + len(self._elsewhere)
+        for target in self._running:
+            with suppress(OutputError):  # a full disk: the next run finds that this one is dead
+                self.ledger.release(target)
+            self._folder.remove_drafts(target)
+        self.summary.waiting = len(self._running) + len(self._waiting) + len(self._elsewhere)
         self.summary.stopped = self.stop.is_set()
-        self.summary.seconds = time.monotonic() - self._began_s
+        self.summary.seconds = time.monotonic() - self._started_s
         if not (self.summary.waiting or self.summary.stopped):
-            self._tidy()
+            self._folder.remove_abandoned_work()
         return self.summary
 
-    def report(self, title: str, told: dict[str, str]) -> Path:
-        """Writes the page about all that is done, or may still be, or has failed in this run."""
-        known = self.ledger.records().values()
-        rows = [
-            record.as_report()
-            for record in known
-            if record.state == "done" or _is_open(record) or record.target in self.summary.ended
-        ]
-        self.summary.report = write_report(self.outdir, rows, title, told)
-        return self.summary.report
+    def write_report(self, title: str, choices: dict[str, str]) -> Path:
+        """Writes the report about all files that are done, may still be done, or have failed in this run.
 
-    # Inside
-
-    def _begin(self, workers: Workers) -> None:
-        """Gives work to whoever has none."""
-        while self._todo and workers.idle and not self.stop.is_set():
-            item = self._todo.pop(next(iter(self._todo))).item
-            try:
-                seen = fingerprint(item.source)  # of now: hours may have passed
-            except InputError as error:
-                self._unreadable(item, error)
-                continue
-            if item.target in self._begun:  # it changed while it is worked on
-                self._elsewhere[item.target] = _Waiting(item, seen)
-                continue
-            claim = self.ledger.claim(item, seen, self.settings, self.weights)
-            if claim == "busy":
-                self._elsewhere[item.target] = _Waiting(item, seen)
-            elif claim == "mine":
-                self._begin_one(workers, item, seen)
-            else:
-                self._settled_elsewhere(item)
-
-    def _begin_one(self, workers: Workers, item: Item, seen: Fingerprint) -> None:
-        self._attempts[item.target] += 1
-        begun = _Begun(item, seen)
-        try:
-            self._check_place(item)
-        except VderainError as error:
-            self._failed(begun, failure(item.target, error))
-            return
-        self._begun[item.target] = begun
-        self.tell(Started(item, seen.size_bytes, self._attempts[item.target]))
-        self._clear(item.target)
-        key = _key(item.target)
-        options = replace(self.options, overwrite=True)  # of the draft; whether the target may be was asked
-        workers.begin(
-            Task(
-                item.target,
-                item.source,
-                self.outdir.absolute(),  # FFmpeg would take a folder called file:NAME for a URL
-                f"{WORK}/{key}",
-                f"{REPORT}/{key}",
-                options,
-                self.manner.segment_frames,
-            )
-        )
-
-    def _tidy(self) -> None:
-        """Removes what is left of files of which nothing will come any more."""
-        with suppress(OutputError), self.ledger.transaction():  # a full disk: a later run does it
-            kept = {_key(target) for target, record in self.ledger.records().items() if _is_open(record)}
-            for path in (self.outdir / WORK).glob("*/"):
-                if path.name not in kept:
-                    shutil.rmtree(path, ignore_errors=True)
-
-    def _clear(self, target: str) -> None:
-        """Removes drafts that nobody will finish; what is kept of a file's segments stays."""
-        for path in (self.outdir / WORK / _key(target)).glob("*/"):
-            shutil.rmtree(path, ignore_errors=True)
-
-    def _check_place(self, item: Item) -> None:
-        """Finds before the work what forbids the name of its result.
+        Args:
+            title: headline.
+            choices: what the user chose, by name, for display.
 
         Raises:
-            OutputError: something is there that is not ours, or nothing can be.
+            OutputError: it cannot be written.
         """
-        target = self.outdir / item.target
+        from vderain.batch.report.page import write_report  # Jinja is needed only at the end
+
+        records = [
+            record
+            for record in self.ledger.records().values()
+            if record.state == "done" or record.is_open or record.target in self.summary.ended
+        ]
+        self.summary.report = write_report(self.outdir, records, title, choices)
+        return self.summary.report
+
+    def _wanted(self, item: Item) -> Record:
+        """The record of a file to process, as it is now."""
+        return replace(self._unread(item), fingerprint=fingerprint(item.source))
+
+    def _unread(self, item: Item) -> Record:
+        return Record(item=item, settings=self.settings, weights=self.weights)
+
+    def _start_tasks(self, workers: Workers) -> None:
+        """Hands waiting files to idle workers."""
+        while self._waiting and workers.idle and not self.stop.is_set():
+            item = self._waiting.pop(next(iter(self._waiting))).item
+            try:
+                wanted = self._wanted(item)  # once more: it may have waited for hours
+            except InputError as error:
+                self._fail_unreadable(item, error)
+                continue
+            if item.target in self._running:  # it has changed while it is being processed
+                self._elsewhere[item.target] = wanted
+                continue
+            claim = self.ledger.claim(wanted)
+            if claim == "busy":
+                self._elsewhere[item.target] = wanted
+            elif claim == "mine":
+                self._start_task(workers, wanted)
+            else:
+                self._accept_other_runs_record(item)
+
+    def _start_task(self, workers: Workers, wanted: Record) -> None:
+        item = wanted.item
+        self._attempts[item.target] += 1
+        running = _Running(wanted)
         try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            there = target.exists() or target.is_symlink()
-        except OSError as error:
-            raise OutputError(f"{target} cannot be written ({error.strerror}).", "Check the disk.") from error
-        if target.is_dir():
-            raise OutputError(f"{target} is a directory.", "Rename it, or choose another folder with -o.")
-        if there and not self.options.overwrite:
-            record = self.ledger.record(item.target)
-            if record is None or not self.ledger.is_ours(record):
-                raise OutputError(
-                    f"{target} exists already, and is not a result that the ledger knows.",
-                    "Add --overwrite to replace it, or choose another folder with -o.",
-                )
-        track = target.with_suffix(TRACK)
-        if self.options.gpx and not self.options.overwrite and track.exists() and not is_gpx_of_ours(track):
-            raise OutputError(
-                f"{track} exists already, and was not written by vderain.",
-                "Add --overwrite to replace it, or choose another folder with -o.",
+            self._folder.check_target(item, self.options)
+        except VderainError as error:
+            self._fail(running, Failure.of(error))
+            return
+        self._running[item.target] = running
+        self.emit(Started(item, wanted.fingerprint.size_bytes, self._attempts[item.target]))
+        self._folder.remove_drafts(item.target)
+        workers.start(
+            Task(
+                target=item.target,
+                source=item.source,
+                outdir=self.outdir.absolute(),  # FFmpeg would read a folder called file:NAME as a URL
+                work_folder=work_folder(item.target),
+                thumbnail_folder=thumbnail_folder(item.target),
+                options=replace(self.options, overwrite=True),  # of the draft; the target has been checked
+                segment_frames=self.policy.segment_frames,
             )
+        )
 
-    def _take(self, poll: Progressed | Outcome) -> None:
-        begun = self._begun.get(poll.target)
-        if begun is None:
+    def _handle(self, event: TaskEvent) -> None:
+        """Acts on what a worker reports."""
+        running = self._running.get(event.target)
+        if running is None:
             return
-        if isinstance(poll, Progressed):
-            begun.working_s = begun.working_s or time.monotonic()
-            self.tell(poll)
+        if isinstance(event, Progressed):
+            running.working_since_s = running.working_since_s or time.monotonic()
+            self.emit(event)
             return
-        del self._begun[poll.target]
-        if poll.fatal_for_batch:
-            self.ledger.free(poll.target)
-            raise UsageError(poll.error, poll.cure)
-        for text in poll.said:
-            self.tell(Warned(poll.target, text))
-        if not poll.error:
-            self._finished(begun, poll)
-        elif poll.again and self._attempts[poll.target] <= self.manner.retries:
-            self.tell(Retried(poll.target, poll.error, self._attempts[poll.target]))
-            self.ledger.free(poll.target)
-            self._todo.setdefault(poll.target, _Waiting(begun.item, begun.seen))
+        del self._running[event.target]
+        if event.failure and event.fatal_for_batch:
+            self.ledger.release(event.target)
+            raise UsageError(event.failure.error, event.failure.cure)
+        for text in event.warnings:
+            self.emit(Warned(event.target, text))
+        if event.failure is None:
+            self._publish(running, event)
+        elif event.retryable and self._attempts[event.target] <= self.policy.retries:
+            self.emit(Retried(event.target, event.failure.error, self._attempts[event.target]))
+            self.ledger.release(event.target)
+            self._waiting.setdefault(event.target, running.wanted)
         else:
-            self._failed(begun, poll)
+            self._fail(running, event.failure)
 
-    def _finished(self, begun: "_Begun", outcome: Outcome) -> None:
+    def _publish(self, running: "_Running", outcome: Outcome) -> None:
+        """Gives a result its final name, and removes what lay beside the draft."""
         draft = self.outdir / outcome.draft
-        facts = draft.stat()
+        stat = draft.stat()
         record = replace(
-            self._record(begun), draft=outcome.draft, bytes_out=facts.st_size, mtime_out_ns=facts.st_mtime_ns,
-            media_s=outcome.media_s, thumbnails=outcome.thumbnails, frames=outcome.frames, repeated=outcome.repeated,
-            dry=outcome.dry, missing=outcome.missing, damage=outcome.damage, dropped=outcome.dropped,
-            kept=outcome.kept, device=outcome.device, model=outcome.model,
+            self._finished(running), failure=None, draft=outcome.draft, result=outcome.result,
+            bytes_out=stat.st_size, mtime_out_ns=stat.st_mtime_ns,
         )  # fmt: skip
         try:
-            self._check_place(begun.item)  # once more: the work took its time
+            self._folder.check_target(record.item, self.options)  # once more: a file may have appeared there meanwhile
             record = self.ledger.publish(record)
         except OutputError as error:
-            self._clear(record.target)
-            self._failed(begun, failure(record.target, error))
+            self._folder.remove_drafts(record.target)
+            self._fail(running, Failure.of(error))
             return
         shutil.rmtree(draft.parent.parent, ignore_errors=True)
-        forget_others(self.outdir / REPORT / _key(record.target), self.outdir, record.thumbnails)
-        self._ended(record)
+        self._folder.remove_old_thumbnails(record)
+        self._end(record)
 
-    def _failed(self, begun: "_Begun", outcome: Outcome) -> None:
-        record = replace(
-            self._record(begun), state="failed", error=outcome.error, cure=outcome.cure, exit_code=outcome.exit_code
-        )
+    def _fail(self, running: "_Running", failure: Failure) -> None:
+        record = replace(self._finished(running), state="failed", failure=failure, result=FileResult())
         self.ledger.fail(record)
         with suppress(OSError):
-            (self.outdir / WORK / _key(record.target)).rmdir()  # unless segments are in it
-        self._ended(record)
+            (self.outdir / work_folder(record.target)).rmdir()  # stays where it holds segments
+        self._end(record)
 
-    def _ended(self, record: Record) -> None:
+    def _fail_unreadable(self, item: Item, error: VderainError) -> None:
+        unread = self._unread(item)
+        self.ledger.register([unread])
+        self._fail(_Running(unread), Failure.of(error))
+
+    def _end(self, record: Record) -> None:
         self.summary.ended[record.target] = record
-        self.tell(Ended(record))
+        self.emit(Ended(record))
 
-    def _record(self, begun: "_Begun") -> Record:
-        before = self.ledger.record(begun.item.target)
-        assert before is not None
-        now = datetime.now(UTC).isoformat(timespec="milliseconds")
-        seconds = time.monotonic() - begun.working_s if begun.working_s else 0.0
-        return replace(before, seconds=seconds, finished_at=now)
+    def _finished(self, running: "_Running") -> Record:
+        """The ledger's record of a file whose processing has ended just now."""
+        record = self.ledger.record(running.wanted.target)
+        assert record is not None
+        finished_at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        return replace(record, seconds=running.working_s, finished_at=finished_at)
 
-    def _unreadable(self, item: Item, error: VderainError) -> None:
-        self.ledger.register([(item, UNSEEN)], self.settings, self.weights)
-        self._failed(_Begun(item, UNSEEN), failure(item.target, error))
-
-    def _settled_elsewhere(self, item: Item) -> None:
-        """Another run has been through with it since this one began."""
+    def _accept_other_runs_record(self, item: Item) -> None:
+        """A concurrent run has ended this file since this run began."""
         record = self.ledger.record(item.target)
         assert record is not None
         if record.state == "failed":
-            self._ended(record)
+            self._end(record)
         else:
             self.summary.skipped += 1
-            self.tell(Ended(record))
+            self.emit(Ended(record))
 
-    def _look_elsewhere(self) -> None:
-        """Takes what another run had and has no longer."""
-        if not self._elsewhere or time.monotonic() - self._looked_s < ELSEWHERE_S:
+    def _recheck_elsewhere(self) -> None:
+        """Queues the files of concurrent runs again: their runs may be dead, or done with them."""
+        if not self._elsewhere or time.monotonic() - self._recovered_s < RECOVER_EVERY_S:
             return
-        self._looked_s = time.monotonic()
+        self._recovered_s = time.monotonic()
         self.ledger.recover()
-        self._todo |= self._elsewhere
+        self._waiting |= self._elsewhere
         self._elsewhere.clear()
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A file that is to be done, as it was when it was last looked at."""
-
-    item: Item
-    seen: Fingerprint
-
-
 @dataclass(slots=True)
-class _Begun:
-    """A file that was given to a worker; since when it works at it, for a worker may have to be started first."""
+class _Running:
+    """A file that a worker has; the clock starts when the worker, which may have to be started, begins with it."""
 
-    item: Item
-    seen: Fingerprint
-    working_s: float | None = None
+    wanted: Record
+    working_since_s: float | None = None
 
-
-def _is_open(record: Record) -> bool:
-    """Whether something may still come of a file that is not done: somebody is at it, or its source is there."""
-    return record.state in ("running", "written") or (record.state != "done" and os.path.lexists(record.source))
+    @property
+    def working_s(self) -> float:
+        return time.monotonic() - self.working_since_s if self.working_since_s else 0.0

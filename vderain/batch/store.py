@@ -1,4 +1,8 @@
-"""The SQLite file behind a ledger: its path enters, a connection to a sound file of this version leaves."""
+"""The SQLite file of a ledger: opening it, setting a damaged one aside, and reading and writing its records.
+
+SQLite in WAL mode with ``synchronous=FULL`` survives kills and power cuts, but not a bad sector or a deleted file.
+Results would then be unknown files, which a batch never replaces. A lost ledger is therefore rebuilt from the journal.
+"""
 
 import os
 import sqlite3
@@ -8,93 +12,105 @@ from contextlib import closing, suppress
 from pathlib import Path
 from uuid import uuid4
 
-from vderain.batch.record import COLUMNS, Record, as_bytes
+from vderain.batch.record import Record
 
-VERSION = 1
-APPLICATION = 0x76644C31  # vdL1, in the header of the file
+VERSION = 2
+APPLICATION_ID = 0x76644C31  # vdL1, in the header of the file
 DAMAGED = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 WAIT_S = 60.0  # for another run's transaction
 
 
-def opened(path: Path, noted: Callable[[], list[Record]]) -> tuple[sqlite3.Connection, str]:
-    """Opens the file of a ledger; one that cannot be used is set aside.
+def connect(path: Path, recovered: Callable[[], list[Record]]) -> tuple[sqlite3.Connection, str]:
+    """Opens the file of a ledger. A file that cannot be used is renamed, and a new one takes its place.
 
     Args:
-        path: of the file.
-        noted: gives what a new file begins with.
+        path: the file.
+        recovered: returns the records that a new file begins with.
 
     Returns:
-        A connection without transactions of its own, and a sentence on what was mended, or an empty one.
+        A connection in autocommit mode, and a sentence about a repair, or an empty string.
 
     Raises:
         sqlite3.Error: it cannot be opened, or a new one cannot be made.
     """
-    lost = "is gone, or was empty"
+    loss = "is gone, or was empty"
     try:
-        connection = _connected(path)
+        connection = _connect(path)
     except sqlite3.DatabaseError as error:
-        why = _why_unusable(error)
-        if not why:
+        reason = _reason_unusable(error)
+        if not reason:
             raise
-        lost = f"is {why}: it was kept as {_set_aside(path, why.split()[0]).name}"
-        connection = _connected(path)
+        loss = f"is {reason}: it was kept as {_set_aside(path, reason.split()[0]).name}"
+        connection = _connect(path)
     if _has_tables(connection):
         return connection, ""
     try:
-        results = noted()
+        results = recovered()
         _create(connection, results)
     except BaseException:
         connection.close()
         raise
-    from_what = f"a new one was made from the {len(results)} results that are noted in the journal and still there"
-    return connection, f"{path} {lost}, and {from_what}." if results or "kept" in lost else ""
+    source = f"a new one was made from the {len(results)} results that are in the journal and still on disk"
+    return connection, f"{path} {loss}, and {source}." if results or "kept" in loss else ""
 
 
 def read(connection: sqlite3.Connection) -> dict[str, Record]:
-    """All records by their target, in the order in which they were first put.
+    """All records by target, in the order in which they were first stored.
 
     Raises:
-        ValueError: a value is not what it should be.
+        ValueError: a row is not a record.
     """
-    rows = connection.execute("SELECT * FROM files ORDER BY id").fetchall()  # or a failure would keep the file open
-    return {row["target"]: Record.from_row(dict(row)) for row in rows}
+    rows = connection.execute("SELECT record FROM files ORDER BY id").fetchall()  # all, or an error keeps the file open
+    records = [Record.from_json(row["record"]) for row in rows]
+    return {record.target: record for record in records}
 
 
 def read_only(path: Path) -> dict[str, Record]:
-    """All records, without touching anything; nothing where there is no file that can be read."""
+    """All records, without changing anything; empty where there is no usable file."""
     if not path.exists():
         return {}
-    alone = not path.with_name(f"{path.name}-wal").exists()  # else SQLite would make its log's files
-    how = "mode=ro&immutable=1" if alone else "mode=ro"
+    unshared = not path.with_name(f"{path.name}-wal").exists()  # else SQLite would create the files of its log
+    mode = "mode=ro&immutable=1" if unshared else "mode=ro"
     try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{how}", uri=True, timeout=WAIT_S)) as connection:
-            connection.row_factory, connection.text_factory = sqlite3.Row, os.fsdecode
+        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=WAIT_S)) as connection:
+            connection.row_factory = sqlite3.Row
             _check(connection)
             return read(connection)
     except sqlite3.Error:
         return {}
 
 
+def get(connection: sqlite3.Connection, target: str) -> Record | None:
+    """The record of one file, or None."""
+    row = connection.execute("SELECT record FROM files WHERE target = ?", (os.fsencode(target),)).fetchone()
+    return Record.from_json(row["record"]) if row else None
+
+
+def held(connection: sqlite3.Connection, run: str) -> list[Record]:
+    """The files that a run holds."""
+    rows = connection.execute("SELECT record FROM files WHERE run = ?", (run,)).fetchall()
+    return [Record.from_json(row["record"]) for row in rows]
+
+
 def put(connection: sqlite3.Connection, record: Record) -> None:
-    """Adds a record, or puts it in the place of that of the same target."""
-    row = record.as_row()
-    places = ", ".join("CAST(? AS TEXT)" if COLUMNS[name] == "TEXT" else "?" for name in row)
-    number = "(SELECT id FROM files WHERE target = CAST(? AS TEXT))"  # a file keeps its place in the order
+    """Adds a record, or replaces the one of the same target."""
+    holder = record.run if record.state in ("running", "written") else ""
     connection.execute(
-        f"INSERT OR REPLACE INTO files (id, {', '.join(row)}) VALUES ({number}, {places})",
-        [as_bytes(record.target), *map(as_bytes, row.values())],
+        "INSERT INTO files (target, run, record) VALUES (?, ?, ?) "
+        "ON CONFLICT (target) DO UPDATE SET run = excluded.run, record = excluded.record",
+        (os.fsencode(record.target), holder, record.to_json()),
     )
 
 
-class _Unusable(sqlite3.DatabaseError):
-    """A SQLite file that this version cannot use."""
+class _UnusableError(sqlite3.DatabaseError):
+    """An SQLite file that this version cannot use."""
 
 
-def _connected(path: Path) -> sqlite3.Connection:
-    # absolute, for SQLite would take a folder called file:NAME for a URI
+def _connect(path: Path) -> sqlite3.Connection:
+    # absolute, because SQLite would read a folder called file:NAME as a URI
     connection = sqlite3.connect(path.absolute(), timeout=WAIT_S, isolation_level=None)
     try:
-        connection.row_factory, connection.text_factory = sqlite3.Row, os.fsdecode
+        connection.row_factory = sqlite3.Row
         if _has_tables(connection):
             _check(connection)
         connection.execute("PRAGMA journal_mode = WAL")
@@ -110,30 +126,30 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
 
 
 def _check(connection: sqlite3.Connection) -> None:
-    """Raises DatabaseError for a file that is not a ledger of this version, or not sound."""
-    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION:
-        raise _Unusable("foreign to vderain")
+    """Raises `sqlite3.DatabaseError` where the file is not an intact ledger of this version."""
+    if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
+        raise _UnusableError("foreign to vderain")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version != VERSION:
-        raise _Unusable(f"{'newer' if version > VERSION else 'older'} than this version of vderain")
+        raise _UnusableError(f"{'newer' if version > VERSION else 'older'} than this version of vderain")
     if connection.execute("PRAGMA quick_check(1)").fetchone()[0] != "ok":
-        raise _Unusable("damaged")
+        raise _UnusableError("damaged")
     try:
         read(connection)
     except ValueError as error:
-        raise _Unusable("damaged") from error
+        raise _UnusableError("damaged") from error
 
 
-def _why_unusable(error: sqlite3.DatabaseError) -> str:
-    """Why a file is to be set aside; empty for what may pass, such as a lock or a full disk."""
-    if isinstance(error, _Unusable):
+def _reason_unusable(error: sqlite3.DatabaseError) -> str:
+    """Why a file has to be set aside; empty for what may pass, such as a lock or a full disk."""
+    if isinstance(error, _UnusableError):
         return str(error)
     return "damaged" if getattr(error, "sqlite_errorcode", 0) & 0xFF in DAMAGED else ""
 
 
-def _set_aside(path: Path, why: str) -> Path:
-    """Moves a file that cannot be used out of the way, with the log that belongs to it."""
-    aside = path.with_name(f"{path.name}.{why}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:4]}")
+def _set_aside(path: Path, reason: str) -> Path:
+    """Renames an unusable file, with its log."""
+    aside = path.with_name(f"{path.name}.{reason}-{time.strftime('%Y%m%d-%H%M%S')}-{uuid4().hex[:4]}")
     for ending in ("", "-wal", "-shm"):
         with suppress(FileNotFoundError):
             path.with_name(path.name + ending).rename(aside.with_name(aside.name + ending))
@@ -141,14 +157,17 @@ def _set_aside(path: Path, why: str) -> Path:
 
 
 def _create(connection: sqlite3.Connection, records: Iterable[Record]) -> None:
-    """Makes the tables and puts records into them, both or neither."""
-    columns = ", ".join(f"{name} {kind} NOT NULL" for name, kind in COLUMNS.items())
+    """Creates the tables and stores records, in one transaction."""
     with connection:
         for statement in (
             "BEGIN IMMEDIATE",
-            f"CREATE TABLE files (id INTEGER PRIMARY KEY, {columns}, UNIQUE (target))",
-            "CREATE TABLE runs (run TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, seen REAL NOT NULL)",
-            f"PRAGMA application_id = {APPLICATION}",
+            # target is a BLOB: file names need not be valid Unicode; run holds the file, or is empty
+            "CREATE TABLE files (id INTEGER PRIMARY KEY, target BLOB NOT NULL UNIQUE, run TEXT NOT NULL, "
+            "record TEXT NOT NULL)",
+            "CREATE INDEX files_run ON files (run)",
+            "CREATE TABLE runs (run TEXT PRIMARY KEY, host TEXT NOT NULL, pid INTEGER NOT NULL, "
+            "heartbeat REAL NOT NULL)",
+            f"PRAGMA application_id = {APPLICATION_ID}",
             f"PRAGMA user_version = {VERSION}",
         ):
             connection.execute(statement)

@@ -98,7 +98,7 @@ def batch_command(
 ) -> None:
     """Remove the rain from many files. Finished files are skipped when the command is run again."""
     with exit_on_error(quiet, verbose), _limit_exit_codes():
-        from vderain.batch.ledger import TRACK, Ledger
+        from vderain.batch.ledger import GPX_SUFFIX, Ledger
         from vderain.batch.plan import Selection, make_plan
         from vderain.batch.run import Run
         from vderain.cli.batch_progress import batch_display
@@ -107,8 +107,11 @@ def batch_command(
         if on is not None and not RAY_ADDRESS.fullmatch(on):
             raise UsageError(f"--on must be 'ray' or 'ray://HOST:PORT', not {on!r}.", "Or leave it out.")
         suffix = f".{chosen.container}" if chosen.container else None
-        beside = (TRACK,) if chosen.gpx else ()
-        selection = Selection(tuple(inputs), tuple(include or ()), tuple(exclude or ()), suffix, beside, patient=watch)
+        sidecars = (GPX_SUFFIX,) if chosen.gpx else ()
+        selection = Selection(
+            inputs=tuple(inputs), include=tuple(include or ()), exclude=tuple(exclude or ()), suffix=suffix,
+            sidecars=sidecars, allow_empty=watch,
+        )  # fmt: skip
         chosen = replace(chosen, container=None)  # the plan names every result; pictures stay pictures
         plan = make_plan(selection, output)
         _check_found(plan, watch)
@@ -119,9 +122,10 @@ def batch_command(
             raise typer.Exit(1 if plan.incomplete else 0)
         _create_folder(output)
         with _stopping() as stop, Ledger(output) as ledger, batch_display(quiet, as_json, verbose) as shown:
-            for sentence in ledger.said:
+            for sentence in ledger.warnings:
                 print_error(sentence, "")
-            run = Run(ledger, chosen, RetryPolicy(retries, fail_fast, segment), shown.tell, stop)
+            policy = RetryPolicy(retries, fail_fast, segment)
+            run = Run(ledger=ledger, options=chosen, policy=policy, emit=shown.tell, stop=stop)
             make_workers = partial(_make_workers, on, chosen.device, workers, timeout, retries)
             if watch:
                 from vderain.batch.watch import Watcher
@@ -147,7 +151,7 @@ def _run(
     whole = False
 
     def page() -> None:
-        run.report("vderain batch", _settings_table(run, selection))
+        run.write_report("vderain batch", _settings_table(run, selection))
 
     try:
         if watcher is not None:

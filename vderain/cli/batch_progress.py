@@ -16,7 +16,6 @@ from vderain.batch.workers.task import Progressed
 from vderain.cli.console import EVENT_EVERY_S, counted, err, format_time, one_line, out, print_error
 
 SPEED_OVER_S = 30.0  # frames a second are those of the last while
-NOT_FOR_EVENTS = ("draft", "run", "mtime_out_ns", "moments", "ends", "settings", "mtime_ns", "family")
 
 
 class BatchDisplay:
@@ -62,7 +61,9 @@ class BatchDisplay:
 
     def _show(self, told: Event) -> None:
         if isinstance(told, Ended) and told.record.state == "failed":
-            print_error(told.record.error, told.record.cure, f"{told.record.name}: ")
+            failure = told.record.failure
+            assert failure is not None
+            print_error(failure.error, failure.cure, f"{told.record.item.name}: ")
 
     @singledispatchmethod
     def _count(self, told: Any) -> None:
@@ -97,9 +98,9 @@ class BatchDisplay:
         current = self.now.pop(told.record.target, None)
         self.ended += 1
         self.failed += told.record.state == "failed"
-        self._bytes_ended += told.record.size_bytes
+        self._bytes_ended += told.record.fingerprint.size_bytes
         if current is not None and told.record.state == "done":
-            self._frames.append((time.monotonic(), max(0, told.record.frames - current.frames)))
+            self._frames.append((time.monotonic(), max(0, told.record.result.frames - current.frames)))
 
 
 class _Current:
@@ -159,8 +160,7 @@ class Events(BatchDisplay):
         if isinstance(told, Progressed):
             return self._progress(told)
         if isinstance(told, Ended):
-            facts = {name: value for name, value in asdict(told.record).items() if name not in NOT_FOR_EVENTS}
-            return {"event": "ended", **facts, "group": told.record.family}
+            return {"event": "ended", **_facts(told.record)}
         return {"event": "retried" if isinstance(told, Retried) else "said", **asdict(told)}
 
     def _progress(self, told: Progressed) -> dict[str, Any] | None:
@@ -229,12 +229,26 @@ def batch_display(quiet: bool, as_json: bool, verbose: bool) -> Iterator[BatchDi
             yield live
 
 
+def _facts(record: Record) -> dict[str, Any]:
+    """A record as the flat JSON object of the event ``ended``."""
+    item, failure = record.item, record.failure
+    result = {name: value for name, value in asdict(record.result).items() if name != "thumbnails"}
+    return {
+        "target": item.target, "source": str(item.source), "name": item.name, "group": item.group,
+        "size_bytes": record.fingerprint.size_bytes, "weights": record.weights, "state": record.state,
+        "attempts": record.attempts, **result, "bytes_out": record.bytes_out, "seconds": record.seconds,
+        "finished_at": record.finished_at, "error": failure.error if failure else "",
+        "cure": failure.cure if failure else "", "exit_code": failure.exit_code if failure else 0,
+    }  # fmt: skip
+
+
 def _done(record: Record) -> str:
-    damage = f", {counted(record.repeated, 'damaged frame')} bridged" if record.repeated else ""
-    damage += f", {counted(record.missing, 'frame')} missing" if record.missing else ""
-    lost = f", not kept: {', '.join(record.dropped)}" if record.dropped else ""
-    rate = record.frames / max(1e-6, record.seconds)
-    frames = counted(record.frames, "frame")
+    result = record.result
+    damage = f", {counted(result.repeated, 'damaged frame')} bridged" if result.repeated else ""
+    damage += f", {counted(result.missing, 'frame')} missing" if result.missing else ""
+    lost = f", not kept: {', '.join(result.dropped)}" if result.dropped else ""
+    rate = result.frames / max(1e-6, record.seconds)
+    frames = counted(result.frames, "frame")
     return f"{record.target}: {frames}{damage}{lost} in {format_time(record.seconds)} ({rate:.1f} frames/s)"
 
 
@@ -258,19 +272,20 @@ def _by_camera(records: list[Record]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, name in enumerate(("", "done", "failed", "frames", "bridged", "dry", "plays", "in", "out")):
         table.add_column(name, justify="right" if number else "left")
-    families = sorted({record.family for record in records})
-    for family in families:
-        table.add_row(family or "files", *_sums([r for r in records if r.family == family]))
-    if len(families) > 1:
+    groups = sorted({record.item.group for record in records})
+    for group in groups:
+        table.add_row(group or "files", *_sums([record for record in records if record.item.group == group]))
+    if len(groups) > 1:
         table.add_row("all", *_sums(records))
     return table
 
 
 def _sums(records: list[Record]) -> list[str]:
     done = [record for record in records if record.state == "done"]
+    results = [record.result for record in done]
     return [
-        str(len(done)), str(len(records) - len(done)), str(sum(r.frames for r in done)),
-        str(sum(r.repeated + r.missing for r in done)), str(sum(r.dry for r in done)),
-        format_time(sum(r.media_s for r in done)),
-        f"{sum(r.size_bytes for r in done) / 1e6:.1f} MB", f"{sum(r.bytes_out for r in done) / 1e6:.1f} MB",
+        str(len(done)), str(len(records) - len(done)), str(sum(r.frames for r in results)),
+        str(sum(r.repeated + r.missing for r in results)), str(sum(r.dry for r in results)),
+        format_time(sum(r.media_s for r in results)),
+        f"{sum(r.fingerprint.size_bytes for r in done) / 1e6:.1f} MB", f"{sum(r.bytes_out for r in done) / 1e6:.1f} MB",
     ]  # fmt: skip

@@ -41,7 +41,8 @@ def print_estimate(plan: "Plan", outdir: Path, options: "Options", as_json: bool
 
 
 def _todo(plan: "Plan", outdir: Path, options: "Options") -> list["Item"]:
-    from vderain.batch.ledger import is_done, read_only
+    from vderain.batch.ledger import read_only
+    from vderain.batch.record import Record, is_done
     from vderain.errors import InputError
     from vderain.media.fingerprint import fingerprint
     from vderain.options import settings, weights
@@ -50,7 +51,8 @@ def _todo(plan: "Plan", outdir: Path, options: "Options") -> list["Item"]:
 
     def done(item: "Item") -> bool:
         try:
-            return is_done(outdir, known.get(item.target), fingerprint(item.source), asked, by)
+            wanted = Record(item=item, fingerprint=fingerprint(item.source), settings=asked, weights=by)
+            return is_done(outdir, known.get(item.target), wanted)
         except InputError:
             return False
 

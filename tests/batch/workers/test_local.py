@@ -8,13 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from vderain.batch.workers import local as pool
-from vderain.batch.workers.local import STOPPING, LocalWorkers, _Place
+from vderain.batch.workers import local
+from vderain.batch.workers.local import STOPPING, LocalWorkers, _WorkerProcess
 from vderain.batch.workers.task import Outcome, Progressed, Task
 from vderain.media.clip import Progress
 from vderain.options import Options
 
-TASK = Task("a.mp4", Path("a.mp4"), Path("out"), "work", "moments", Options(), 300)
+TASK = Task(
+    target="a.mp4", source=Path("a.mp4"), outdir=Path("out"), work_folder="work", thumbnail_folder="thumbnails",
+    options=Options(), segment_frames=300,
+)  # fmt: skip
 
 
 def count_blocked(connection: Connection, number: int, count: int | None) -> None:
@@ -32,24 +35,24 @@ def hang(connection: Connection, number: int, count: int | None) -> None:
 
 def test_ctrl_c_does_not_reach_a_worker_that_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     """Or it would write a traceback to the terminal."""
-    monkeypatch.setattr(pool, "_serve", count_blocked)
-    place = _Place(0, 1)
-    place.begin(TASK)
-    assert place._process is not None
-    assert place._process.pid is not None
-    os.kill(place._process.pid, signal.SIGINT)
-    assert place.receive() == len(STOPPING)
-    place.kill()
+    monkeypatch.setattr(local, "_serve", count_blocked)
+    worker = _WorkerProcess(0, 1)
+    worker.start(TASK)
+    assert worker._process is not None
+    assert worker._process.pid is not None
+    os.kill(worker._process.pid, signal.SIGINT)
+    assert worker.receive() == len(STOPPING)
+    worker.kill()
     assert not signal.pthread_sigmask(signal.SIG_BLOCK, []) & set(STOPPING), "nor is it kept from the first process"
 
 
 def test_a_timeout_begins_when_the_worker_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "_serve", hang)
+    monkeypatch.setattr(local, "_serve", hang)
     workers = LocalWorkers(1, timeout_s=0.3)
-    workers.begin(TASK)
-    told = []
-    while not any(isinstance(poll, Outcome) for poll in told):
-        told += list(workers.poll(0.1))
-    assert [type(poll) for poll in told] == [Progressed, Outcome]
-    assert told[1].error == "it took longer than 0.3 s."
+    workers.start(TASK)
+    events = []
+    while not any(isinstance(event, Outcome) for event in events):
+        events += list(workers.poll(0.1))
+    assert [type(event) for event in events] == [Progressed, Outcome]
+    assert events[1].failure.error == "it took longer than 0.3 s."
     workers.close()

@@ -48,28 +48,30 @@ def test_a_node_is_lost_and_no_file_is(cluster: Any, tmp_path: Path, tiny: Path)
     ended: list[str] = []
     lost: list[float] = []
 
-    def tell(told: Event) -> None:
-        if isinstance(told, Progressed):
-            moved[told.target] = told.progress.frames
-        if isinstance(told, Ended):
-            ended.append(told.record.target)
+    def emit(event: Event) -> None:
+        if isinstance(event, Progressed):
+            moved[event.target] = event.progress.frames
+        if isinstance(event, Ended):
+            ended.append(event.record.target)
         busy = [target for target in moved if target not in ended]
         if not lost and len(busy) == 2:
             whole.remove_node(nodes[0], allow_graceful=False)
             lost.append(time.monotonic())
 
     with Ledger(out) as ledger:
-        run = Run(ledger, options, RetryPolicy(segment_frames=20), tell, threading.Event())
+        policy = RetryPolicy(segment_frames=20)
+        run = Run(ledger=ledger, options=options, policy=policy, emit=emit, stop=threading.Event())
         run.add(make_plan(Selection((str(card),)), out).items)
         workers = RayWorkers(f"ray://{whole.address}", device="cpu")
         run.work(workers)
         summary = run.close(workers)
-        run.report("On Ray", {})
+        run.write_report("On Ray", {})
         records = ledger.records()
     assert lost, "both nodes were at work"
     assert sorted(record.target for record in summary.done) == [f"{number}.mp4" for number in range(5)]
     assert [record.target for record in summary.failed] == ["broken.mp4"]
-    assert "not a video" in summary.failed[0].error
+    assert summary.failed[0].failure is not None
+    assert "not a video" in summary.failed[0].failure.error
     assert {record.state for record in records.values()} == {"done", "failed"}
     assert sorted(ended) == sorted(records), "each file ended once"
     assert all(len(decoded_pts(out / f"{number}.mp4")) == 120 for number in range(5))

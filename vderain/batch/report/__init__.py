@@ -1,1 +1,1 @@
-"""."""
+"""The HTML report of a batch, and the thumbnails in it."""

@@ -1,8 +1,8 @@
-"""The frames worth showing: pairs of frames as they go by enter, pictures of the rainiest before and after leave.
+"""Picks the rainiest frames of a video, and writes them as JPEG files before and after restoration.
 
-What rain added is what was taken away, so the frames that lost most light are the ones in which most can be seen. How
-long a clip is nobody knows before its end; so the best frame of each stretch of time is held, and stretches are joined
-two by two when they become too many.
+Rain is bright, so the frames that lost most light show most. The length of a video is not known while it is being
+processed. The best frame of each interval of time is therefore kept, and neighbouring intervals are merged when there
+are too many.
 """
 
 import math
@@ -17,34 +17,19 @@ from zipfile import BadZipFile
 import cv2
 import numpy as np
 
+from vderain.batch.record import Thumbnail
 from vderain.errors import OutputError
 from vderain.media.colour import code_scale, to_rgb8
 from vderain.media.frame import Frame, Plane
 
-KEPT = 3
+THUMBNAILS = 3  # for each file
 LONGEST_PX = 640
 JPEG_QUALITY = 84
-FAINT_LEVELS = 0.05  # less than this cannot be seen, and such a frame is shown only where there is none better
-STRETCHES = 12
-STRETCH_S = 0.5  # at first; joined two by two when there are too many
-BETTER = 1.05  # a frame must win by so much, lest rain that grows slowly has every frame made small
-LINES = 135  # that are compared: every eighth of 1080
-
-
-@dataclass(frozen=True, slots=True)
-class Thumbnail:
-    """A frame worth showing.
-
-    Attributes:
-        time_s: seconds from the beginning of the file.
-        removed: rain taken away, a mean over the picture, in levels of 255.
-        before, after: JPEG files, as relative paths with forward slashes.
-    """
-
-    time_s: float
-    removed: float
-    before: str
-    after: str
+FAINT_LEVELS = 0.05  # less than this is invisible; such a frame is shown only where there is none better
+MAX_INTERVALS = 12
+FIRST_INTERVAL_S = 0.5  # doubled whenever there are more than MAX_INTERVALS
+MIN_GAIN = 1.05  # otherwise every frame of slowly growing rain would be scaled down
+SAMPLED_LINES = 135  # every eighth of 1080
 
 
 class _Timed(Protocol):
@@ -58,8 +43,8 @@ T = TypeVar("T", bound=_Timed)
 
 
 @dataclass(frozen=True, slots=True)
-class _Held:
-    """A small pair of frames; as JPEG once they were written."""
+class _Candidate:
+    """A scaled-down pair of frames; as JPEG once they have been saved."""
 
     time_s: float
     removed: float
@@ -68,26 +53,26 @@ class _Held:
 
 
 class ThumbnailPicker:
-    """Looks at frames as they go by and holds small copies of the rainiest; for one thread at a time.
+    """Keeps small copies of the rainiest frames of a video. Not thread-safe.
 
     Args:
-        turns: quarter turns counter-clockwise that a player makes before showing; see `media.source_sink.FrameSource`.
-        kept: what `keep` wrote. A keeper that first sees a later frame than that one did goes on from there.
+        rotation_quarters: quarter turns counter-clockwise for display; see `media.source_sink.FrameSource`.
+        saved: the file that `save_state` wrote. The picker resumes from it where its first frame is a later one.
     """
 
-    def __init__(self, turns: int = 0, kept: Path | None = None) -> None:
-        self._turns, self._kept = turns, kept
+    def __init__(self, rotation_quarters: int = 0, saved: Path | None = None) -> None:
+        self._rotation_quarters, self._saved = rotation_quarters, saved
         self._begin_s: float | None = None
         self._last_s = -math.inf
-        self._stretch_s = STRETCH_S
-        self._best: dict[int, _Held] = {}
+        self._interval_s = FIRST_INTERVAL_S
+        self._best: dict[int, _Candidate] = {}
 
-    def see(self, before: Frame, after: Frame) -> None:
-        """Compares a few lines of two pictures; makes small copies only of those that may be shown.
+    def on_frame(self, before: Frame, after: Frame) -> None:
+        """Compares a sample of lines, and copies the frames if they may be shown.
 
         Args:
-            before: a frame as decoded.
-            after: the same instant, finished, of the same size. A frame that stands in for a lost one is passed over.
+            before: a decoded frame. One that conceals a lost frame is ignored.
+            after: the restored frame of the same time and size.
 
         Raises:
             ValueError: the sizes differ.
@@ -97,130 +82,127 @@ class ThumbnailPicker:
         now_s = float(before.pts * before.time_base)
         if self._begin_s is None:
             self._begin_s = now_s
-            self._go_on()
-        if before.concealed or now_s <= self._last_s:  # frames before a joint come twice
+            self._resume()
+        if before.concealed or now_s <= self._last_s:  # the frames before a resume point are seen twice
             return
         self._last_s = now_s
         removed, time_s = removed_levels(before, after), now_s - self._begin_s
-        held = self._best.get(self._stretch(time_s))
-        if held is None or removed > BETTER * held.removed:
-            self._best[self._stretch(time_s)] = _Held(time_s, removed, _small(before), _small(after))
-            if len(self._best) > STRETCHES:
-                self._join()
+        best = self._best.get(self._interval(time_s))
+        if best is None or removed > MIN_GAIN * best.removed:
+            self._best[self._interval(time_s)] = _Candidate(time_s, removed, _scaled(before), _scaled(after))
+            if len(self._best) > MAX_INTERVALS:
+                self._merge_intervals()
 
-    def save(self, folder: Path, relative_to: Path) -> tuple[Thumbnail, ...]:
-        """Writes the rainiest of what was seen.
+    def write(self, folder: Path, relative_to: Path) -> tuple[Thumbnail, ...]:
+        """Writes the rainiest frames.
 
         Args:
-            folder: where to; it is made where missing.
-            relative_to: what the paths of the moments begin at.
+            folder: for the JPEG files; it is created where missing.
+            relative_to: the folder that the paths of the thumbnails begin at.
 
         Returns:
-            Moments in order of time; none where no frame was seen.
+            Thumbnails in order of time; none where no frame was seen.
 
         Raises:
-            OutputError: the disk refuses a picture.
+            OutputError: a picture cannot be written.
         """
-        return tuple(self._saved(held, folder, relative_to) for held in pick_thumbnails(self._best.values()))
+        chosen = pick_thumbnails(self._best.values())
+        return tuple(self._write_pair(candidate, folder, relative_to) for candidate in chosen)
 
-    def keep(self, path: Path) -> None:
-        """Writes all that is held, for another keeper to go on from.
+    def save_state(self, path: Path) -> None:
+        """Saves all candidates, for a picker that resumes.
 
         Raises:
-            OutputError: the disk refuses it.
+            OutputError: the file cannot be written.
         """
-        self._best = {stretch: self._as_jpeg(held) for stretch, held in self._best.items()}
-        kept: dict[str, Any] = {
-            "clock": np.array([self._begin_s, self._last_s, self._stretch_s], np.float64),
-            "facts": np.array([[held.time_s, held.removed] for held in self._best.values()], np.float64),
+        self._best = {interval: self._compressed(candidate) for interval, candidate in self._best.items()}
+        arrays: dict[str, Any] = {
+            "clock": np.array([self._begin_s, self._last_s, self._interval_s], np.float64),
+            "candidates": np.array([[each.time_s, each.removed] for each in self._best.values()], np.float64),
         }
-        for number, held in enumerate(self._best.values()):
-            kept[f"before{number}"] = np.frombuffer(_jpeg(held.before, self._turns), np.uint8)
-            kept[f"after{number}"] = np.frombuffer(_jpeg(held.after, self._turns), np.uint8)
+        for number, candidate in enumerate(self._best.values()):
+            arrays[f"before{number}"] = np.frombuffer(_jpeg(candidate.before, self._rotation_quarters), np.uint8)
+            arrays[f"after{number}"] = np.frombuffer(_jpeg(candidate.after, self._rotation_quarters), np.uint8)
         file = BytesIO()
-        np.savez(file, **kept)
+        np.savez(file, **arrays)
         _write(path, file.getvalue())
 
-    def _go_on(self) -> None:
-        """Takes over what was kept, unless the file starts over, which it does from its first frame."""
-        if self._kept is None:
+    def _resume(self) -> None:
+        """Loads the saved candidates, unless the file is processed from its first frame again."""
+        if self._saved is None:
             return
-        with suppress(OSError, ValueError, KeyError, BadZipFile), np.load(self._kept) as kept:  # no pickle in it
-            begin_s, last_s, stretch_s = (float(value) for value in kept["clock"])
-            held = [
-                _Held(float(time_s), float(removed), kept[f"before{n}"].tobytes(), kept[f"after{n}"].tobytes())
-                for n, (time_s, removed) in enumerate(kept["facts"])
+        with suppress(OSError, ValueError, KeyError, BadZipFile), np.load(self._saved) as saved:  # without pickle
+            begin_s, last_s, interval_s = (float(value) for value in saved["clock"])
+            candidates = [
+                _Candidate(float(time_s), float(removed), saved[f"before{n}"].tobytes(), saved[f"after{n}"].tobytes())
+                for n, (time_s, removed) in enumerate(saved["candidates"])
             ]
             if self._begin_s is not None and self._begin_s > begin_s:
-                self._begin_s, self._last_s, self._stretch_s = begin_s, last_s, stretch_s
-                self._best = {self._stretch(one.time_s): one for one in held}
+                self._begin_s, self._last_s, self._interval_s = begin_s, last_s, interval_s
+                self._best = {self._interval(each.time_s): each for each in candidates}
 
-    def _as_jpeg(self, held: _Held) -> _Held:
-        return replace(held, before=_jpeg(held.before, self._turns), after=_jpeg(held.after, self._turns))
+    def _compressed(self, candidate: _Candidate) -> _Candidate:
+        before, after = (_jpeg(frame, self._rotation_quarters) for frame in (candidate.before, candidate.after))
+        return replace(candidate, before=before, after=after)
 
-    def _stretch(self, time_s: float) -> int:
-        return math.floor(time_s / self._stretch_s)
+    def _interval(self, time_s: float) -> int:
+        return math.floor(time_s / self._interval_s)
 
-    def _join(self) -> None:
-        held = sorted(self._best.values(), key=lambda one: one.removed)
-        while len({self._stretch(one.time_s) for one in held}) > STRETCHES:
-            self._stretch_s *= 2
-        self._best = {self._stretch(one.time_s): one for one in held}  # the rainiest of each comes last, and stays
+    def _merge_intervals(self) -> None:
+        ranked = sorted(self._best.values(), key=lambda candidate: candidate.removed)
+        while len({self._interval(candidate.time_s) for candidate in ranked}) > MAX_INTERVALS:
+            self._interval_s *= 2
+        self._best = {self._interval(each.time_s): each for each in ranked}  # of each interval the rainiest comes last
 
-    def _saved(self, held: _Held, folder: Path, relative_to: Path) -> Thumbnail:
+    def _write_pair(self, candidate: _Candidate, folder: Path, relative_to: Path) -> Thumbnail:
         names = []
-        for kind, picture in (("before", held.before), ("after", held.after)):
-            path = folder / f"{max(0, round(held.time_s * 1000)):08}-{kind}.jpg"
-            _write(path, _jpeg(picture, self._turns))
+        for kind, frame in (("before", candidate.before), ("after", candidate.after)):
+            path = folder / f"{max(0, round(candidate.time_s * 1000)):08}-{kind}.jpg"
+            _write(path, _jpeg(frame, self._rotation_quarters))
             names.append(path.relative_to(relative_to).as_posix())
-        return Thumbnail(held.time_s, held.removed, *names)
+        return Thumbnail(candidate.time_s, candidate.removed, *names)
 
 
-def forget_others(folder: Path, relative_to: Path, thumbnails: Iterable[Thumbnail]) -> None:
-    """Removes the pictures of an older result from a folder; those of moments stay."""
-    shown = {relative_to / name for moment in thumbnails for name in (moment.before, moment.after)}
-    for path in folder.glob("*.jpg"):
-        if path not in shown:
-            with suppress(OSError):  # somebody looks at it
-                path.unlink()
-
-
-def pick_thumbnails(candidates: Iterable[T], count: int = KEPT) -> tuple[T, ...]:
-    """The candidates where most rain was removed, no two of them close in time; for parts of one file as for a whole.
+def pick_thumbnails(candidates: Iterable[T], count: int = THUMBNAILS) -> tuple[T, ...]:
+    """Chooses the rainiest candidates that are not close together in time.
 
     Args:
         candidates: of one file, in any order.
-        count: how many at most. Fewer leave where rain was removed nowhere else, and one where it was nowhere at all.
+        count: at most this many. Frames without visible rain are chosen only where there is nothing else, and then one.
 
     Returns:
         Some of the candidates, in order of time.
     """
-    ranked = sorted(candidates, key=lambda one: -one.removed)
-    times_s = [one.time_s for one in ranked]
-    apart_s = (max(times_s) - min(times_s)) / (count + 1) if times_s else 0.0
+    ranked = sorted(candidates, key=lambda each: -each.removed)
+    times_s = [each.time_s for each in ranked]
+    min_gap_s = (max(times_s) - min(times_s)) / (count + 1) if times_s else 0.0
     chosen: list[T] = ranked[:1]
-    for one in ranked[1:]:
-        far = all(abs(one.time_s - other.time_s) >= apart_s for other in chosen)
-        if far and len(chosen) < count and one.removed >= FAINT_LEVELS:
-            chosen.append(one)
-    return tuple(sorted(chosen, key=lambda one: one.time_s))
+    for each in ranked[1:]:
+        is_apart = all(abs(each.time_s - other.time_s) >= min_gap_s for other in chosen)
+        if is_apart and len(chosen) < count and each.removed >= FAINT_LEVELS:
+            chosen.append(each)
+    return tuple(sorted(chosen, key=lambda each: each.time_s))
 
 
 def removed_levels(before: Frame, after: Frame) -> float:
-    """Mean of max(before - after, 0) over every so many lines and columns of luma, or of green where there is none.
+    """Measures the light that restoration removed: the mean of max(before - after, 0) over a grid of samples.
+
+    Args:
+        before: a decoded frame.
+        after: the restored frame, of the same size.
 
     Returns:
-        Levels of 255.
+        Levels of 255, of luma, or of green in RGB frames.
     """
     index = 1 if before.colour.matrix == "rgb" and len(before.planes) == 3 else 0
-    step = max(1, min(before.planes[index].shape) // LINES)
+    step = max(1, min(before.planes[index].shape) // SAMPLED_LINES)
     old, new = (np.ascontiguousarray(frame.planes[index][::step, ::step]) for frame in (before, after))
-    taken = cv2.mean(cv2.subtract(old, new))[0]  # type: ignore[arg-type]  # it stops at 0
+    taken = cv2.mean(cv2.subtract(old, new))[0]  # type: ignore[arg-type]  # saturates at 0
     return float(taken * 255 / code_scale(before.colour)[0][0])
 
 
-def _small(frame: Frame) -> Frame:
-    """The frame with its longest side at most 640 pixels, in its own colour."""
+def _scaled(frame: Frame) -> Frame:
+    """The frame with its longest side at most `LONGEST_PX`, in its own pixel format."""
     longest_px = max(frame.width_px, frame.height_px)
     if longest_px <= LONGEST_PX:
         return frame
@@ -235,10 +217,10 @@ def _resized(plane: Plane, size: tuple[int, int]) -> Plane:
     return small
 
 
-def _jpeg(frame: Frame | bytes, turns: int) -> bytes:
+def _jpeg(frame: Frame | bytes, rotation_quarters: int) -> bytes:
     if isinstance(frame, bytes):
         return frame
-    picture = cv2.cvtColor(np.ascontiguousarray(np.rot90(to_rgb8(frame), turns)), cv2.COLOR_RGB2BGR)
+    picture = cv2.cvtColor(np.ascontiguousarray(np.rot90(to_rgb8(frame), rotation_quarters)), cv2.COLOR_RGB2BGR)
     options = [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY, cv2.IMWRITE_JPEG_OPTIMIZE, 1]
     return cv2.imencode(".jpg", picture, options)[1].tobytes()
 

@@ -1,6 +1,7 @@
-"""Workers of this machine, each a process: tasks enter, what happened to them leaves, a worker's death included.
+"""Workers on this machine: one process each, with its own pipe, that can die or be killed without harm to the others.
 
-This process itself never loads PyTorch: a worker says how many devices there are.
+Process pools of libraries share one queue. A worker killed while it writes to that queue blocks all others, and they
+offer neither progress messages nor a device for each worker.
 """
 
 import multiprocessing
@@ -14,103 +15,107 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
-from vderain.batch.workers.task import Outcome, Progressed, Task, TaskEvent, failure
+from vderain.batch.workers.task import Outcome, Progressed, Task, TaskEvent, failed
 from vderain.errors import VderainError
 
-SPAWN = multiprocessing.get_context("spawn")  # forked copies of a process with threads or a GPU do not work
+SPAWN = multiprocessing.get_context("spawn")  # a process with threads or a GPU context cannot be forked
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class LocalWorkers:
-    """Processes of this machine.
-
-    A worker that dies is an outcome of its task, and another takes its place.
+    """Worker processes on this machine. A worker that dies ends its task with a failure, and is replaced.
 
     Args:
-        count: of workers; None is one for each device.
-        device: as the user chose it: with ``auto``, workers take the devices in turn, and share out the cores.
-        timeout_s: after which a task is stopped; None waits for ever.
+        count: number of workers; None starts one for each device. This process never loads PyTorch: the first worker
+            counts the devices.
+        device: the user's choice. With ``auto``, workers take the devices in turn and share the cores.
+        timeout_s: limit for a task; None means no limit.
     """
 
     def __init__(self, count: int | None = None, device: str = "auto", timeout_s: float | None = None) -> None:
         count = 1 if count is None and device != "auto" else count
         self._count, self._timeout_s = count, timeout_s
-        self._places = [_Place(number, count) for number in range(count or 1)]
+        self._workers = [_WorkerProcess(number, count) for number in range(count or 1)]
 
     @property
     def idle(self) -> int:
-        return sum(place.task is None for place in self._places)
+        return sum(worker.task is None for worker in self._workers)
 
-    def begin(self, task: Task) -> None:
-        next(place for place in self._places if place.task is None).begin(task)
+    def start(self, task: Task) -> None:
+        next(worker for worker in self._workers if worker.task is None).start(task)
 
     def poll(self, timeout_s: float) -> Iterable[TaskEvent]:
-        busy = {place.connection: place for place in self._places if place.task is not None}
+        busy = {worker.connection: worker for worker in self._workers if worker.task and worker.connection}
         if not busy:
             time.sleep(timeout_s)
-        for connection in wait([connection for connection in busy if connection], timeout_s):
-            poll = busy[connection].receive()  # type: ignore[index]
-            if isinstance(poll, int):
-                self._grow(poll)
+        for connection in wait(list(busy), timeout_s):
+            message = busy[connection].receive()  # type: ignore[index]  # typed for sockets and handles too
+            if isinstance(message, int):
+                self._add_workers(message)
             else:
-                yield poll
-        for place in busy.values():
-            if self._timeout_s is not None and place.runs_s > self._timeout_s:
-                yield place.give_up(f"it took longer than {self._timeout_s:g} s.", "Give it more --timeout.")
+                yield message
+        for worker in busy.values():
+            if self._timeout_s is not None and worker.working_s > self._timeout_s:
+                yield worker.give_up(f"it took longer than {self._timeout_s:g} s.", "Raise --timeout.")
 
     def close(self) -> None:
-        for place in self._places:
-            place.kill()
+        for worker in self._workers:
+            worker.kill()
 
-    def _grow(self, devices: int) -> None:
-        """To one worker for each device, now that somebody has counted them."""
+    def _add_workers(self, devices: int) -> None:
+        """Makes one worker for each device, now that they have been counted."""
         if self._count is None:
-            self._places += [_Place(number, devices) for number in range(len(self._places), devices)]
+            self._workers += [_WorkerProcess(number, devices) for number in range(len(self._workers), devices)]
             self._count = devices
 
 
-class _Place:
-    """Room for one worker."""
+class _WorkerProcess:
+    """A worker process, which is started for its first task and after its death.
+
+    Args:
+        number: of this worker, from 0.
+        count: of all workers; None is one for each device.
+    """
 
     def __init__(self, number: int, count: int | None) -> None:
         self.task: Task | None = None
         self.connection: Connection | None = None
         self._number, self._count = number, count
         self._process: BaseProcess | None = None
-        self._working_s: float | None = None  # since when
+        self._working_since_s: float | None = None
 
     @property
-    def runs_s(self) -> float:
-        """How long the worker has been at its task, without the time in which it was started."""
-        return time.monotonic() - self._working_s if self._working_s else 0.0
+    def working_s(self) -> float:
+        """Seconds spent on the task, without the time to start the process."""
+        return time.monotonic() - self._working_since_s if self._working_since_s else 0.0
 
-    def begin(self, task: Task) -> None:
+    def start(self, task: Task) -> None:
         if self._process is None or not self._process.is_alive():
-            self._start()
-        self.task, self._working_s = task, None
+            self._start_process()
+        self.task, self._working_since_s = task, None
         assert self.connection is not None
-        with suppress(OSError):  # dead already: `receive` finds out
+        with suppress(OSError):  # dead already: `receive` reports it
             self.connection.send(task)
 
     def receive(self) -> TaskEvent | int:
-        """What the worker says; its count of devices comes first."""
+        """The worker's next message; the first one is its number of devices."""
         assert self.connection is not None
         try:
-            poll: TaskEvent | int = self.connection.recv()
+            message: TaskEvent | int = self.connection.recv()
         except (EOFError, OSError):
-            return self.give_up("its worker died.", _advice(self._ended()))
-        if isinstance(poll, Outcome):
-            self.task = self._working_s = None
-        elif isinstance(poll, Progressed):
-            self._working_s = self._working_s or time.monotonic()
-        return poll
+            return self.give_up("its worker died.", _advice(self._exit_code()))
+        if isinstance(message, Outcome):
+            self.task = self._working_since_s = None
+        elif isinstance(message, Progressed):
+            self._working_since_s = self._working_since_s or time.monotonic()
+        return message
 
     def give_up(self, what: str, cure: str) -> Outcome:
         """Kills the worker; its task may be tried again."""
         assert self.task is not None
         target = self.task.target
         self.kill()
-        return failure(target, VderainError(what, cure), again=True)
+        return failed(target, VderainError(what, cure), retryable=True)
 
     def kill(self) -> None:
         if self._process is not None:
@@ -118,38 +123,38 @@ class _Place:
             self._process.join()
         if self.connection is not None:
             self.connection.close()
-        self._process = self.connection = self.task = self._working_s = None
+        self._process = self.connection = self.task = self._working_since_s = None
 
-    def _start(self) -> None:
+    def _start_process(self) -> None:
         self.kill()
         self.connection, theirs = SPAWN.Pipe()
         self._process = SPAWN.Process(target=_serve, args=(theirs, self._number, self._count), daemon=True)
-        with _held_back():
+        with _signals_blocked():
             self._process.start()
         theirs.close()
 
-    def _ended(self) -> int | None:
+    def _exit_code(self) -> int | None:
         assert self._process is not None
         self._process.join(5)
         return self._process.exitcode
 
 
-def _advice(code: int | None) -> str:
-    """What a worker's exit code says about its death."""
-    if code == -signal.SIGKILL:
+def _advice(exit_code: int | None) -> str:
+    """What to do about a worker that died with an exit code."""
+    if exit_code == -signal.SIGKILL:
         return "Something killed it, maybe the system for lack of memory: use fewer --workers, a smaller --batch-size."
-    if code == -signal.SIGSEGV:
+    if exit_code == -signal.SIGSEGV:
         return "A codec crashed on this file: look at it in a player, or convert it first."
-    return f"It ended with {code}: try the file alone with `vderain process`."
+    return f"It ended with {exit_code}: try the file alone with `vderain process`."
 
 
 @contextmanager
-def _held_back() -> Iterator[None]:
-    """A process begun in it gets no signal to stop before it says what it does with them."""
+def _signals_blocked() -> Iterator[None]:
+    """Blocks Ctrl-C and other signals in a process that is being started, until it has set its handlers."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    resource_tracker.ensure_running()  # its start would let them through again
+    resource_tracker.ensure_running()  # it would unblock the signals when it starts
     before = signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
     try:
         yield
@@ -158,17 +163,17 @@ def _held_back() -> Iterator[None]:
 
 
 def _serve(connection: Connection, number: int, count: int | None) -> None:
-    """A worker's life: it does what comes, and ends with whoever sends it."""
+    """The main function of a worker process: sends its number of devices, then processes the tasks it receives."""
     for each in STOPPING:
-        signal.signal(each, signal.SIG_IGN)  # a terminal sends Ctrl-C to all: only the first process decides
+        signal.signal(each, signal.SIG_IGN)  # a terminal sends Ctrl-C to all processes, but the first one decides
     if hasattr(signal, "pthread_sigmask"):
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPPING)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    from vderain.batch.workers.worker import Worker  # PyTorch, which the first process does without
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
+    from vderain.batch.workers.worker import Worker  # imports PyTorch
     from vderain.runtime.device import devices
 
     names = devices()
-    cores = _share(number, count or len(names))
+    cores = _cores(number, count or len(names))
     if cores:
         os.sched_setaffinity(0, cores)
     worker = Worker(names[number % len(names)])
@@ -179,16 +184,16 @@ def _serve(connection: Connection, number: int, count: int | None) -> None:
             connection.send(worker(task, lambda target, progress: connection.send(Progressed(target, progress))))
 
 
-def _share(number: int, count: int) -> list[int]:
-    """The cores that a worker may use; none where the system does not let one choose."""
+def _cores(number: int, count: int) -> list[int]:
+    """The cores of one of several workers; empty where the system does not support CPU affinity."""
     if not hasattr(os, "sched_getaffinity"):
         return []
     cores = sorted(os.sched_getaffinity(0))
     return cores[number::count] or [cores[number % len(cores)]]
 
 
-def _end_with_parent() -> None:
-    """Nobody waits for the work of a worker whose parent was killed, and the next run begins it again."""
+def _exit_with_parent() -> None:
+    """Ends this process when the first one was killed, since the next run will begin its task again."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -1,26 +1,26 @@
-"""What goes to workers and what comes back from them; nothing heavy is imported for it."""
+"""The messages between a run and its workers, and the protocol of workers. Imports nothing heavy."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from vderain.batch.report.thumbnails import Thumbnail
+from vderain.batch.record import Failure, FileResult
 from vderain.errors import VderainError
 from vderain.media.clip import Progress
 from vderain.options import Options
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A file to do, and where.
+    """A file to process.
 
     Attributes:
-        target: of the result below OUTDIR; names the task.
-        source: the file.
+        target: path of the result below OUTDIR; identifies the task.
+        source: the file to read.
         outdir: the folder of results.
-        work: folder below OUTDIR for what is not finished.
-        thumbnails: folder below OUTDIR for pictures of the rainiest frames.
+        work_folder: folder below OUTDIR for drafts and segments.
+        thumbnail_folder: folder below OUTDIR for the report's pictures.
         options: the user's choices.
         segment_frames: see `process`.
     """
@@ -28,77 +28,69 @@ class Task:
     target: str
     source: Path
     outdir: Path
-    work: str
-    thumbnails: str
+    work_folder: str
+    thumbnail_folder: str
     options: Options
     segment_frames: int
 
 
 @dataclass(frozen=True, slots=True)
 class Progressed:
-    """How far a task is."""
+    """Progress of a task."""
 
     target: str
     progress: Progress
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What became of a task.
+    """The end of a task: a result or a failure.
 
     Attributes:
-        target: names the task.
-        draft: where the result lies below OUTDIR, checked but without its name; empty after a failure.
-        frames, repeated, missing, dry, damage, kept, dropped, model, device: as in `process.Result`.
-        media_s: how long the result plays.
-        thumbnails: frames worth showing.
-        said: warnings on the way.
-        error, cure, exit_code: of a failure.
-        again: whether another attempt may end otherwise.
-        fatal_for_batch: whether all other files would fail for it, too: there is no such model, no such device.
+        target: identifies the task.
+        draft: path of the verified result below OUTDIR, before it has its final name; empty after a failure.
+        result: what was made; empty after a failure.
+        failure: why the task failed, or None.
+        warnings: logged by the worker.
+        retryable: whether another attempt may succeed.
+        fatal_for_batch: whether every other file would fail in the same way: a missing model or device.
     """
 
     target: str
     draft: str = ""
-    frames: int = 0
-    repeated: int = 0
-    missing: int = 0
-    dry: int = 0
-    damage: tuple[str, ...] = ()
-    kept: tuple[str, ...] = ()
-    dropped: tuple[str, ...] = ()
-    model: str = ""
-    device: str = ""
-    media_s: float = 0.0
-    thumbnails: tuple[Thumbnail, ...] = ()
-    said: tuple[str, ...] = ()
-    error: str = ""
-    cure: str = ""
-    exit_code: int = 0
-    again: bool = False
+    result: FileResult = field(default_factory=FileResult)
+    failure: Failure | None = None
+    warnings: tuple[str, ...] = ()
+    retryable: bool = False
     fatal_for_batch: bool = False
 
 
-def failure(target: str, error: VderainError, again: bool = False) -> Outcome:
-    """A failure as an outcome."""
-    return Outcome(target, error=error.what, cure=error.cure, exit_code=error.exit_code, again=again)
+def failed(target: str, error: VderainError, *, retryable: bool = False) -> Outcome:
+    """An outcome that reports an error.
+
+    Args:
+        target: identifies the task.
+        error: what happened.
+        retryable: whether another attempt may succeed.
+    """
+    return Outcome(target=target, failure=Failure.of(error), retryable=retryable)
 
 
 TaskEvent = Progressed | Outcome
 
 
 class Workers(Protocol):
-    """Whoever does tasks, here or elsewhere."""
+    """Processes that carry out tasks, on this machine or elsewhere."""
 
     @property
     def idle(self) -> int:
-        """How many tasks can be begun now."""
+        """How many tasks can be started now."""
 
-    def begin(self, task: Task) -> None:
-        """Begins a task; what happens to it is told by `happened`."""
+    def start(self, task: Task) -> None:
+        """Starts a task; `poll` reports what happens to it."""
 
     def poll(self, timeout_s: float) -> Iterable[TaskEvent]:
-        """What happened since; waits for something for a while."""
+        """Reports what has happened since the last call, waiting for a first event for at most `timeout_s`."""
 
     def close(self) -> None:
-        """Stops all work at once."""
+        """Kills all workers at once."""
