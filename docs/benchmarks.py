@@ -23,7 +23,7 @@ import torch
 from numpy.typing import NDArray
 
 from vderain.media.clip import open_source
-from vderain.media.encode.options import EncodeOptions
+from vderain.media.encode import EncodeOptions
 from vderain.model.checkpoint import DEFAULT_MODEL
 from vderain.pipeline import Pipeline, load_models
 from vderain.process import Options, Progress, Result, process

@@ -7,7 +7,7 @@ from fractions import Fraction
 from typing import Literal, get_args
 
 from vderain.errors import UsageError
-from vderain.media.encode.options import EncodeOptions
+from vderain.media.encode import EncodeOptions
 from vderain.model.released import DEFAULT_MODEL, DROPS_MODEL, weights_hash
 
 Temporal = Literal["off", "light", "strong", "only"]

@@ -15,9 +15,8 @@ from vderain import __version__
 from vderain.errors import UsageError
 from vderain.media.clip import FrameSink, FrameSource, Progress, check_name, check_source, open_sink, open_source
 from vderain.media.decode.reader import VideoReader
-from vderain.media.encode.options import SEGMENT_FRAMES
+from vderain.media.encode import SEGMENT_FRAMES
 from vderain.media.encode.segments import SegmentStore
-from vderain.media.fingerprint import fingerprint
 from vderain.media.frame import Frame
 from vderain.media.gps import gpx_file, read_fixes
 from vderain.media.image.sequence import is_image_source
@@ -26,6 +25,7 @@ from vderain.options import Options, settings, weights
 from vderain.pipeline import LoadedModels, Pipeline, RestoredFrame, load_models
 from vderain.restore.frames import RADIUS
 from vderain.restore.rain_intervals import RainInterval
+from vderain.runtime.files import fingerprint
 from vderain.runtime.memory import configure_malloc, trim_memory
 from vderain.runtime.profiling import measure_stages
 from vderain.runtime.threads import prefetch, until_stopped

@@ -15,7 +15,7 @@ from vderain.batch.ledger import HIDDEN, NAME, Ledger, read_only
 from vderain.batch.plan import Item
 from vderain.batch.record import FileResult, Record, Thumbnail
 from vderain.errors import VderainError
-from vderain.media.fingerprint import Fingerprint, fingerprint
+from vderain.runtime.files import Fingerprint, fingerprint
 
 SEEN = Fingerprint(10, 20, "ends")
 ITEM = Item(Path("/card/a.mp4"), "a.mp4", "a.mp4", "front")

@@ -22,8 +22,8 @@ from vderain.batch.workers.worker import Worker
 from vderain.errors import OutputError, VderainError
 from vderain.media.clip import Progress
 from vderain.media.encode.encoder import EncodeOptions
-from vderain.media.fingerprint import fingerprint
 from vderain.options import Options
+from vderain.runtime.files import fingerprint
 
 PLAIN = Options(strength=0, device="cpu")
 OTHER = Options(strength=0, device="cpu", encode=EncodeOptions(crf=30))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from vderain.media.encode.options import SEGMENT_FRAMES
+from vderain.media.encode import SEGMENT_FRAMES
 
 SETTLE_S = 5.0  # a recorder writes at least this often; a file that is unchanged for longer is complete
 

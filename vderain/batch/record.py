@@ -14,7 +14,7 @@ from typing import Any, Literal, get_args
 
 from vderain.batch.plan import Item
 from vderain.errors import VderainError
-from vderain.media.fingerprint import Fingerprint
+from vderain.runtime.files import Fingerprint
 
 State = Literal["waiting", "running", "written", "done", "failed"]
 STATES: tuple[State, ...] = get_args(State)

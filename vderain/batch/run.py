@@ -18,9 +18,9 @@ from vderain.batch.record import Failure, FileResult, Record
 from vderain.batch.result_folder import ResultFolder, thumbnail_folder, work_folder
 from vderain.batch.workers.task import Outcome, Progressed, Task, TaskEvent, Workers
 from vderain.errors import InputError, OutputError, UsageError, VderainError
-from vderain.media.encode.encoder import CAP_FACTOR
-from vderain.media.fingerprint import fingerprint
+from vderain.media.encode import CAP_FACTOR
 from vderain.options import Options, settings, weights
+from vderain.runtime.files import fingerprint
 
 POLL_S = 0.1
 RECOVER_EVERY_S = 0.5  # between looks at the files of concurrent runs

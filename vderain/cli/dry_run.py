@@ -44,8 +44,8 @@ def _todo(plan: "Plan", outdir: Path, options: "Options") -> list["Item"]:
     from vderain.batch.ledger import read_only
     from vderain.batch.record import Record, is_done
     from vderain.errors import InputError
-    from vderain.media.fingerprint import fingerprint
     from vderain.options import settings, weights
+    from vderain.runtime.files import fingerprint
 
     known, asked, by = read_only(outdir), settings(options), weights(options)
 

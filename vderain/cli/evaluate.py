@@ -57,7 +57,7 @@ def evaluate_command(
         from vderain.evaluation.contact_sheet import check_target, write_sheet
         from vderain.evaluation.evaluate import evaluate_against_truth, evaluate_without_truth
         from vderain.evaluation.footage import Footage, zip_frames
-        from vderain.media.encode.options import EncodeOptions
+        from vderain.media.encode import EncodeOptions
         from vderain.options import Options
         from vderain.process import Progress
 

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from vderain.errors import UsageError
-from vderain.media.encode.options import CRF_MAX, EncodeOptions
+from vderain.media.encode import CRF_MAX, EncodeOptions
 from vderain.options import STRENGTH_MAX, Comparison, Options, Precision, Temporal
 
 DEFAULTS = Options()

@@ -8,7 +8,7 @@ import typer
 
 from vderain.cli.console import Json, Quiet, Verbose, counted, exit_on_error, format_time, out, progress_display
 from vderain.cli.flags import Device
-from vderain.media.encode.options import CRF_MAX, EncodeOptions
+from vderain.media.encode import CRF_MAX, EncodeOptions
 from vderain.rain.options import NOISE_MAX, RenderOptions, Style
 
 DEFAULTS = RenderOptions()

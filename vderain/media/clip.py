@@ -6,13 +6,13 @@ from pathlib import Path
 
 from vderain.errors import InputError, OutputError, UsageError
 from vderain.media.decode.reader import VideoReader
-from vderain.media.encode.options import EncodeOptions
+from vderain.media.encode import EncodeOptions
 from vderain.media.encode.segments import SegmentStore
 from vderain.media.encode.writer import VideoWriter
+from vderain.media.frame import FrameSink, FrameSource
 from vderain.media.image.codec import refuse_unsupported_image
 from vderain.media.image.sequence import ImageReader, ImageWriter, is_image_source
 from vderain.media.remux.capabilities import CONTAINERS
-from vderain.media.source_sink import FrameSink, FrameSource
 
 __all__ = ["FrameSink", "FrameSource", "Progress", "check_name", "check_source", "open_sink", "open_source"]
 

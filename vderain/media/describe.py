@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import av
+from av.stream import Stream
 
 from vderain.media.decode.media_file import MediaFile, StreamInfo
 from vderain.media.decode.open import TIMECODE
@@ -13,7 +14,6 @@ from vderain.media.decode.side_data import is_kept
 from vderain.media.encode.verify import joined_programs
 from vderain.media.gps import read_fixes
 from vderain.media.mp4.vendor_boxes import HOLDERS
-from vderain.media.pyav_types import Stream
 from vderain.media.remux.capabilities import (
     BOXED,
     DEFAULT_SUFFIX,

@@ -20,10 +20,9 @@ from gpxpy.gpx import GPX, GPXTrack, GPXTrackPoint, GPXTrackSegment
 
 from vderain.media.decode.media_file import MediaFile
 from vderain.media.decode.open import input_errors, open_input, read_packets
-from vderain.media.encode.preflight import output_error
 from vderain.media.mp4.boxes import read_span
 from vderain.media.mp4.vendor_boxes import GPS_MAGIC, within
-from vderain.runtime.files import temporary_path
+from vderain.runtime.files import output_error, temporary_path
 
 KNOT_MPS = 1852 / 3600
 _GPS_EPOCH = datetime(1980, 1, 6, tzinfo=UTC)

@@ -8,11 +8,11 @@ from typing import Any, Literal
 import av
 import numpy as np
 
+from vderain.media.decode.media_file import UNSPECIFIED, ColourTags
 from vderain.media.frame import Colour, Matrix, Plane
 
 Kind = Literal["yuv", "gray", "rgb"]
 
-UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED, AVCOL_PRI_UNSPECIFIED and AVCOL_TRC_UNSPECIFIED share this number
 FULL_RANGE = 2  # AVCOL_RANGE_JPEG
 LIMITED_RANGE = 1  # AVCOL_RANGE_MPEG
 
@@ -121,6 +121,33 @@ def colour_of(layout: Layout, format_name: str, matrix_tag: int, range_tag: int,
         matrix = guess
     full_range = range_tag == FULL_RANGE or format_name.startswith("yuvj")
     return Colour(matrix, full_range, layout.depth_bits, layout.chroma_w, layout.chroma_h)
+
+
+def frame_colour(frame: av.VideoFrame, stream: av.VideoStream) -> Colour:
+    """The meaning of a frame's code values.
+
+    Args:
+        frame: decoded.
+        stream: its stream, whose tags count where the frame has none.
+    """
+    name = frame.format.name
+    tags = colour_tags(frame, stream)
+    return colour_of(nearest_layout(name), name, tags.matrix, tags.range, (frame.width, frame.height))
+
+
+def colour_tags(frame: av.VideoFrame, stream: av.VideoStream) -> ColourTags:
+    """A decoded frame's own colour tags; its stream's where it has none."""
+    context = stream.codec_context
+
+    def pick(of_frame: int, of_stream: int, silent: int) -> int:
+        return int(of_frame if of_frame != silent else of_stream)
+
+    return ColourTags(
+        primaries=pick(frame.color_primaries, context.color_primaries, UNSPECIFIED),
+        transfer=pick(frame.color_trc, context.color_trc, UNSPECIFIED),
+        matrix=pick(frame.colorspace, context.colorspace, UNSPECIFIED),
+        range=pick(frame.color_range, context.color_range, 0),
+    )
 
 
 def matrix_tag(colour: Colour) -> int:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args
 
 from vderain.errors import UsageError
-from vderain.media.encode.options import EncodeOptions
+from vderain.media.encode import EncodeOptions
 
 Style = Literal["drizzle", "shower", "downpour", "windshield"]
 

@@ -20,7 +20,7 @@ from vderain.media.clip import (
     open_source,
 )
 from vderain.media.colour import add_residual, code_scale, to_rgb8
-from vderain.media.encode.options import EncodeOptions
+from vderain.media.encode import EncodeOptions
 from vderain.media.frame import Frame
 from vderain.rain.options import NOISE_SEED, RenderOptions
 from vderain.rain.weather import STYLES, Weather

@@ -11,7 +11,7 @@ import pytest
 from vderain.batch.plan import Item
 from vderain.batch.record import FileResult, Record, Thumbnail
 from vderain.batch.report.page import write_report
-from vderain.media.fingerprint import Fingerprint
+from vderain.runtime.files import Fingerprint
 
 pytest.importorskip("selenium", reason="needs selenium, of the dev group")
 from selenium import webdriver

@@ -13,7 +13,7 @@ from vderain.batch.record import Failure, FileResult, Record, Thumbnail
 from vderain.batch.report import page as report
 from vderain.batch.report.page import write_report
 from vderain.errors import OutputError
-from vderain.media.fingerprint import Fingerprint
+from vderain.runtime.files import Fingerprint
 
 RESULT = FileResult(frames=1800, dry=300, media_s=60.0, kept=("audio: aac",), device="cpu, fp32")
 NASTY = "<script>alert(1)</script> & \"quoted\" 'x' #1 50% ?.mp4"

@@ -18,7 +18,7 @@ from vderain.media.decode.deinterlace import shows_fields
 from vderain.media.decode.reader import VideoReader
 from vderain.media.describe import describe
 from vderain.media.encode.encoder import EncodeOptions
-from vderain.media.mp4.sample_entry import rename_entries, sample_entries
+from vderain.media.mp4.boxes import rename_entries, sample_entries
 from vderain.process import Options, Result, process
 
 LOSSLESS = EncodeOptions(codec="ffv1")

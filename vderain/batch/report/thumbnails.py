@@ -56,7 +56,7 @@ class ThumbnailPicker:
     """Keeps small copies of the rainiest frames of a video. Not thread-safe.
 
     Args:
-        rotation_quarters: quarter turns counter-clockwise for display; see `media.source_sink.FrameSource`.
+        rotation_quarters: quarter turns counter-clockwise for display; see `media.frame.FrameSource`.
         saved: the file that `save_state` wrote. The picker resumes from it where its first frame is a later one.
     """
 

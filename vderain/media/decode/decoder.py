@@ -28,16 +28,15 @@ from typing import Self
 
 import av
 from av.codec.context import ThreadType
+from av.stream import Stream
 
 from vderain.media.decode.deinterlace import Deinterlacer
-from vderain.media.decode.media_file import Crop, VideoInfo
+from vderain.media.decode.media_file import FALLBACK_RATE, Crop, Packet, VideoInfo
 from vderain.media.decode.open import input_errors, main_video, open_input, read_packets
-from vderain.media.decode.probe import FALLBACK_RATE, colour
 from vderain.media.decode.side_data import LostSideData
 from vderain.media.decode.timestamps import VideoClock, is_joinable, shows_frame
 from vderain.media.frame import Frame
-from vderain.media.pixel_format import planes_of
-from vderain.media.pyav_types import Packet, Stream
+from vderain.media.pixel_format import frame_colour, planes_of
 
 log = logging.getLogger(__name__)
 
@@ -336,7 +335,7 @@ class FrameDecoder:
                 log.warning("'%s' changes its size or pixel format and is converted back.", self._path.name)
             self.converted += 1
             decoded = decoded.reformat(*stored, info.pixel_format)
-        frame = Frame(planes_of(decoded), colour(decoded, self._stream), pts, duration, info.time_base)
+        frame = Frame(planes_of(decoded), frame_colour(decoded, self._stream), pts, duration, info.time_base)
         return frame if crop == Crop() else _cropped(frame, info)
 
 

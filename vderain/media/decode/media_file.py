@@ -8,17 +8,32 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
 
-from av.stream import Disposition
+import av
+from av.stream import Disposition, Stream
 
-from vderain.media.frame import Colour
-from vderain.media.hdr import HdrMetadata
-from vderain.media.mp4.vendor_boxes import VendorBox
-from vderain.media.pixel_format import UNSPECIFIED
-from vderain.media.pyav_types import Chapter, Packet
+if TYPE_CHECKING:
+    from vderain.media.frame import Colour
+    from vderain.media.mp4.vendor_boxes import VendorBox
+
+    Packet: TypeAlias = av.Packet[Stream]
+else:
+    Packet = av.Packet  # generic in PyAV's stubs only
 
 Clock = Literal["pts", "dts", "rate"]
+UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED, AVCOL_PRI_UNSPECIFIED and AVCOL_TRC_UNSPECIFIED share this number
+FALLBACK_RATE = Fraction(25)  # frames a second of a raw stream that does not say; FFmpeg assumes the same
+
+
+class Chapter(TypedDict):
+    """A chapter as PyAV reads and writes it; ``start`` and ``end`` are in units of ``time_base``."""
+
+    id: int
+    start: int
+    end: int
+    time_base: Fraction | None
+    metadata: dict[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +72,21 @@ class ColourTags:
     matrix: int = UNSPECIFIED
     range: int = 0
     chroma_location: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class HdrMetadata:
+    """Static HDR10 metadata, in the terms of SMPTE ST 2086 and CTA-861.3.
+
+    Attributes:
+        primaries: x and y of the mastering display's red, green, blue and white, or None.
+        luminance: its least and greatest luminance in cd/m2, or None.
+        content: greatest light level of a pixel and of a frame's mean in cd/m2 (MaxCLL, MaxFALL), or None.
+    """
+
+    primaries: tuple[Fraction, ...] | None = None
+    luminance: tuple[Fraction, Fraction] | None = None
+    content: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +137,7 @@ class VideoInfo:
     duration_s: float | None
     codec: str
     pixel_format: str
-    colour: Colour
+    colour: "Colour"
     tags: ColourTags
     rotation_deg: int
     display_matrix: tuple[int, ...] | None
@@ -214,7 +244,7 @@ class MediaFile:
     streams: tuple[StreamInfo, ...]
     video: VideoInfo
     bit_rate: SourceRate | None
-    vendor_boxes: tuple[VendorBox, ...]
+    vendor_boxes: "tuple[VendorBox, ...]"
 
     @property
     def main_stream(self) -> StreamInfo:

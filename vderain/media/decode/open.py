@@ -5,14 +5,14 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Protocol, cast
 
 import av
 from av.container import Container, InputContainer
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 
 from vderain.errors import InputError
-from vderain.media.pyav_types import Packet, Stream, format_dump
+from vderain.media.decode.media_file import Packet
 
 log = logging.getLogger(__name__)
 
@@ -168,12 +168,18 @@ def programs(container: Container) -> int:
     return len(re.findall(r"^ *Program \d+", _described(container), re.MULTILINE))
 
 
+class _Dumpable(Protocol):
+    """A method that PyAV's stubs leave out: FFmpeg's ``av_dump_format`` at the current log level."""
+
+    def dumps_format(self) -> str: ...
+
+
 def _described(container: Container) -> str:
     level = av.logging.get_level()
     try:
         av.logging.set_level(av.logging.VERBOSE)
         av.logging.set_libav_level(av.logging.VERBOSE)
-        return format_dump(container)
+        return cast("_Dumpable", container).dumps_format()
     finally:
         av.logging.set_level(level)
         av.logging.set_libav_level(av.logging.INFO)

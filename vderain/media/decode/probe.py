@@ -17,15 +17,16 @@ from typing import BinaryIO
 import av
 import numpy as np
 from av.container import InputContainer
-from av.stream import Discard
+from av.stream import Discard, Stream
 
 from vderain.errors import InputError
 from vderain.media.decode.deinterlace import shows_fields
 from vderain.media.decode.media_file import (
+    FALLBACK_RATE,
     Clock,
-    ColourTags,
     Crop,
     MediaFile,
+    Packet,
     SourceRate,
     StreamInfo,
     VideoInfo,
@@ -41,18 +42,14 @@ from vderain.media.decode.open import (
     programs,
     stream_name,
 )
-from vderain.media.decode.side_data import lost_side_data
-from vderain.media.frame import Colour
-from vderain.media.hdr import hdr_metadata_of
-from vderain.media.mp4.sample_entry import SampleEntry, read_sample_entries
+from vderain.media.decode.side_data import frame_side_data, hdr_metadata_of, lost_side_data
+from vderain.media.mp4.boxes import SampleEntry, read_sample_entries
 from vderain.media.mp4.vendor_boxes import find_vendor_boxes
-from vderain.media.pixel_format import UNSPECIFIED, colour_of, nearest_layout
-from vderain.media.pyav_types import Packet, Stream, frame_side_data
+from vderain.media.pixel_format import colour_tags, frame_colour, nearest_layout
 
 log = logging.getLogger(__name__)
 
 _CHROMA_LOCATION = re.compile(r"[(,] ?(left|center|topleft|top|bottomleft|bottom)[),]")
-FALLBACK_RATE = Fraction(25)  # frames a second of a raw stream that does not say; FFmpeg assumes the same
 _RATE_MAX = 1000  # frames a second; a timecode can count no more
 _CROPPING = re.compile(r"Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)")  # left, right, top, bottom
 _TIMESTAMP_PACKETS = 64  # how many video packets are read for a first timestamp
@@ -304,8 +301,8 @@ def _video_info(
         duration_s=read_s,
         codec=codec_name(stream),
         pixel_format=frame.format.name,
-        colour=colour(frame, stream),
-        tags=replace(_tags(frame, stream), chroma_location=_chroma_location(described)),
+        colour=frame_colour(frame, stream),
+        tags=replace(colour_tags(frame, stream), chroma_location=_chroma_location(described)),
         rotation_deg=frame.rotation,
         display_matrix=_display_matrix(frame),
         # some codecs state it in their frames only
@@ -343,33 +340,6 @@ def _frames_from(path: Path, stream_index: int, start_s: float | None) -> Iterat
         for packet in _packets(container, [stream]):
             with suppress(av.error.FFmpegError, ValueError):
                 yield from (frame for frame in packet.decode() if isinstance(frame, av.VideoFrame))
-
-
-def colour(frame: av.VideoFrame, stream: av.VideoStream) -> Colour:
-    """The meaning of a frame's code values.
-
-    Args:
-        frame: decoded.
-        stream: its stream, whose tags count where the frame has none.
-    """
-    name = frame.format.name
-    tags = _tags(frame, stream)
-    return colour_of(nearest_layout(name), name, tags.matrix, tags.range, (frame.width, frame.height))
-
-
-def _tags(frame: av.VideoFrame, stream: av.VideoStream) -> ColourTags:
-    """The frame's own tags; the stream's where it has none."""
-    context = stream.codec_context
-
-    def pick(of_frame: int, of_stream: int, silent: int) -> int:
-        return int(of_frame if of_frame != silent else of_stream)
-
-    return ColourTags(
-        primaries=pick(frame.color_primaries, context.color_primaries, UNSPECIFIED),
-        transfer=pick(frame.color_trc, context.color_trc, UNSPECIFIED),
-        matrix=pick(frame.colorspace, context.colorspace, UNSPECIFIED),
-        range=pick(frame.color_range, context.color_range, 0),
-    )
 
 
 def _chroma_location(described: str) -> str | None:

@@ -13,11 +13,9 @@ import av
 
 from vderain.errors import DamageError, InputError, UsageError
 from vderain.media.decode.decoder import FrameDecoder
-from vderain.media.decode.media_file import Crop, MediaFile, TimeRange, VideoInfo
+from vderain.media.decode.media_file import UNSPECIFIED, Crop, MediaFile, TimeRange, VideoInfo
 from vderain.media.decode.probe import probe
-from vderain.media.frame import Frame
-from vderain.media.pixel_format import UNSPECIFIED
-from vderain.media.source_sink import SourceReport
+from vderain.media.frame import Frame, SourceReport
 
 __all__ = ["Damage", "TimeRange", "VideoInfo", "VideoReader"]
 

@@ -5,11 +5,17 @@ here so that its loss can be reported.
 """
 
 import gc
+import struct
+from collections.abc import Iterable
+from fractions import Fraction
+from typing import TYPE_CHECKING, cast
 
 import av
 
-from vderain.media.decode.media_file import StreamInfo
-from vderain.media.pyav_types import frame_side_data
+from vderain.media.decode.media_file import HdrMetadata, StreamInfo
+
+if TYPE_CHECKING:
+    from av.sidedata.sidedata import SideData
 
 _NAMES = {  # FFmpeg's side data types -> descriptions
     "A53_CC": "closed captions",
@@ -33,6 +39,27 @@ _ENCODER_SETTINGS = (  # UUIDs of the user data in which x264 and x265 note the 
 _FIRST, _EVERY = 8, 16  # frames that are examined: the first 8, then every 16th
 _COLLECT_AFTER = 12  # frames after an examined one until it is no longer in use
 _FULL_COLLECTION_EVERY = 64  # collections; the others examine young objects only
+
+
+def frame_side_data(frame: av.VideoFrame) -> "Iterable[SideData]":
+    """The side data of a decoded frame, which PyAV's stubs declare as a dictionary."""
+    return cast("Iterable[SideData]", frame.side_data)
+
+
+def hdr_metadata_of(frame: av.VideoFrame) -> HdrMetadata | None:
+    """Reads it from a decoded frame (FFmpeg's AVMasteringDisplayMetadata and AVContentLightMetadata)."""
+    sides = {side.type.name: bytes(side) for side in frame_side_data(frame)}
+    mastering, content = sides.get("MASTERING_DISPLAY_METADATA"), sides.get("CONTENT_LIGHT_LEVEL")
+    primaries = luminance = None
+    if mastering is not None:
+        numbers = struct.unpack("=22i", mastering[:88])
+        ratios = [Fraction(n, d or 1) for n, d in zip(numbers[0:20:2], numbers[1:20:2], strict=True)]
+        primaries = tuple(ratios[:8]) if numbers[20] else None
+        luminance = (ratios[8], ratios[9]) if numbers[21] else None
+    levels = struct.unpack("=2I", content[:8]) if content is not None else None
+    if primaries is None and luminance is None and levels is None:
+        return None
+    return HdrMetadata(primaries, luminance, levels and (levels[0], levels[1]))
 
 
 def lost_side_data(frame: av.VideoFrame) -> frozenset[str]:

@@ -1,22 +1,25 @@
-"""Repairs timestamps of packets before decoding: joins the clocks of appended recordings, and skips hidden frames.
+"""Repairs packets after demuxing: continuous clocks of appended recordings, missing DTS, hidden frames and audio.
 
 Recorders append one transport stream after another to the same file, and the clock restarts at each joint. The video
 says by how much; every other stream moves with it, so that audio stays in sync.
 """
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 from av.container import Container
+from av.stream import Disposition
 
-from vderain.media.pyav_types import Packet
+from vderain.media.decode.media_file import Packet
 
 _JOINABLE = frozenset({"mpegts", "mpeg"})  # formats that can be joined by appending bytes
 _BACKWARDS_S = Fraction(1)  # a smaller step back is a slip of the muxer, not another recording
 _WRAP_S = Fraction(2**33, 90_000)  # FFmpeg adds this to timestamps that jump back; no true pause lasts half of it
 _FAR_S = Fraction(5)  # a packet this far from the video around it belongs to a recording still to come
 _WAITING_MAX = 1000  # packets: several seconds of several streams
+_REORDER_MAX = 16  # frames in a decoded picture buffer (ITU-T H.264, A.3.1)
+_LEAD_IN_S = Fraction(1, 20)  # encoder delay; that of Apple's AAC encoder is 2112 samples
 
 
 def is_joinable(container: Container) -> bool:
@@ -122,3 +125,49 @@ def _vp9_shows(first: int) -> bool:
         return True
     show_existing_frame = first >> 3 & 1
     return bool(show_existing_frame or first >> 1 & 1)
+
+
+def with_decode_times(packets: Iterable[Packet]) -> Iterator[Packet]:
+    """Fills in the missing DTS of the first packets of each video stream.
+
+    Matroska stores none. FFmpeg derives them, but not for the packets before it knows the reorder depth.
+    """
+    waiting: dict[int, list[Packet]] = {}
+    begun: set[int] = set()
+    for packet in packets:
+        index = packet.stream_index
+        if index in begun or packet.stream.type != "video" or packet.stream.disposition & Disposition.attached_pic:
+            yield packet
+            continue
+        held = waiting.setdefault(index, [])
+        held.append(packet)
+        if packet.dts is not None or len(held) > _REORDER_MAX:
+            begun.add(index)
+            yield from _counted_back(waiting.pop(index))
+    for held in waiting.values():
+        yield from held
+
+
+def _counted_back(held: list[Packet]) -> list[Packet]:
+    """Sets the DTS of packets before one that has it, counting back by that packet's duration."""
+    *early, known = held
+    if known.dts is not None:
+        for distance, packet in enumerate(reversed(early), 1):
+            packet.dts = known.dts - distance * (known.duration or 1)
+    return held
+
+
+def without_hidden(packets: Iterable[Packet]) -> Iterator[Packet]:
+    """Drops audio packets that an edit list hides, except the lead-in that a decoder needs to converge."""
+    hidden: defaultdict[int, deque[Packet]] = defaultdict(deque)
+    for packet in packets:
+        if packet.stream.type != "audio":
+            yield packet
+            continue
+        held = hidden[packet.stream_index]
+        while held and ((packet.pts or 0) - (held[0].pts or 0)) * packet.time_base > _LEAD_IN_S:
+            held.popleft()
+        held.append(packet)
+        if not packet.is_discard:
+            yield from held
+            held.clear()

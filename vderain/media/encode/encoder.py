@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -12,7 +13,8 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vderain.errors import OutputError, UsageError
-from vderain.media.decode.media_file import SourceRate, VideoInfo
+from vderain.media.decode.media_file import HdrMetadata, SourceRate, VideoInfo
+from vderain.media.encode import CAP_FACTOR, EncodeOptions
 from vderain.media.encode.codecs import (
     BITS,
     FAMILIES,
@@ -27,19 +29,15 @@ from vderain.media.encode.codecs import (
     probe_encoder,
     quieten,
 )
-from vderain.media.encode.options import EncodeOptions
-from vderain.media.hdr import with_hdr_metadata
 from vderain.media.pixel_format import FULL_RANGE, LIMITED_RANGE, layout_of, nearest_layout
 
 log = logging.getLogger(__name__)
 
 _FRAME_DURATION = 1 << 8  # AV_CODEC_FLAG_FRAME_DURATION: packets get the durations of their frames
 _LAMBDA_PER_QP = 118  # FF_QP2LAMBDA
+_CHROMATICITY, _CANDELA = 50_000, 10_000  # units of x264's and x265's HDR options: 0.00002 and 0.0001 cd/m2
 _FINE_QP = 2  # for old encoders with a fixed quantiser: the finest that does not waste bits
 _HARDWARE_CQ = 19  # for NVENC and AMF, whose default is a low bit rate: about the distortion of x264's crf 17
-# At constant quality the output may grow to several times the size of the source, because it encodes the source's own
-# artefacts with care. CAP_FACTOR limits that; measured in docs/benchmarks.md.
-CAP_FACTOR = 1.3
 _CAP_BUFFER_S = 2.0  # of bits at the limit, beside the source's own bursts
 
 
@@ -119,7 +117,7 @@ def add_encoder(
     if family.encoder == "libx265" and output.format.name in ("mp4", "mov"):
         context.codec_tag = "hvc1"  # the tag that Apple's players accept
     context.options = _encoder_options(family, options, context, info.tags.chroma_location)
-    context.options = with_hdr_metadata(context.options, family.encoder, info.light)
+    context.options = _with_hdr_metadata(context.options, family.encoder, info.light)
     if rate is not None and not _is_own_choice(options):
         _cap(family, context, rate, info.codec)
     _open(context, name, options)
@@ -276,3 +274,40 @@ def _open(context: VideoCodecContext, name: str, options: EncodeOptions) -> None
         raise UsageError(
             f"The encoder for {name} has no option '{option}'.", f"Did you mean {near[0]}?" if near else "Leave it out."
         )
+
+
+def _with_hdr_metadata(options: Mapping[str, str], encoder: str, light: HdrMetadata | None) -> dict[str, str]:
+    """An encoder's options with the metadata added, where it has words for it; the user's own come last and win."""
+    said = _said(encoder, light) if light is not None else {}
+    name = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}.get(encoder)
+    if not said or name is None:
+        return dict(options)
+    text = ":".join(f"{key}={value}" for key, value in said.items())
+    return {**options, name: f"{text}:{options[name]}" if options.get(name) else text}
+
+
+def _said(encoder: str, light: HdrMetadata) -> dict[str, str]:
+    display, content = {
+        "libx264": ("mastering-display", "cll"),
+        "libx265": ("master-display", "max-cll"),
+        "libsvtav1": ("mastering-display", "content-light"),
+    }.get(encoder, ("", ""))
+    said = {}
+    if display and light.primaries and light.luminance:
+        said[display] = _display(light.primaries, light.luminance, decimal=encoder == "libsvtav1")
+    if content and light.content:
+        said[content] = f"{light.content[0]},{light.content[1]}"
+    return said
+
+
+def _display(primaries: tuple[Fraction, ...], luminance: tuple[Fraction, Fraction], decimal: bool) -> str:
+    def number(value: Fraction, units: int) -> str:
+        return f"{float(value):.5f}" if decimal else str(round(value * units))
+
+    points = [
+        f"({number(x, _CHROMATICITY)},{number(y, _CHROMATICITY)})"
+        for x, y in zip(primaries[::2], primaries[1::2], strict=True)
+    ]
+    red, green, blue, white = points
+    least, most = (number(value, _CANDELA) for value in luminance)
+    return f"G{green}B{blue}R{red}WP{white}L({most},{least})"

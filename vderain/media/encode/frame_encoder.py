@@ -7,9 +7,9 @@ from typing import Protocol
 import av
 from av.video.stream import VideoStream
 
+from vderain.media.decode.media_file import Packet
 from vderain.media.frame import Frame
 from vderain.media.pixel_format import layout_of_planes, nearest_layout, picture_of, with_neutral_chroma
-from vderain.media.pyav_types import Packet
 
 
 class PacketEncoder(Protocol):

@@ -20,11 +20,11 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from vderain.errors import VderainError
+from vderain.media.decode.media_file import Packet
+from vderain.media.encode import SEGMENT_FRAMES
 from vderain.media.encode.frame_encoder import FrameEncoder
-from vderain.media.encode.options import SEGMENT_FRAMES
-from vderain.media.encode.preflight import output_error
 from vderain.media.frame import Frame
-from vderain.media.pyav_types import Packet
+from vderain.runtime.files import output_error
 
 log = logging.getLogger(__name__)
 

@@ -9,21 +9,20 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from vderain.errors import OutputError
-from vderain.media.decode.media_file import VideoInfo
+from vderain.media.decode.media_file import UNSPECIFIED, Chapter, VideoInfo
 from vderain.media.decode.open import open_input, programs, stream_name
 from vderain.media.decode.probe import probe_video
-from vderain.media.decode.reader import VideoReader
-from vderain.media.pixel_format import UNSPECIFIED
-from vderain.media.pyav_types import Chapter
-from vderain.media.remux.copier import StreamCopier
 from vderain.media.remux.metadata import portable_tags, same_language
+
+if TYPE_CHECKING:
+    from vderain.media.remux.copier import StreamCopier
 
 _OF_THE_MUXER = frozenset({"handler_name", "vendor_id", "filename", "mimetype", "rotate", "name"})
 _DEFAULTS = Disposition.default | Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
@@ -42,6 +41,7 @@ class WrittenVideo:
         first_s, last_s: times of the first and the last frame.
         sample_aspect_ratio: width of a pixel over its height, or None.
         chapters: of the output.
+        side_data: descriptions of side data that the source's frames carried.
     """
 
     stream_index: int
@@ -50,15 +50,16 @@ class WrittenVideo:
     last_s: Fraction
     sample_aspect_ratio: Fraction | None
     chapters: list[Chapter]
+    side_data: list[str]
 
 
-def verify_output(path: Path, wanted: WrittenVideo, reader: VideoReader, copier: StreamCopier) -> list[str]:
+def verify_output(path: Path, wanted: WrittenVideo, source: VideoInfo, copier: "StreamCopier") -> list[str]:
     """Reads a finished file back, without decoding more than its first frame.
 
     Args:
         path: the file.
         wanted: what its video stream has to be.
-        reader: of the source, after a pass.
+        source: the source's video stream.
         copier: which copied the other streams.
 
     Returns:
@@ -75,11 +76,11 @@ def verify_output(path: Path, wanted: WrittenVideo, reader: VideoReader, copier:
         if wanted.sample_aspect_ratio not in (None, 1) and stream.sample_aspect_ratio != wanted.sample_aspect_ratio:
             lost.append(f"pixel aspect ratio {wanted.sample_aspect_ratio}")
         copier.check(container)
-        lost += _lost_metadata(container, stream, wanted, reader, copier)
+        lost += _lost_metadata(container, stream, wanted, copier)
     with open_input(path) as container:
         written = probe_video(container, _video_stream(container, wanted.stream_index), path)
-    lost += [part for part in reader.dropped if part not in written.lost_side_data]
-    return lost + lost_colour(reader.info, written)
+    lost += [part for part in wanted.side_data if part not in written.lost_side_data]
+    return lost + lost_colour(source, written)
 
 
 def _video_stream(container: InputContainer, index: int) -> VideoStream:
@@ -108,14 +109,13 @@ def _check_frames(container: InputContainer, stream: VideoStream, wanted: Writte
 
 
 def _lost_metadata(
-    container: InputContainer, stream: VideoStream, wanted: WrittenVideo, reader: VideoReader, copier: StreamCopier
+    container: InputContainer, stream: VideoStream, wanted: WrittenVideo, copier: "StreamCopier"
 ) -> list[str]:
     """Names the tags, dispositions and chapters that the muxer left out."""
-    source = copier.source.streams[reader.info.stream_index]
     lost = lost_of_file(copier.source, container)
     if "timecode" in stream.metadata:  # MP4 makes a track of a file's
         lost = [name for name in lost if name != "tag timecode"]
-    pairs = [(source, stream), *copier.pairs(container, wanted.stream_index)]
+    pairs = [(copier.main_stream, stream), *copier.pairs(container, wanted.stream_index)]
     lost += lost_of_streams(pairs, container.metadata)
     return lost + lost_chapters(wanted.chapters, container.chapters())
 

@@ -16,25 +16,23 @@ from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from vderain.errors import OutputError
-from vderain.media.decode.media_file import SourceRate, VideoInfo
+from vderain.media.decode.media_file import Packet, SourceRate, VideoInfo
 from vderain.media.decode.open import TIMECODE, codec_name
 from vderain.media.decode.reader import VideoReader
+from vderain.media.encode import EncodeOptions
 from vderain.media.encode.encoder import add_encoder
 from vderain.media.encode.frame_encoder import FrameEncoder
-from vderain.media.encode.options import EncodeOptions
-from vderain.media.encode.preflight import check_target, muxer_options, output_error
+from vderain.media.encode.preflight import check_target, muxer_options
 from vderain.media.encode.segments import SegmentEncoder, SegmentStore
 from vderain.media.encode.verify import WrittenVideo, verify_output
-from vderain.media.frame import Frame
-from vderain.media.mp4.sample_entry import rename_entries
+from vderain.media.frame import Frame, SinkReport
+from vderain.media.mp4.boxes import rename_entries
 from vderain.media.mp4.vendor_boxes import HOLDERS, VendorBox, carry_over, within
 from vderain.media.pixel_format import has_alpha, is_resampled, nearest_layout
-from vderain.media.pyav_types import Packet
 from vderain.media.remux.capabilities import output_format
 from vderain.media.remux.copier import StreamCopier, chapters_in
 from vderain.media.remux.metadata import copy_tags, portable_tags
-from vderain.media.source_sink import SinkReport
-from vderain.runtime.files import temporary_path
+from vderain.runtime.files import output_error, temporary_path
 
 __all__ = ["EncodeOptions", "VideoWriter"]
 
@@ -103,7 +101,7 @@ class VideoWriter:
 
     def __enter__(self) -> Self:
         self._muxer = output_format(self.target)
-        check_target(self.target, self._reader, self._options)
+        check_target(self.target, self._reader.media, self._reader.share, self._options)
         try:
             with self._output_errors():
                 self._open()
@@ -146,8 +144,9 @@ class VideoWriter:
             self._mux(self._encoder.encode(frame, self._last_s))
 
     def _open(self) -> None:
-        self._copier = StreamCopier(self._reader.media, self._reader.cuts_front)
-        options = muxer_options(self._muxer, self._reader, self._copier.recoded_audio(self._muxer))
+        media, cuts_front = self._reader.media, self._reader.cuts_front
+        self._copier = StreamCopier(media, cuts_front)
+        options = muxer_options(self._muxer, media, cuts_front, self._copier.recoded_audio(self._muxer))
         self._output = av.open(
             str(self._partial.absolute()), "w", format=self._muxer,
             container_options=options, metadata_errors="surrogateescape",
@@ -157,9 +156,8 @@ class VideoWriter:
         if self._size_px:
             info = replace(info, width_px=self._size_px[0], height_px=self._size_px[1])
         self._info = info
-        parts = self._reader.media.vendor_boxes
-        self._hidden = [part for part in parts if part.movable and self._muxer in HOLDERS]
-        self.dropped += [part.name for part in parts if part not in self._hidden]
+        self._hidden = [part for part in media.vendor_boxes if part.movable and self._muxer in HOLDERS]
+        self.dropped += [part.name for part in media.vendor_boxes if part not in self._hidden]
         for stream in self._copier.streams():
             if stream.index == info.stream_index:
                 self._add_video(info)
@@ -167,7 +165,7 @@ class VideoWriter:
             else:
                 self._copier.add(self._output, stream)
         self._output.metadata.update(portable_tags(self._copier.source.metadata))
-        if self._reader.cuts_front:  # the timecode is that of the first frame of the whole
+        if cuts_front:  # the timecode is that of the first frame of the whole
             self._output.metadata.pop("timecode", None)
             self._stream.metadata.pop("timecode", None)
 
@@ -259,7 +257,7 @@ class VideoWriter:
             rename_entries(self._partial, self._copier.kinds)
         if self._hidden:
             self._carry_over()
-        self.dropped += verify_output(self._partial, self._written(), self._reader, self._copier)
+        self.dropped += verify_output(self._partial, self._written(), self._reader.info, self._copier)
         self._copier.close()
         self._partial.replace(self.target)
         if self.changed:
@@ -275,6 +273,7 @@ class VideoWriter:
             last_s=self._last_s,
             sample_aspect_ratio=self._info.sample_aspect_ratio,
             chapters=self._chapters,
+            side_data=self._reader.dropped,
         )
 
     def _carry_over(self) -> None:

@@ -13,9 +13,8 @@ from types import TracebackType
 from typing import Self
 
 from vderain.errors import InputError, OutputError, UsageError
-from vderain.media.frame import Colour, Frame
+from vderain.media.frame import Colour, Frame, SinkReport, SourceReport
 from vderain.media.image.codec import DecodedImage, changed_parts, encode_image, lost_parts, planes_of, read_image
-from vderain.media.source_sink import SinkReport, SourceReport
 from vderain.runtime.files import temporary_path
 
 log = logging.getLogger(__name__)

@@ -15,6 +15,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Literal
 
+from av.stream import Stream
+
 from vderain.media.mp4.boxes import (
     OFFSET32_MAX,
     Box,
@@ -26,7 +28,6 @@ from vderain.media.mp4.boxes import (
     read_span,
     sample_bytes,
 )
-from vderain.media.pyav_types import Stream
 
 HOLDERS = ("mp4", "mov")  # muxers whose files have boxes
 GPS_INDEX, GPS_MAGIC = b"gps ", b"freeGPS "

@@ -9,7 +9,6 @@ from typing import Any
 import av
 import av.filter
 
-from vderain.media.decode.open import codec_name
 from vderain.media.remux.metadata import copy_tags
 
 _LOSSLESS = frozenset({"flac", "alac", "wavpack", "tta", "truehd", "mlp", "ape", "shorten", "tak"})
@@ -49,7 +48,7 @@ def name_channels(context: Any) -> None:
 
 
 def _candidates(stream: Any) -> list[str]:
-    codec, sample = codec_name(stream), stream.codec_context.format
+    codec, sample = stream.codec_context.codec.canonical_name, stream.codec_context.format
     pcm = _PCM.get(sample.name.removesuffix("p")) if sample is not None else None
     exact = [pcm] if pcm else []
     if codec in _LOSSLESS:

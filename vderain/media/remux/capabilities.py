@@ -10,9 +10,8 @@ from av.container import OutputContainer
 from av.stream import Disposition, Stream
 
 from vderain.errors import UsageError
-from vderain.media.decode.media_file import StreamInfo
+from vderain.media.decode.media_file import Packet, StreamInfo
 from vderain.media.decode.open import codec_name, open_input, read_packets
-from vderain.media.pyav_types import Packet, copy_packet
 from vderain.media.remux import audio as sound
 from vderain.media.remux.metadata import copy_tags
 
@@ -23,7 +22,6 @@ CONTAINERS = {  # file suffix -> FFmpeg muxer
 
 COVER_NAMES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 BOXED = ("mp4", "mov")  # they make such a track themselves, from the tag of the video
-DISK_ERRORS = frozenset({5, 27, 28, 30, 122})  # EIO, EFBIG, ENOSPC, EROFS, EDQUOT
 
 
 def output_format(target: Path) -> str:
@@ -77,7 +75,7 @@ def _first_packet(stream: Stream, info: StreamInfo) -> Packet | None:
     if stream.type not in ("audio", "video"):
         return None
     if info.first_packet is not None:
-        packet: Packet | None = copy_packet(info.first_packet)
+        packet: Packet | None = _copy_packet(info.first_packet)
     else:  # it lies further on than the file was probed, or there is none
         with open_input(Path(stream.container.name)) as container:
             packet = next(iter(read_packets(container, [container.streams[stream.index]])), None)
@@ -86,6 +84,16 @@ def _first_packet(stream: Stream, info: StreamInfo) -> Packet | None:
         packet.pts = (packet.pts if packet.pts is not None else stamp) - stamp
         packet.dts = 0
     return packet
+
+
+def _copy_packet(packet: Packet) -> Packet:
+    """A copy of a packet that belongs to no stream; muxers change the timestamps of the packets they are given."""
+    copy = av.Packet(bytes(packet))
+    copy.pts, copy.dts, copy.duration, copy.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
+    copy.is_keyframe = packet.is_keyframe
+    for side_data in packet.iter_sidedata():
+        copy.set_sidedata(side_data)
+    return copy
 
 
 def file_of_data() -> BytesIO:

@@ -13,12 +13,11 @@ from av.stream import Discard, Disposition
 
 from vderain.media.decode.media_file import MediaFile, StreamInfo, TimeRange
 from vderain.media.decode.open import TIMECODE, codec_name, input_errors, open_input, read_packets, stream_name
-from vderain.media.decode.timestamps import continuous, is_joinable
+from vderain.media.decode.timestamps import continuous, is_joinable, with_decode_times, without_hidden
 from vderain.media.remux import audio as sound
 from vderain.media.remux.capabilities import (
     BOXED,
     COVER_NAMES,
-    DISK_ERRORS,
     add_copy,
     becomes_attachment,
     can_hold,
@@ -27,7 +26,7 @@ from vderain.media.remux.capabilities import (
     readable_name,
 )
 from vderain.media.remux.metadata import copy_tags
-from vderain.media.remux.packets import with_decode_times, without_hidden
+from vderain.runtime.files import DISK_ERRORS
 
 _MARGIN_S = 1  # how much earlier reading begins than what is wanted: formats without an index seek by guessing
 _SUBTITLE_S = 30  # the same where there are subtitles: none stays longer on the screen
@@ -77,6 +76,11 @@ class StreamCopier:
     def source(self) -> InputContainer:
         """The source as the copier has it open."""
         return self._container
+
+    @property
+    def main_stream(self) -> Any:
+        """The main video stream of the source."""
+        return self._container.streams[self._main_index]
 
     def add(self, output: OutputContainer, stream: Any) -> None:
         """Prepares the copy of one stream, or notes that it cannot be copied."""
@@ -192,7 +196,7 @@ class StreamCopier:
             if stream.index not in self._targets and not (joinable and stream.index == self._main_index):
                 stream.discard = Discard.all  # the demuxer then skips its bytes where the format lets it
         if joinable:
-            wanted.append(container.streams[self._main_index])
+            wanted.append(self.main_stream)
         packets = read_packets(container, wanted, logging.WARNING)
         if joinable:
             packets = continuous(packets, self._main_index)
