@@ -163,7 +163,7 @@ def _run(
         whole = True
     finally:
         summary = run.close(workers)
-        if not whole and summary.ended:  # what was done before it broke off is told, too
+        if not whole and summary.ended:  # report the files that ended before the interruption
             with suppress(OutputError):
                 page()
             shown.close(summary)
