@@ -102,7 +102,7 @@ def _of_streams(media: MediaFile, begin_s: float | None, end_s: float | None) ->
 
 
 def fixes_of_packet(packet: bytes) -> Iterator[Fix]:
-    """The fixes in a packet of a data stream, whose format receives by its first bytes.
+    """The fixes in a packet of a data stream, whose first bytes identify its format.
 
     Raises:
         struct.error, ValueError, OverflowError: the packet is damaged.
