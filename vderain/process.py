@@ -25,10 +25,9 @@ from vderain.options import Options, settings, weights
 from vderain.pipeline import LoadedModels, Pipeline, RestoredFrame, load_models
 from vderain.restore.frames import RADIUS
 from vderain.restore.rain_intervals import RainInterval
+from vderain.runtime.device import configure_malloc, trim_memory
 from vderain.runtime.files import fingerprint
-from vderain.runtime.memory import configure_malloc, trim_memory
-from vderain.runtime.profiling import measure_stages
-from vderain.runtime.threads import prefetch, until_stopped
+from vderain.runtime.threads import measure_stages, prefetch, until_stopped
 
 __all__ = ["LoadedModels", "OnFrame", "Options", "Progress", "Result", "default_target", "load_models", "process"]
 

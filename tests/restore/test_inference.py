@@ -17,7 +17,7 @@ from vderain.model.unet import UNet, UNetConfig
 from vderain.restore.frames import AlignedWindow
 from vderain.restore.inference import TILE_MIN_PX, NetworkInput, NetworkRunner, _batches
 from vderain.restore.window import single_frame, windows
-from vderain.runtime import memory
+from vderain.runtime import device
 from vderain.runtime.device import DevicePlacement, choose_device
 
 CPU = DevicePlacement(torch.device("cpu"), bf16=False)
@@ -232,14 +232,14 @@ def test_the_requested_device_is_chosen() -> None:
 
 
 def test_frames_in_flight_are_bounded_by_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "cores", lambda: 16)
-    monkeypatch.setattr(memory, "free_bytes", lambda: 4 << 30)
-    full_hd, uhd = memory.frames_in_flight(1920 * 1080), memory.frames_in_flight(3840 * 2160)
+    monkeypatch.setattr(device, "cores", lambda: 16)
+    monkeypatch.setattr(device, "free_bytes", lambda: 4 << 30)
+    full_hd, uhd = device.frames_in_flight(1920 * 1080), device.frames_in_flight(3840 * 2160)
     assert 1 <= uhd < full_hd < 16
-    monkeypatch.setattr(memory, "free_bytes", lambda: None)
-    assert memory.frames_in_flight(3840 * 2160) == 16
+    monkeypatch.setattr(device, "free_bytes", lambda: None)
+    assert device.frames_in_flight(3840 * 2160) == 16
 
 
 def test_free_memory_is_plausible() -> None:
-    free_bytes = memory.free_bytes()
+    free_bytes = device.free_bytes()
     assert free_bytes is None or free_bytes > 1 << 20

@@ -16,8 +16,8 @@ from vderain.process import LoadedModels, load_models, process
 from vderain.restore.flow import flow_luma
 from vderain.restore.frames import PreparedFrame
 from vderain.restore.inference import NetworkRunner
-from vderain.restore.prepare import prepare_frame, prepare_frames
 from vderain.restore.raindrops import MAX_LINES, RaindropRemover, bounded, raindrop_level, upscaled
+from vderain.restore.window import prepare_frame, prepare_frames
 from vderain.runtime.device import choose_device
 
 

@@ -15,8 +15,7 @@ from vderain.rain.streaks import StreakLayer, streak_opacity
 from vderain.restore.flow import FlowEstimator
 from vderain.restore.frames import RADIUS, AlignedWindow, Restoration
 from vderain.restore.median_baseline import restore_window
-from vderain.restore.prepare import CUT_MEAN_LEVELS, is_cut, prepare_frame, prepare_frames
-from vderain.restore.window import single_frame, windows
+from vderain.restore.window import CUT_MEAN_LEVELS, is_cut, prepare_frame, prepare_frames, single_frame, windows
 
 WINDOW = 2 * RADIUS + 1
 

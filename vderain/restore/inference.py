@@ -12,12 +12,9 @@ from torch import Tensor
 
 from vderain.errors import DeviceError
 from vderain.model.unet import UNet
-from vderain.restore.frames import RADIUS, AlignedWindow, Picture, Residual, Restoration
-from vderain.restore.window import repeat_frame
-from vderain.runtime.device import DevicePlacement
-from vderain.runtime.memory import frames_in_flight
-from vderain.runtime.profiling import stage
-from vderain.runtime.threads import ordered_map
+from vderain.restore.frames import RADIUS, AlignedWindow, Picture, Residual, Restoration, repeat_frame
+from vderain.runtime.device import DevicePlacement, frames_in_flight
+from vderain.runtime.threads import ordered_map, stage
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +80,18 @@ class NetworkRunner:
             (H, W, 3) float16 in 0..1 units.
         """
         return self._run_single(repeat_frame(rgb))
+
+    def flip_ensemble(self, rgb: Picture) -> Residual:
+        """The mean of the residuals of an image and of its mirror image, which errs less than either.
+
+        Args:
+            rgb: (H, W, 3) uint8.
+
+        Returns:
+            (H, W, 3) float16 in 0..1 units.
+        """
+        flipped = self.restore_image(np.ascontiguousarray(rgb[:, ::-1]))
+        return (self.restore_image(rgb) + flipped[:, ::-1]) / np.float16(2)
 
     @stage("network")
     def _restore_window(self, window: AlignedWindow) -> Restoration:

@@ -12,10 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.restore.frames import RADIUS, WINDOW, AlignedWindow, Luma, Picture, Restoration
-from vderain.restore.window import median_of_five
-from vderain.runtime.profiling import stage
-from vderain.runtime.threads import ordered_map
+from vderain.restore.frames import RADIUS, WINDOW, AlignedWindow, Luma, Picture, Restoration, median_of_five
+from vderain.runtime.threads import ordered_map, stage
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.restore.frames import RADIUS, Residual, Restoration
-from vderain.runtime.profiling import stage
-from vderain.runtime.threads import sliding_window
+from vderain.runtime.threads import sliding_window, stage
 
 TILES = (8, 6)  # columns and rows into which a frame is divided
 IGNORED_LEVELS = 1.0  # a darkening below this is not a streak

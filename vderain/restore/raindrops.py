@@ -14,13 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.restore.flow import flow_luma
-from vderain.restore.frames import WINDOW, Picture, PreparedFrame, Residual, add_to_rgb
+from vderain.restore.frames import WINDOW, Picture, PreparedFrame, Residual, add_to_rgb, median_of_five
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.rain_detection import mean_by_tile
-from vderain.restore.still_image import flip_ensemble
-from vderain.restore.window import median_of_five
-from vderain.runtime.profiling import stage
-from vderain.runtime.threads import ordered_map, sliding_window
+from vderain.runtime.threads import ordered_map, sliding_window, stage
 
 MAX_LINES = 360  # of the shorter side, for the network
 IGNORED_LEVELS = 2.0  # a smaller change is not a drop
@@ -62,7 +59,8 @@ class RaindropRemover:
         size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
         small = cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else frame.rgb
         rgb = np.asarray(small, np.uint8)  # (h, w, 3)
-        residual = flip_ensemble(rgb, self._network) if frame.is_still_image else self._network.restore_image(rgb)
+        restore = self._network.flip_ensemble if frame.is_still_image else self._network.restore_image
+        residual = restore(rgb)
         return frame, bounded(rgb, residual) if raindrop_level(residual) > DRY_LEVELS / 2 else residual
 
     @stage("raindrops")

@@ -13,10 +13,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from vderain.restore.frames import Picture, Residual, Restoration, add_to_rgb
+from vderain.restore.frames import Restoration, add_to_rgb
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.rain_detection import removed_light, score_rain
-from vderain.runtime.profiling import stage
+from vderain.runtime.threads import stage
 
 PASSES = 3
 
@@ -45,23 +45,9 @@ def iterative_refinement(item: Restoration, network: NetworkRunner, skip_dry: bo
         network: the generator to run.
         skip_dry: leave a dry image as it is, to the bit.
     """
-    total = flip_ensemble(item.rgb, network)
+    total = network.flip_ensemble(item.rgb)
     rain_score = score_rain([removed_light(total)]) if skip_dry else 1.0
     if rain_score > 0:
         for _ in range(PASSES - 1):
-            total += flip_ensemble(add_to_rgb(item.rgb, total), network)
+            total += network.flip_ensemble(add_to_rgb(item.rgb, total))
     return replace(item, residual=total * np.float16(rain_score), rain_score=rain_score)
-
-
-def flip_ensemble(rgb: Picture, network: NetworkRunner) -> Residual:
-    """The mean of a network's residuals for an image and for its mirror image.
-
-    Args:
-        rgb: (H, W, 3) uint8.
-        network: the generator to run.
-
-    Returns:
-        (H, W, 3) float16 in 0..1 units.
-    """
-    flipped = network.restore_image(np.ascontiguousarray(rgb[:, ::-1]))
-    return (network.restore_image(rgb) + flipped[:, ::-1]) / np.float16(2)

@@ -16,8 +16,7 @@ from numpy.typing import NDArray
 
 from vderain.restore.flow import FlowEstimator, align, consistent_flow, flow_luma
 from vderain.restore.frames import RADIUS, ConsistentFlow, FlowPair, Luma, Picture, Restoration
-from vderain.runtime.profiling import stage
-from vderain.runtime.threads import ordered_map, sliding_window
+from vderain.runtime.threads import ordered_map, sliding_window, stage
 
 FULL_LEVELS = 6.0  # a pixel changed by this much, of 255, is filtered fully; one changed less, in proportion
 SPREAD_PX = 3  # over which the change is averaged: the edge of a streak is as uncertain as its middle

@@ -1,1 +1,1 @@
-"""Threads, memory, profiling, device and temporary files: independent of video and rain."""
+"""Threads, devices and memory, and files of the operating system: independent of video and rain."""

@@ -1,20 +1,28 @@
-"""Ordered multithreading for iterators: parallel map, read-ahead and sliding windows.
+"""Ordered multithreading for iterators (parallel map, read-ahead, sliding windows), and the time that its stages take.
 
 On a CPU whole frames are processed side by side, one thread each. Splitting one frame over all cores instead loses
 time at the barriers between layers whenever anything else runs, and decoding and encoding always run.
 
-Worker threads run in a copy of the caller's context, so that context variables (see `profiling`) reach them.
+A stage is a function marked with `@stage("name")`. Its processor time is counted while `measure_stages` is active in
+the current context, which `ordered_map` and `prefetch` copy into their threads; elsewhere it costs next to nothing.
 """
 
+import time
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
-from contextvars import copy_context
-from threading import Event
-from typing import TypeVar
+from contextlib import contextmanager
+from contextvars import ContextVar, copy_context
+from functools import wraps
+from threading import Event, Lock
+from typing import ParamSpec, TypeVar
 
+P = ParamSpec("P")
 T = TypeVar("T")
 U = TypeVar("U")
+
+_seconds: ContextVar[dict[str, float] | None] = ContextVar("stage_seconds", default=None)
+_lock = Lock()
 
 
 def ordered_map(function: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
@@ -107,3 +115,43 @@ def sliding_window(items: Iterable[T], radius: int) -> Iterator[tuple[T | None, 
         window.append(None)
         if count + missing >= radius:
             yield tuple(window)
+
+
+@contextmanager
+def measure_stages() -> Iterator[dict[str, float]]:
+    """Collect the processor time of every stage that runs inside the ``with`` block.
+
+    Yields:
+        Seconds by stage name, filled in while the block runs.
+    """
+    seconds: dict[str, float] = {}
+    token = _seconds.set(seconds)
+    try:
+        yield seconds
+    finally:
+        _seconds.reset(token)
+
+
+def stage(name: str) -> Callable[[Callable[P, T]], Callable[P, T]]:
+    """Count a function's processor time, in its own thread, towards the stage `name`.
+
+    Stages must not call each other: the inner one would be counted twice.
+    """
+
+    def decorate(function: Callable[P, T]) -> Callable[P, T]:
+        @wraps(function)
+        def measured(*args: P.args, **kwargs: P.kwargs) -> T:
+            seconds = _seconds.get()
+            if seconds is None:
+                return function(*args, **kwargs)
+            started_s = time.thread_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                elapsed_s = time.thread_time() - started_s
+                with _lock:
+                    seconds[name] = seconds.get(name, 0.0) + elapsed_s
+
+        return measured
+
+    return decorate
