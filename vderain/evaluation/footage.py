@@ -15,7 +15,7 @@ from vderain.media.colour import to_rgb8
 from vderain.media.decode.reader import VideoReader
 from vderain.media.frame import Frame
 from vderain.media.image.sequence import ImageReader, is_image_source
-from vderain.media.pixel_format import picture_of
+from vderain.media.pixel_format import to_av_frame
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 
@@ -86,7 +86,7 @@ class Footage:
 
 def _to_rgb(frame: Frame) -> Picture:
     """Convert to RGB with FFmpeg, which rounds down: scores then match those of other tools."""
-    return np.asarray(picture_of(frame.planes, frame.colour).to_ndarray(format="rgb24"), np.uint8)
+    return np.asarray(to_av_frame(frame.planes, frame.colour).to_ndarray(format="rgb24"), np.uint8)
 
 
 def zip_frames(clips: list[Footage]) -> Iterator[tuple[Picture, ...]]:

@@ -1,1 +1,1 @@
-"""Everything that knows files of video and pictures: frames come out of them and go into them."""
+"""Reads and writes video files and images as frames; the only package that uses PyAV."""

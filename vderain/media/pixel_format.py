@@ -117,7 +117,7 @@ def colour_of(layout: Layout, format_name: str, matrix_tag: int, range_tag: int,
     width_px, height_px = size_px
     guess: Matrix = "bt709" if height_px >= 720 or width_px >= 1280 else "bt601"
     matrix = _MATRICES.get(matrix_tag, guess)
-    if matrix == "rgb":  # a YCbCr picture tagged as RGB: the tag is wrong, not the picture
+    if matrix == "rgb":  # YCbCr tagged as RGB: the tag is wrong, not the planes
         matrix = guess
     full_range = range_tag == FULL_RANGE or format_name.startswith("yuvj")
     return Colour(matrix, full_range, layout.depth_bits, layout.chroma_w, layout.chroma_h)
@@ -179,7 +179,7 @@ def planes_of(frame: av.VideoFrame) -> tuple[Plane, ...]:
     return _rgb_from_gbr(planes) if layout.kind == "rgb" else tuple(planes)
 
 
-def picture_of(planes: tuple[Plane, ...], colour: Colour) -> av.VideoFrame:
+def to_av_frame(planes: tuple[Plane, ...], colour: Colour) -> av.VideoFrame:
     """Copies planes into a new PyAV frame of the same layout, byte for byte.
 
     Args:

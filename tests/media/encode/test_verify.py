@@ -110,7 +110,7 @@ def stereoscopic(path: Path) -> Path:
 
 
 def test_a_stereoscopic_layout_is_lost_only_where_it_is(tmp_path: Path) -> None:
-    layout = "stereoscopic layout in the pictures"
+    layout = "stereoscopic layout in the frames"
     source = stereoscopic(tmp_path / "in.mkv")
     assert copied(source, tmp_path / "out.mkv").dropped == []
     assert layout in copied(source, tmp_path / "out.mp4").dropped

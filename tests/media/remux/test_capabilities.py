@@ -80,7 +80,7 @@ def test_fields_become_whole_pictures(tmp_path: Path, top_first: bool, caplog: p
     source = interlaced(tmp_path / "in.mkv", "ffv1", top_first, frames=6)
     with caplog.at_level(logging.WARNING):
         result = untouched(source, tmp_path / "out.mkv", LOSSLESS)
-    assert result.frames == 6 and result.changed == ("interlaced pictures (deinterlaced)",)
+    assert result.frames == 6 and result.changed == ("interlaced frames (deinterlaced)",)
     assert [r.getMessage() for r in caplog.records][:1] == ["'in.mkv' is interlaced and is deinterlaced (bwdif)."]
     with av.open(str(source)) as a, av.open(str(result.target)) as b:
         for before, after in zip(a.decode(video=0), b.decode(video=0), strict=True):
@@ -97,7 +97,7 @@ def test_a_wrong_flag_is_not_believed(tmp_path: Path, top_first: bool, caplog: p
     assert not describe(source).interlaced
     with caplog.at_level(logging.INFO):
         result = untouched(source, tmp_path / "out.mkv", LOSSLESS)
-    assert "its pictures are whole" in caplog.text and result.changed == ("interlaced pictures (deinterlaced)",)
+    assert "its frames are progressive" in caplog.text and result.changed == ("interlaced frames (deinterlaced)",)
     before, after = snapshot(source), snapshot(result.target)
     same = [a == b for a, b in zip(before.pictures, after.pictures, strict=True)]
     assert all(same[:40]) and not any(same[43:])
@@ -163,7 +163,7 @@ def test_what_a_container_crops_is_left_out(tmp_path: Path) -> None:
                 assert np.array_equal(plane[2 // by : 42 // by, 10 // by : 58 // by], part)
     result = untouched(source, tmp_path / "out.mkv", LOSSLESS)
     assert snapshot(result.target).size == (48, 40)
-    assert result.changed == ("cropping rectangle (the pictures themselves are cropped)",)
+    assert result.changed == ("cropping rectangle (the frames themselves are cropped)",)
 
 
 def test_a_cut_has_no_timecode_and_says_so(tmp_path: Path) -> None:
@@ -250,7 +250,7 @@ OWN_DATA = supplemental(5, bytes(range(1, 17)) + b"N5056.4 E00657.6")
 
 
 @pytest.mark.parametrize(
-    ("unit", "words"), [(CAPTIONS, "closed captions in the pictures"), (OWN_DATA, "user data in the pictures")]
+    ("unit", "words"), [(CAPTIONS, "closed captions in the frames"), (OWN_DATA, "user data in the frames")]
 )
 def test_what_lies_between_the_pictures_is_named(tmp_path: Path, unit: bytes, words: str) -> None:
     plain = make(tmp_path / "plain.mp4", Clip(frames=8))  # with x264's own settings, which are those of the old stream
@@ -261,11 +261,11 @@ def test_what_lies_between_the_pictures_is_named(tmp_path: Path, unit: bytes, wo
 
 
 def test_conversions_on_the_way_are_named(tmp_path: Path) -> None:
-    assert "(converted to its)" in "".join(untouched(resized(tmp_path), tmp_path / "a.mkv").changed)
+    assert "(converted)" in "".join(untouched(resized(tmp_path), tmp_path / "a.mkv").changed)
     for pixel_format, lost, changed in (
-        ("yuva420p", ("transparency of the pictures",), ()),
-        ("yuv411p", (), ("yuv411p pictures written as yuv422p",)),
-        ("yuv440p", (), ("yuv440p pictures written as yuv444p",)),
+        ("yuva420p", ("transparency of the frames",), ()),
+        ("yuv411p", (), ("yuv411p frames written as yuv422p",)),
+        ("yuv440p", (), ("yuv440p frames written as yuv444p",)),
     ):
         clip = Clip(frames=2, codec="ffv1", pixel_format=pixel_format, time_base=Fraction(1, 1000))
         result = untouched(make(tmp_path / f"{pixel_format}.mkv", clip), tmp_path / f"{pixel_format}.out.mkv", LOSSLESS)

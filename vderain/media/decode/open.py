@@ -135,13 +135,13 @@ def main_video(container: InputContainer, path: Path) -> "av.VideoStream":
     """
     moving = [stream for stream in container.streams.video if not stream.disposition & Disposition.attached_pic]
     if not moving:
-        raise InputError(f"'{path}' has no video in it.", "Give a file with moving pictures.")
+        raise InputError(f"'{path}' has no video in it.", "Give a video file.")
     best = container.streams.best("video")
     stream = best if best in moving and isinstance(best, av.VideoStream) else moving[0]
     if stream.codec_context is None:
         raise InputError(f"The video codec of '{path}' is unknown to FFmpeg.", "Convert the file to H.264 first.")
     if stream.codec_context.width <= 0 or stream.codec_context.height <= 0:
-        raise InputError(f"The pictures in '{path}' have no size.", "Copy or record the file again.")
+        raise InputError(f"The frames of '{path}' have no size.", "Copy or record the file again.")
     return stream
 
 

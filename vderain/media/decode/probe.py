@@ -245,7 +245,7 @@ def _read_head(container: InputContainer, stream: av.VideoStream, path: Path, ot
             break
         tried += 1
     if frame is None:
-        raise InputError(f"No picture in '{path}' can be decoded.", "Copy or record the file again.")
+        raise InputError(f"No frame of '{path}' can be decoded.", "Copy or record the file again.")
     if frame.pts is not None and stamps:
         stamps.append(frame.pts)
     missing = {each.index for each in others} - first_packets.keys()
@@ -284,7 +284,7 @@ def _video_info(
 ) -> VideoInfo:
     frame = head.frame
     if frame.width <= 0 or frame.height <= 0:
-        raise InputError(f"The pictures in '{path}' have no size.", "Copy or record the file again.")
+        raise InputError(f"The frames of '{path}' have no size.", "Copy or record the file again.")
     flagged = bool(frame.interlaced_frame)
     misflagged = flagged and not shows_fields(_frames_from(path, stream.index, start_s))
     described = description(container, stream.index)

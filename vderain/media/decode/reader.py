@@ -21,9 +21,9 @@ __all__ = ["Damage", "TimeRange", "VideoInfo", "VideoReader"]
 
 log = logging.getLogger(__name__)
 
-INTERLACED = "interlaced pictures (deinterlaced)"
-CROPPED = "cropping rectangle (the pictures themselves are cropped)"
-CONVERTED = "pictures of another size or format than the first (converted to its)"
+INTERLACED = "interlaced frames (deinterlaced)"
+CROPPED = "cropping rectangle (the frames themselves are cropped)"
+CONVERTED = "frames of another size or format than the first (converted)"
 _LATEST_S = 2**31  # timestamps end before: 68 years
 _MAX_EVENTS = 50  # limits the memory that a badly broken file takes
 
@@ -140,7 +140,7 @@ class VideoReader:
         if info.clock == "rate":
             log.warning("'%s' has no timestamps: %.6g frames/s are assumed.", name, float(1 / info.time_base))
         if info.misflagged:
-            log.info("'%s' is flagged as interlaced, but its pictures are whole: they stay so.", name)
+            log.info("'%s' is flagged as interlaced, but its frames are progressive: it is not deinterlaced.", name)
         if info.tags.matrix == UNSPECIFIED and info.colour.matrix != "rgb":
             matrix = info.colour.matrix.upper().replace("BT", "BT.")
             size = f"{info.width_px}x{info.height_px}"
@@ -264,7 +264,7 @@ class VideoReader:
                 f"'{self.path}' has no frame in the part asked for.",
                 "Choose an earlier --start or a longer --duration.",
             )
-        raise InputError(f"No picture in '{self.path}' can be decoded.", "Copy or record the file again.")
+        raise InputError(f"No frame of '{self.path}' can be decoded.", "Copy or record the file again.")
 
 
 def _window(zero_s: Fraction, start_s: float | None, duration_s: float | None) -> TimeRange:

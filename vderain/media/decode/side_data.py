@@ -66,7 +66,7 @@ def lost_side_data(frame: av.VideoFrame) -> frozenset[str]:
     """Descriptions of a decoded frame's side data that its encoded copy will not have."""
     found = (side for side in frame_side_data(frame) if side.type.name in _NAMES)
     return frozenset(
-        f"{_NAMES[side.type.name]} in the pictures"
+        f"{_NAMES[side.type.name]} in the frames"
         for side in found
         if side.type.name != "SEI_UNREGISTERED" or not bytes(side).startswith(_ENCODER_SETTINGS)
     )

@@ -172,10 +172,10 @@ def _fits(muxer: str, codec: str) -> bool:
 
 def _loses(family: Family, info: VideoInfo) -> bool:
     """Whether the encoder can only take the source's frames with fewer bits or coarser colour."""
-    return is_lossy(info, picture_format(av.Codec(family.encoder, "w"), info))
+    return is_lossy(info, best_pixel_format(av.Codec(family.encoder, "w"), info))
 
 
-def picture_format(codec: Codec, info: VideoInfo) -> str | None:
+def best_pixel_format(codec: Codec, info: VideoInfo) -> str | None:
     """The pixel format to encode in: the source's own layout if the encoder takes it, else the nearest.
 
     Args:

@@ -22,10 +22,10 @@ from vderain.media.encode.codecs import (
     PRESETS,
     WITH_PRESETS,
     Family,
+    best_pixel_format,
     default_codec,
     family_of,
     is_lossy,
-    picture_format,
     probe_encoder,
     quieten,
 )
@@ -110,7 +110,7 @@ def add_encoder(
     stream = output.add_stream(family.encoder, rate=_rate(info))
     assert isinstance(stream, VideoStream)
     context = stream.codec_context
-    _set_picture(context, info, options.lossless)
+    _set_frame_format(context, info, options.lossless)
     context.time_base = time_base
     stream.time_base = time_base
     context.flags |= _FRAME_DURATION
@@ -167,7 +167,7 @@ def _rate(info: VideoInfo) -> Fraction:
     return min(max(rate, Fraction(1)), Fraction(1000)).limit_denominator(1_000_000)
 
 
-def _set_picture(context: VideoCodecContext, info: VideoInfo, lossless: bool) -> None:
+def _set_frame_format(context: VideoCodecContext, info: VideoInfo, lossless: bool) -> None:
     context.width, context.height = info.width_px, info.height_px
     context.pix_fmt = _pixel_format(context.codec, info, lossless)
     context.sample_aspect_ratio = info.sample_aspect_ratio or Fraction(0, 1)
@@ -181,7 +181,7 @@ def _set_picture(context: VideoCodecContext, info: VideoInfo, lossless: bool) ->
 
 def _pixel_format(codec: Codec, info: VideoInfo, lossless: bool) -> str:
     """The source's own layout if the encoder takes it, else the nearest, which is logged."""
-    wanted, chosen = nearest_layout(info.pixel_format), picture_format(codec, info)
+    wanted, chosen = nearest_layout(info.pixel_format), best_pixel_format(codec, info)
     if chosen is None:
         raise UsageError(f"The encoder {codec.name} takes no planar frames.", "Choose another --codec.")
     have = layout_of(chosen)

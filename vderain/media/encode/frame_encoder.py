@@ -9,7 +9,7 @@ from av.video.stream import VideoStream
 
 from vderain.media.decode.media_file import Packet
 from vderain.media.frame import Frame
-from vderain.media.pixel_format import layout_of_planes, nearest_layout, picture_of, with_neutral_chroma
+from vderain.media.pixel_format import layout_of_planes, nearest_layout, to_av_frame, with_neutral_chroma
 
 
 class PacketEncoder(Protocol):
@@ -48,7 +48,7 @@ class FrameEncoder:
         pts = round(time_s / self._time_base)
         self._durations[pts] = int(frame.duration * frame.time_base / self._time_base)
         self._count += 1
-        return self._with_durations(self._stream.encode(self._picture(frame, pts)))
+        return self._with_durations(self._stream.encode(self._encoder_frame(frame, pts)))
 
     def finish(self) -> list[Packet]:
         """The packets that are still inside the encoder."""
@@ -58,7 +58,7 @@ class FrameEncoder:
                 packet.dts = packet.pts
         return self._with_durations(packets)
 
-    def _picture(self, frame: Frame, pts: int) -> av.VideoFrame:
+    def _encoder_frame(self, frame: Frame, pts: int) -> av.VideoFrame:
         """The frame in the encoder's pixel format; the very same bytes if that is the frame's own layout."""
         context = self._stream.codec_context
         assert context.pix_fmt is not None
@@ -66,15 +66,15 @@ class FrameEncoder:
         planes, colour = frame.planes, frame.colour
         if layout_of_planes(planes, colour).kind == "gray" and target.kind == "yuv":
             planes, colour = with_neutral_chroma(planes, colour, target)
-        picture = picture_of(planes, colour)
+        encoded = to_av_frame(planes, colour)
         if colour.matrix == "rgb" and target.kind == "yuv":
-            picture = picture.reformat(
+            encoded = encoded.reformat(
                 format=context.pix_fmt, dst_colorspace=context.colorspace, dst_color_range=context.color_range
             )
-        picture.pts = pts
-        picture.time_base = self._time_base
-        picture.duration = self._durations[pts]
-        return picture
+        encoded.pts = pts
+        encoded.time_base = self._time_base
+        encoded.duration = self._durations[pts]
+        return encoded
 
     def _with_durations(self, packets: list[Packet]) -> list[Packet]:
         for packet in packets:

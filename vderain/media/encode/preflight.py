@@ -13,10 +13,10 @@ from vderain.media.decode.media_file import MediaFile, StreamInfo
 from vderain.media.encode import CAP_FACTOR, EncodeOptions
 from vderain.media.remux.metadata import portable_tags
 
-_LOSSY_BITS_PX = 1.0  # more than any picture needs at the default quality
+_LOSSY_BITS_PX = 1.0  # more than any frame needs at the default quality
 _PRORES_BITS_PX = 3.0  # of ProRes HQ; https://www.apple.com/final-cut-pro/docs/Apple_ProRes.pdf has 3.5 at 1080p30
 _KEEPS_LARGE = (".mkv", ".mov")  # where a source in FFV1 or ProRes stays what it is
-_LOSSLESS_SHARE = 0.25  # of the bare pictures: clean footage; noise takes twice as much and more
+_LOSSLESS_SHARE = 0.25  # of the uncompressed frames: clean footage; noise takes twice as much and more
 _INT32_MAX = 2**31 - 1
 _MP4_SCALE = 1000  # units a second of a movie's own clock, as most programs write it
 _MP4_LIKE = ("mp4", "mov")

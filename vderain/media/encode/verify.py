@@ -205,7 +205,7 @@ def _same(key: str, before: str, after: str | None) -> bool:
     if key == "language":
         return same_language(before, after)
     if key == "timecode":
-        return True  # that of the first picture, which may be another one
+        return True  # that of the first frame, which may differ
     if key == "creation_time":
         return before[:19] == after[:19]
     return before == after or (key == "location" and _same_place(before, after))

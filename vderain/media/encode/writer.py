@@ -182,9 +182,9 @@ class VideoWriter:
         if is_resampled(info.pixel_format):
             wanted = info.pixel_format
         if wanted != chosen:
-            self.changed.append(f"{wanted} pictures written as {chosen}")
+            self.changed.append(f"{wanted} frames written as {chosen}")
         if has_alpha(info.pixel_format):
-            self.dropped.append("transparency of the pictures")
+            self.dropped.append("transparency of the frames")
 
     def _add_encoder(self, output: OutputContainer) -> VideoStream:
         return add_encoder(output, self._options, self._info, self._info.time_base, self._source_rate)

@@ -143,12 +143,12 @@ class StreamCopier:
     def _attach_cover(self, output: OutputContainer, stream: Any, info: StreamInfo) -> None:
         filename, mimetype = COVER_NAMES[codec_name(stream)]
         if info.first_packet is not None:
-            picture = bytes(info.first_packet)
+            cover = bytes(info.first_packet)
         else:
             with open_input(self._source) as container:
-                picture = next(bytes(p) for p in container.demux(container.streams[stream.index]) if p.size)
+                cover = next(bytes(p) for p in container.demux(container.streams[stream.index]) if p.size)
         filename = stream.metadata.get("filename", filename)
-        output.add_attachment(filename, stream.metadata.get("mimetype", mimetype), picture)
+        output.add_attachment(filename, stream.metadata.get("mimetype", mimetype), cover)
 
     def check(self, written: InputContainer) -> None:
         """Moves to ``dropped`` the streams that do not read back with their type and codec."""
@@ -167,7 +167,7 @@ class StreamCopier:
 
         Args:
             written: the output, opened for reading.
-            main_index: the stream of the output that has the pictures.
+            main_index: the main video stream of the output.
         """
         tracks = {target.index: self._container.streams[index] for index, target in self._targets.items()}
         tracks = {index: source for index, source in tracks.items() if source.type != "attachment"}
