@@ -142,7 +142,7 @@ def test_ten_ways_to_be_broken(vderain: Run, card: Path, tmp_path: Path) -> None
         "pipe.mp4": "is a pipe or a device",
         "gone.mp4": "cannot be read (Too many levels of symbolic links",
         "zeros.avi": "is not a video file that can be read",
-        "undecodable.mkv": "no picture in",
+        "undecodable.mkv": "no frame of",
     }
     (bad / "empty.mp4").touch()
     (bad / "text.mp4").write_text("no video\n" * 100)
