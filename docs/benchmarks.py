@@ -27,8 +27,7 @@ from vderain.media.encode import EncodeOptions
 from vderain.model.checkpoint import DEFAULT_MODEL
 from vderain.pipeline import Pipeline, load_models
 from vderain.process import Options, Progress, Result, process
-from vderain.rain.composite import Light, rain_onto
-from vderain.rain.streaks import StreakLayer, streak_opacity
+from vderain.rain.streaks import Light, StreakLayer, rain_onto, streak_opacity
 from vderain.restore.rain_intervals import is_rainy, rain_intervals
 
 SAMPLES = Path(__file__).parent.parent / "samples"

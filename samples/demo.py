@@ -11,9 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.evaluation.evaluate import evaluate_against_truth
-from vderain.evaluation.footage import Footage, Picture
+from vderain.evaluation.footage import Footage
 from vderain.model.checkpoint import DEFAULT_MODEL
 from vderain.process import Options, Progress, process
+from vderain.restore.frames import Picture
 
 HERE = Path(__file__).parent
 RAIN, DRY = HERE / "driving_rain.mp4", HERE / "driving_dry.mp4"

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from vderain.evaluation.footage import Footage, Picture
+from vderain.evaluation.footage import Footage
+from vderain.restore.frames import Picture
 
 ROOT = Path(__file__).parents[1]
 START_S = 1.5  # where the derained clip begins in the sample

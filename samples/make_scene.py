@@ -434,8 +434,7 @@ def rainy(clear: list[Picture], seed: int) -> list[Picture]:
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run from a checkout
     import torch
 
-    from vderain.rain.composite import Light, rain_onto
-    from vderain.rain.streaks import StreakLayer, streak_opacity
+    from vderain.rain.streaks import Light, StreakLayer, rain_onto, streak_opacity
 
     rng = torch.Generator().manual_seed(seed)
     style = (

@@ -20,12 +20,10 @@ from vderain.evaluation.contact_sheet import BAND_PX, CELL_W_PX, MIDDLE, ROWS
 from vderain.evaluation.evaluate import PairedScores, UnpairedScores, evaluate_against_truth, evaluate_without_truth
 from vderain.evaluation.footage import Footage
 from vderain.evaluation.quality import over_frames, quality
-from vderain.evaluation.residual_rain import residual_rain_levels
-from vderain.evaluation.warping_error import optical_flow, warp_error
+from vderain.evaluation.temporal import optical_flow, residual_rain_levels, warp_error
 from vderain.media.decode.reader import VideoReader
 from vderain.media.image.sequence import ImageReader
-from vderain.rain.composite import Light, rain_onto
-from vderain.rain.streaks import StreakLayer, streak_opacity
+from vderain.rain.streaks import Light, StreakLayer, rain_onto, streak_opacity
 from vderain.restore.window import windows
 
 Make = Callable[..., Path]

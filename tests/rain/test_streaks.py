@@ -9,8 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vderain.rain.composite import Light, add_haze, draw_light, rain_onto
-from vderain.rain.streaks import StreakLayer, draw_style, streak_opacity
+from vderain.rain.streaks import Light, StreakLayer, add_haze, draw_light, draw_style, rain_onto, streak_opacity
 
 LAYER = StreakLayer(angle_deg=0, length_px=30, width_px=1.5, density=3, opacity=0.6)
 NOTHING = Light(ambient=0.5, sky=0.9, occlusion=0.8, haze=0)

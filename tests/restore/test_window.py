@@ -10,8 +10,7 @@ import pytest
 import torch
 from clips import as_frame, drive, psnr, textured
 
-from vderain.rain.composite import Light, rain_onto
-from vderain.rain.streaks import StreakLayer, streak_opacity
+from vderain.rain.streaks import Light, StreakLayer, rain_onto, streak_opacity
 from vderain.restore.flow import FlowEstimator
 from vderain.restore.frames import RADIUS, AlignedWindow, Restoration
 from vderain.restore.median_baseline import restore_window

@@ -18,9 +18,8 @@ from vderain.model.checkpoint import load_checkpoint, save_checkpoint
 from vderain.model.patchgan import PatchGAN
 from vderain.model.unet import UNet, UNetConfig
 from vderain.train.config import Data, Recipe, load_recipe
-from vderain.train.cyclegan import CycleGAN
-from vderain.train.data.images import ScanReport
-from vderain.train.data.unpaired import ImageIndex, UnpairedCrops, index_images
+from vderain.train.cyclegan import CycleGAN, UnpairedCrops
+from vderain.train.data.images import ImageIndex, ScanReport, index_images
 from vderain.train.logger import Event, Progress
 from vderain.train.loop import train
 from vderain.train.losses import least_squares

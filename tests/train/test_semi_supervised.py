@@ -16,14 +16,13 @@ from safetensors.torch import load_file
 from vderain.errors import InputError, UsageError
 from vderain.model.checkpoint import load_checkpoint
 from vderain.train.config import Data, Recipe, load_recipe
-from vderain.train.data.crop_pool import Packed, unpack
-from vderain.train.data.real_rain import RealRain, RealWindow
+from vderain.train.data.loader import Packed, unpack
 from vderain.train.data.scenes import CENTRE, Scenes
 from vderain.train.distributed import ProcessGroup
 from vderain.train.logger import Event, Progress
 from vderain.train.loop import train
 from vderain.train.losses import colourfulness, grey_layer, rain_mask, warping_loss
-from vderain.train.semi_supervised import PARTS, SemiSupervised
+from vderain.train.semi_supervised import PARTS, RealRain, RealWindow, SemiSupervised
 from vderain.train.trainer import BEST, GENERATOR, RESUME, Losses
 
 Run = Callable[..., Result]

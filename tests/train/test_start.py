@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vderain.errors import CheckpointError
 from vderain.model.checkpoint import load_checkpoint
 from vderain.model.unet import UNet, UNetConfig
-from vderain.train.start import import_state_dict, load_start
+from vderain.train.checkpoints import import_state_dict, load_start
 from vderain.train.trainer import GENERATOR
 
 SMOKE = Path(__file__).parents[2] / "configs" / "smoke.toml"

@@ -23,7 +23,7 @@ from vderain.errors import CheckpointError, InputError, UsageError, VderainError
 from vderain.model.checkpoint import load_checkpoint
 from vderain.rain.streaks import draw_style
 from vderain.train.config import Data, Pair, Recipe, load_recipe
-from vderain.train.data.crop_pool import WindowPool
+from vderain.train.data.loader import WindowPool
 from vderain.train.data.scenes import Scenes, load_pairs, load_scenes
 from vderain.train.data.windows import TrainingWindow, WindowMaker
 from vderain.train.logger import Event, Progress

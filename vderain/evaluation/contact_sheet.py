@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 
 from vderain.errors import OutputError, UsageError
-from vderain.evaluation.footage import Footage, Picture, zip_frames
+from vderain.evaluation.footage import Footage, zip_frames
+from vderain.restore.frames import Picture
 
 ROWS = 4
 CELL_W_PX = 400

@@ -8,17 +8,14 @@ from statistics import fmean
 from typing import TypeVar
 
 from vderain.errors import InputError
-from vderain.evaluation.footage import RATE, Footage, Picture, zip_frames
+from vderain.evaluation.footage import Footage, frame_of, zip_frames
 from vderain.evaluation.quality import Quality, over_frames, quality
-from vderain.evaluation.residual_rain import residual_rain_levels
-from vderain.evaluation.warping_error import optical_flow, warp_error
-from vderain.media.frame import Colour, Frame
-from vderain.restore.frames import AlignedWindow
+from vderain.evaluation.temporal import optical_flow, residual_rain_levels, warp_error
+from vderain.restore.frames import AlignedWindow, Picture
 from vderain.restore.window import windows
 from vderain.runtime.device import cores
 from vderain.runtime.threads import ordered_map, sliding_window
 
-RGB8 = Colour("rgb", full_range=True)
 TRUTH = 2  # index of the ground truth among the clips compared
 
 T = TypeVar("T")
@@ -63,7 +60,7 @@ class NoReferenceScores:
 
     Attributes:
         warp: E_warp x 1e3 along the clip's own motion; None where no motion was found.
-        residual_rain_levels: rain that is left, in levels of 255; see `residual_rain`.
+        residual_rain_levels: rain that is left, in levels of 255; see `residual_rain_levels`.
     """
 
     warp: float | None
@@ -200,11 +197,6 @@ def _unzip(pairs: Iterator[tuple[Picture, ...]]) -> tuple[Iterator[Picture], Ite
 def windows_of(pictures: Iterable[Picture]) -> Iterator[AlignedWindow]:
     """Yield each frame of a clip with its aligned neighbours."""
     return windows(map(frame_of, pictures, count()), cores(), keep_flows=False)
-
-
-def frame_of(picture: Picture, number: int = 0) -> Frame:
-    """Wrap an (H, W, 3) RGB array into a `Frame` whose PTS is its number at `RATE` frames a second."""
-    return Frame((picture[..., 0], picture[..., 1], picture[..., 2]), RGB8, number, 1, 1 / RATE)
 
 
 def _stability(warp: float | None, clear: float | None) -> TemporalStability | None:

@@ -8,18 +8,16 @@ from itertools import islice, zip_longest
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vderain.errors import InputError
 from vderain.media.colour import to_rgb8
-from vderain.media.decode.reader import VideoReader
-from vderain.media.frame import Frame
+from vderain.media.frame import Colour, Frame
 from vderain.media.image.sequence import ImageReader, is_image_source
 from vderain.media.pixel_format import to_av_frame
-
-Picture = NDArray[np.uint8]  # (H, W, 3) RGB
+from vderain.restore.frames import Picture
 
 RATE = Fraction(30)  # frames per second assumed for a folder of images; no score depends on it
+RGB8 = Colour("rgb", full_range=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +54,8 @@ class Footage:
             return None
         if is_image_source(self.path):
             return float((self.limit - Fraction(1, 2)) / RATE)
+        from vderain.media.decode.reader import VideoReader
+
         with VideoReader(self.path, duration_s=1) as reader:
             begin_s = (reader.cut.end_s or Fraction(1)) - 1  # of the earliest stream, from which durations count
         with VideoReader(self.path) as reader:
@@ -66,13 +66,16 @@ class Footage:
         return float((last_s[0][1] + last_s[1][1]) / 2 - begin_s)
 
     def _pictures(self) -> Iterator[Picture]:
-        reader: VideoReader | ImageReader
-        if not is_image_source(self.path):
-            with VideoReader(self.path) as reader:
-                turns = reader.rotation_quarters
-                for frame in reader.frames():
-                    yield np.ascontiguousarray(np.rot90(_to_rgb(frame), turns))
-            return
+        return self._images() if is_image_source(self.path) else self._video()
+
+    def _video(self) -> Iterator[Picture]:
+        from vderain.media.decode.reader import VideoReader  # training imports this module for images alone
+
+        with VideoReader(self.path) as reader:
+            for frame in reader.frames():
+                yield np.ascontiguousarray(np.rot90(_to_rgb(frame), reader.rotation_quarters))
+
+    def _images(self) -> Iterator[Picture]:
         for path in self.files() if self.single else [self.path]:
             with ImageReader(path, RATE) as reader:
                 for name, picture in zip(reader.names, map(to_rgb8, reader.frames()), strict=True):
@@ -87,6 +90,11 @@ class Footage:
 def _to_rgb(frame: Frame) -> Picture:
     """Convert to RGB with FFmpeg, which rounds down: scores then match those of other tools."""
     return np.asarray(to_av_frame(frame.planes, frame.colour).to_ndarray(format="rgb24"), np.uint8)
+
+
+def frame_of(picture: Picture, number: int = 0) -> Frame:
+    """Wrap an (H, W, 3) RGB array into a `Frame` whose PTS is its number at `RATE` frames a second."""
+    return Frame((picture[..., 0], picture[..., 1], picture[..., 2]), RGB8, number, 1, 1 / RATE)
 
 
 def zip_frames(clips: list[Footage]) -> Iterator[tuple[Picture, ...]]:

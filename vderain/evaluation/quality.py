@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.errors import InputError
-from vderain.evaluation.footage import Picture
+from vderain.restore.frames import Picture
 
 LUMA = np.array([65.481, 128.553, 24.966]) / 255  # R, G, B to the Y of Matlab's rgb2ycbcr, minus its offset of 16
 IDENTICAL_DB = 99.0  # PSNR of identical images, which is infinite by definition

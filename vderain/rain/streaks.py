@@ -1,4 +1,4 @@
-"""Renders opacity maps of rain streaks: the style is drawn once per clip, positions are drawn for each frame.
+"""Renders rain streaks and composites them onto frames: style and light are drawn once per clip, positions per frame.
 
 A drop falls a decimetre or more between two frames, so streaks do not repeat (Garg & Nayar, "Vision and rain", IJCV
 2007). During an exposure a drop draws a line, whose opacity is the share of the exposure for which it covers a pixel. A
@@ -10,6 +10,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+
+VARIANTS = 4  # lines of different length, width and angle in a layer, so that repetition is not visible
+SURROUNDINGS_PX = 64  # a drop gathers light from a wide field of view (Garg & Nayar 2007, section 4)
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,9 +140,6 @@ def streak_opacity(style: Style, height_px: int, width_px: int, generator: torch
     return 1 - clear
 
 
-VARIANTS = 4  # lines of different length, width and angle in a layer, so that repetition is not visible
-
-
 def fft_side_px(side_px: int) -> int:
     """Round up to a multiple of 64: FFTs of sizes with large prime factors are several times slower."""
     return -(-side_px // 64) * 64
@@ -171,3 +172,55 @@ def _line(layer: StreakLayer, variant: int, generator: torch.Generator) -> Tenso
         phase = 2 * math.pi * (waves * along / length_px + uniform(0, 1, generator))
         line = line * (1 - layer.uneven * (0.5 + 0.5 * torch.sin(phase)))
     return line
+
+
+@dataclass(frozen=True, slots=True)
+class Light:
+    """How the rain of a clip is lit.
+
+    Attributes:
+        ambient: share of a drop's light that comes from its surroundings, 0..1; the rest comes from the sky.
+        sky: brightness of the sky that a drop refracts, 0..1.
+        occlusion: how much of the background a drop hides, from 0 (the drop only adds light) to 1.
+        haze: share of every pixel's light that is replaced by scattered skylight (Koschmieder 1924), 0..1.
+    """
+
+    ambient: float
+    sky: float
+    occlusion: float
+    haze: float
+
+
+def draw_light(generator: torch.Generator) -> Light:
+    """Draw the lighting of a clip; half of all clips have no haze."""
+    haze = max(0.0, uniform(-0.15, 0.15, generator))
+    return Light(uniform(0.2, 0.8, generator), uniform(0.65, 1.0, generator), uniform(0.0, 1.0, generator), haze)
+
+
+def rain_onto(clear: Tensor, opacity: Tensor, light: Light) -> Tensor:
+    """Composite rain over clear frames: I = (1 - occlusion * a) J + a E.
+
+    Args:
+        clear: (T, 3, H, W) in 0..1.
+        opacity: (T, H, W) in 0..1, from `streaks.streak_opacity`.
+        light: lighting of the clip.
+
+    Returns:
+        (T, 3, H, W) in 0..1.
+    """
+    height_px, width_px = clear.shape[-2:]
+    coarse = (max(1, height_px // SURROUNDINGS_PX), max(1, width_px // SURROUNDINGS_PX))
+    blurred = F.interpolate(F.adaptive_avg_pool2d(clear, coarse), (height_px, width_px), mode="bilinear")
+    drop = (
+        light.ambient * blurred.mean(1, keepdim=True) + (1 - light.ambient) * light.sky
+    )  # (T, 1, H, W) rain is achromatic
+    a = opacity.unsqueeze(1)  # (T, 1, H, W)
+    return ((1 - light.occlusion * a) * clear + a * drop).clamp(0, 1)
+
+
+def add_haze(clear: Tensor, light: Light) -> Tensor:
+    """Add the haze of rain too far away to be seen as streaks; input and result are of any shape, in 0..1.
+
+    It looks like mist, which the network must keep: training adds it to the target as well.
+    """
+    return torch.lerp(clear, torch.full_like(clear, light.sky), light.haze)

@@ -15,9 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vderain.rain.composite import Light, rain_onto
 from vderain.rain.refraction import refract_through
-from vderain.rain.streaks import StreakLayer, streak_opacity, uniform
+from vderain.rain.streaks import Light, StreakLayer, rain_onto, streak_opacity, uniform
 from vderain.rain.windshield import Glass, Windshield
 
 DEPTHS_M = (0.35, 0.9, 2.2, 5.0)  # boundaries of the layers of streaks

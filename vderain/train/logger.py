@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import cv2
 import numpy as np
 from torch import Tensor
 
 from vderain.errors import UsageError
-from vderain.evaluation.contact_sheet import png
-from vderain.evaluation.footage import Picture
+from vderain.restore.frames import Picture
 from vderain.train.torchvision_import import require_torchvision
 
 if TYPE_CHECKING:
@@ -172,7 +172,8 @@ class RunLogger:
     def _write_picture(self, event: Validated) -> None:
         folder = self.out / PICTURES
         folder.mkdir(exist_ok=True)
-        (folder / f"{event.iteration:06}.png").write_bytes(png(event.picture))
+        encoded = cv2.imencode(".png", cv2.cvtColor(event.picture, cv2.COLOR_RGB2BGR))[1]
+        (folder / f"{event.iteration:06}.png").write_bytes(encoded.tobytes())
 
     def _line(self, entry: dict[str, Any]) -> None:
         self._try(partial(append, self.out / LOG, (json.dumps(entry) + "\n").encode()))

@@ -9,8 +9,7 @@ from torch.utils.data import Dataset
 
 from vderain.runtime.device import DevicePlacement
 from vderain.train.config import Recipe
-from vderain.train.data.crop_pool import Packed, W, WindowPool, pack, unpack
-from vderain.train.data.loader import ExampleLoader
+from vderain.train.data.loader import ExampleLoader, Packed, W, WindowPool, pack, unpack
 from vderain.train.data.scenes import CENTRE, Scenes, held_out, load_pairs, load_scenes
 from vderain.train.data.windows import TrainingWindow, WindowMaker
 from vderain.train.distributed import SINGLE_PROCESS, ProcessGroup

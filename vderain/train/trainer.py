@@ -15,13 +15,12 @@ from vderain.errors import UsageError, VderainError
 from vderain.model.checkpoint import save_checkpoint
 from vderain.model.unet import UNet, UNetConfig
 from vderain.runtime.device import DevicePlacement
+from vderain.train.checkpoints import RunState, load_start, removed_on_error
 from vderain.train.config import Recipe
 from vderain.train.data.loader import ExampleLoader
 from vderain.train.data.scenes import Scenes
 from vderain.train.distributed import SINGLE_PROCESS, ProcessGroup, place_training
 from vderain.train.logger import Validated
-from vderain.train.start import load_start
-from vderain.train.state import RunState, removed_on_error
 
 RESUME = "resume.safetensors"
 GENERATOR = "generator.safetensors"

@@ -13,10 +13,11 @@ import torch
 from numpy.typing import NDArray
 
 from vderain.evaluation.contact_sheet import REMOVED, removed, row
-from vderain.evaluation.evaluate import frame_of, windows_of
-from vderain.evaluation.footage import Footage, Picture, zip_frames
+from vderain.evaluation.evaluate import windows_of
+from vderain.evaluation.footage import Footage, frame_of, zip_frames
 from vderain.evaluation.quality import quality
 from vderain.model.unet import UNet
+from vderain.restore.frames import Picture
 from vderain.restore.window import single_frame
 from vderain.runtime.device import DevicePlacement
 from vderain.train.config import PairedSet, Recipe

@@ -1,25 +1,38 @@
-"""Finds and decodes training images and clips, as 8-bit RGB, and reports files that are unusable or unusual.
+"""Finds, decodes and augments training images and the frames of clips, as 8-bit RGB.
 
 A bad file never stops a run: it is skipped or converted, and each kind of problem is logged once, with a count.
+
+Augmentation is that of torchvision's `transforms.v2`, which draws from PyTorch's global random number generator. Here
+that generator is seeded for each call and restored afterwards, so that example number i stays a function of the seed
+and i alone.
 """
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
+import torch
+from torch import Tensor
 
-from vderain.errors import VderainError
+from vderain.errors import InputError, VderainError
 from vderain.media.colour import to_rgb8
-from vderain.media.decode.reader import VideoReader
+from vderain.restore.frames import Picture
+from vderain.runtime.device import cores
+from vderain.runtime.threads import ordered_map
+from vderain.train.torchvision_import import require_torchvision
+
+if TYPE_CHECKING:
+    from torchvision.transforms.v2 import Transform
 
 log = logging.getLogger(__name__)
 
-Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 SUFFIXES_PHOTO = {".jpg", ".jpeg", ".png", ".webp", ".bmp"}
 SUFFIXES_CLIP = {".mp4", ".mov", ".mkv", ".avi", ".webm"}
 
@@ -28,6 +41,9 @@ DEEP = "converted from 16 bits to 8"
 TRANSPARENT = "used without transparency"
 CMYK = "converted from CMYK to RGB"
 NAMED_MAX = 8  # files named per kind of problem; the rest are only counted
+CLIP_STEP, CLIP_FRAMES = 5, 60  # every fifth frame of a clip is kept, up to this many
+ENLARGED_MAX = 8  # an image that would be enlarged by more than this has no detail to learn from
+HUE_SHARE = 0.2  # a hue that changes as much as brightness turns grass blue
 
 T = TypeVar("T")
 
@@ -94,6 +110,8 @@ def load_frames(path: Path, report: ScanReport, step: int = 1, limit: int | None
     Returns:
         (H, W, 3) uint8 RGB each; empty if the file cannot be decoded.
     """
+    from vderain.media.decode.reader import VideoReader  # recipes of photographs alone need no decoder
+
     try:
         with VideoReader(path) as reader:
             stop = None if limit is None else step * limit
@@ -146,3 +164,161 @@ def split(items: Sequence[T], share: float) -> tuple[list[T], list[T]]:
     taken = {(2 * i + 1) * len(items) // (2 * count) for i in range(count)}
     kept = [item for number, item in enumerate(items) if number not in taken]
     return kept, [items[number] for number in sorted(taken)]
+
+
+@dataclass(frozen=True)
+class ImageIndex:
+    """Images to cut crops from.
+
+    Attributes:
+        pictures: a file, decoded when needed, or (H, W, 3) uint8 RGB.
+    """
+
+    pictures: list[Path | Picture]
+
+    def picture(self, first: int) -> Picture:
+        """Decode image number `first`, or the next one whose file still exists: (H, W, 3) uint8 RGB.
+
+        Raises:
+            InputError: none of the files can be read any longer.
+        """
+        for step in range(len(self.pictures)):
+            item = self.pictures[(first + step) % len(self.pictures)]
+            picture = load_photo(item) if isinstance(item, Path) else item
+            if picture is not None:
+                return picture
+        raise InputError("the training pictures can no longer be read.", "Check that their folder still exists.")
+
+    def split(self, share: float) -> tuple["ImageIndex", "ImageIndex"]:
+        """Split off a `share` of the images, see `split`."""
+        kept, held = split(self.pictures, share)
+        return ImageIndex(kept), ImageIndex(held)
+
+
+def index_images(
+    folders: Sequence[Path | None], crop_px: int, report: ScanReport, *, kind: str, key: str
+) -> ImageIndex:
+    """Scan folders and their subfolders for usable images and clips.
+
+    Args:
+        folders: to scan; None is left out.
+        crop_px: side of a crop.
+        report: records files that are skipped or converted.
+        kind: "clear" or "rainy", for messages.
+        key: recipe key that names the folder, for messages.
+
+    Raises:
+        InputError: no folder was given, or nothing in them is usable.
+    """
+    paths = [path for folder in folders for path in find_files(folder, SUFFIXES_PHOTO)]
+    checked = ordered_map(lambda path: _check(path, crop_px), paths, cores())
+    pictures: list[Path | Picture] = []
+    for path, (usable, own) in zip(paths, checked, strict=True):
+        for problem in own.found:
+            report.add(problem, path)
+        pictures += [path] if usable else []
+    for path in (path for folder in folders for path in find_files(folder, SUFFIXES_CLIP)):
+        pictures += load_frames(path, report, CLIP_STEP, CLIP_FRAMES)
+    if not pictures:
+        raise _nothing_found(folders, len(paths), kind, key)
+    return ImageIndex(pictures)
+
+
+def _nothing_found(folders: Sequence[Path | None], scanned: int, kind: str, key: str) -> InputError:
+    where = " and ".join(str(folder) for folder in folders if folder)
+    if not where:
+        return InputError(f"the recipe names no folder of {kind} pictures.", f"Add --set {key}=FOLDER.")
+    if scanned:
+        return InputError(f"none of {scanned} {kind} pictures in {where} can be used.", "Convert them to PNG.")
+    return InputError(f"there is no {kind} picture in {where}.", f"Set {key} to a folder of pictures.")
+
+
+def _check(path: Path, crop_px: int) -> tuple[bool, ScanReport]:
+    """Whether an image is usable, and what is unusual about it."""
+    report = ScanReport()
+    picture = load_photo(path, report)
+    if picture is None:
+        return False, report
+    short_px = min(picture.shape[:2])
+    if short_px * ENLARGED_MAX < crop_px:
+        report.add(f"skipped, a side is below {-(-crop_px // ENLARGED_MAX)} pixels", path)
+    elif short_px < crop_px:
+        report.add(f"enlarged, a side is below the crop's {crop_px} pixels", path)
+    return short_px * ENLARGED_MAX >= crop_px, report
+
+
+def enlarged(picture: Picture, side_px: int) -> Picture:
+    """Enlarge an (H, W, 3) image whose shorter side is below `side_px`; return others as they are."""
+    height_px, width_px = picture.shape[:2]
+    if (short_px := min(height_px, width_px)) >= side_px:
+        return picture
+    scale = side_px / short_px
+    size = max(side_px, round(width_px * scale)), max(side_px, round(height_px * scale))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_CUBIC), np.uint8)
+
+
+def jitter_colours(frames: Tensor, strength: float, rng: np.random.Generator) -> Tensor:
+    """Change brightness, contrast, saturation and hue at random, by the same amounts in all frames.
+
+    Args:
+        frames: (T, 3, H, W) uint8.
+        strength: 0..1, the largest relative change of brightness, contrast and saturation.
+        rng: random number generator, of which one number is drawn.
+
+    Returns:
+        (T, 3, H, W) uint8.
+
+    Raises:
+        UsageError: torchvision cannot be imported.
+    """
+    with _seeded(rng):
+        jittered: Tensor = _colour_jitter(strength)(frames)
+    return jittered
+
+
+def random_crop(picture: Tensor, side_px: int, strength: float, rng: np.random.Generator) -> Tensor:
+    """Cut a random square, mirror half of them left to right, and jitter its colours.
+
+    Rain falls, so squares are never turned upside down.
+
+    Args:
+        picture: (3, H, W) uint8, neither side below `side_px`.
+        side_px: side of the square.
+        strength: see `jitter_colours`; 0 leaves colours alone.
+        rng: random number generator, of which one number is drawn.
+
+    Returns:
+        (3, side_px, side_px) uint8.
+
+    Raises:
+        UsageError: torchvision cannot be imported.
+    """
+    with _seeded(rng):
+        crop: Tensor = _crop_and_flip(side_px)(picture)
+        if strength:
+            crop = _colour_jitter(strength)(crop)
+    return crop.contiguous()
+
+
+@cache
+def _colour_jitter(strength: float) -> "Transform":
+    require_torchvision("data.colour_jitter")
+    from torchvision.transforms import v2
+
+    return v2.ColorJitter(strength, strength, strength, HUE_SHARE * strength)
+
+
+@cache
+def _crop_and_flip(side_px: int) -> "Transform":
+    require_torchvision("training with [cyclegan]")
+    from torchvision.transforms import v2
+
+    return v2.Compose([v2.RandomCrop(side_px), v2.RandomHorizontalFlip()])
+
+
+@contextmanager
+def _seeded(rng: np.random.Generator) -> Iterator[None]:
+    seed = int(rng.integers(2**31))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

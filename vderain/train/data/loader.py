@@ -1,15 +1,18 @@
-"""Loads training examples by number in worker processes, whose number can grow while the run goes on."""
+"""Loads training examples in worker processes, and cuts batches of random crops from a pool of recent ones."""
 
 import signal
-from collections.abc import Iterator
-from typing import Generic, TypeVar
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import fields
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vderain.errors import VderainError
 from vderain.runtime.device import cores
-from vderain.train.distributed import ProcessGroup, local_world_size
+from vderain.train.distributed import SINGLE_PROCESS, ProcessGroup, local_world_size
 
 PREFETCH = 16  # examples that each worker prepares ahead
 
@@ -113,3 +116,122 @@ def _init_worker(_: int) -> None:
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # Python's own way of ending child processes
+
+
+class Croppable(Protocol):
+    """A square training example, a dataclass of tensors, that crops can be cut from."""
+
+    @classmethod
+    def empty(cls, side_px: int) -> Self:
+        """An uninitialised example of the right shapes and types."""
+
+    def crop(self, rows: slice, columns: slice, flip: bool) -> tuple[Tensor, ...]:
+        """Cut all parts, and mirror them left to right if `flip`; uint8 stands for 0..1."""
+
+
+W = TypeVar("W", bound=Croppable)
+
+
+class Packed(Dataset[Tensor]):
+    """Packs several examples into one tensor, because each tensor sent between processes has a fixed cost.
+
+    Args:
+        examples: dataclasses of tensors.
+        per_item: examples in an item.
+    """
+
+    def __init__(self, examples: Dataset[Any], per_item: int) -> None:
+        self.examples, self.per_item = examples, per_item
+
+    def __getitem__(self, index: int) -> Tensor:
+        first = index * self.per_item
+        return pack([self.examples[number] for number in range(first, first + self.per_item)])
+
+
+def pack(examples: Sequence[Croppable]) -> Tensor:
+    """Concatenate the bytes of all tensors of each example: (len(examples), bytes) uint8."""
+    parts = (part.contiguous().view(-1).view(torch.uint8) for each in examples for part in _parts(each))
+    return torch.cat(list(parts)).view(len(examples), -1)
+
+
+def unpack(packed: Tensor, like: W) -> list[W]:
+    """Undo `pack`.
+
+    Args:
+        packed: (N, bytes) uint8.
+        like: an example with the shapes and types.
+
+    Returns:
+        N examples, each in memory of its own.
+    """
+    parts = _parts(like)
+    sizes = [part.numel() * part.element_size() for part in parts]
+
+    def example(row: Tensor) -> W:
+        cuts = zip(torch.split(row, sizes), parts, strict=True)
+        return type(like)(*(cut.clone().view(part.dtype).view(part.shape) for cut, part in cuts))
+
+    return [example(row) for row in packed]
+
+
+def _parts(example: Croppable) -> list[Tensor]:
+    return [getattr(example, field.name) for field in fields(example)]  # type: ignore[arg-type]
+
+
+class WindowPool(Generic[W]):
+    """The latest windows, and batches of random crops of them.
+
+    Args:
+        size: windows to keep.
+        side_px: side of a window.
+    """
+
+    def __init__(self, size: int, side_px: int) -> None:
+        self.size, self.side_px = size, side_px
+        self._windows: deque[W] = deque(maxlen=size)  # in order of age, so that a resumed run has the same
+        self._batch: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def add(self, window: W) -> None:
+        """Add a window, in place of the oldest one if the pool is full."""
+        self._windows.append(window)
+
+    def batch(
+        self, count: int, crop_px: int, rng: torch.Generator, group: ProcessGroup = SINGLE_PROCESS
+    ) -> tuple[Tensor, ...]:
+        """Cut random crops and mirror half of them left to right. Rain falls, so none is turned upside down.
+
+        Args:
+            count: crops in the batch of all processes.
+            crop_px: side of a crop.
+            rng: random number generator, in the same state in all processes.
+            group: processes that train together.
+
+        Returns:
+            The parts of `Croppable.crop` of this process's share, (B, ...) each, uint8 scaled to 0..1. The next
+            batch reuses their memory.
+        """
+        places = [self._draw_crop(crop_px, rng) for _ in range(count)]
+        crops = [window.crop(rows, columns, flip) for window, rows, columns, flip in group.shard(places)]
+        parts = (torch.stack(part) for part in zip(*crops, strict=True))
+        return tuple(self._scaled(number, part) for number, part in enumerate(parts))
+
+    def _scaled(self, number: int, part: Tensor) -> Tensor:
+        """Scale uint8 to 0..1 in the memory of the last batch: allocating would take longer than dividing."""
+        if part.dtype != torch.uint8:
+            return part
+        if number not in self._batch or self._batch[number].shape != part.shape:
+            self._batch[number] = torch.empty(part.shape)
+        return self._batch[number].copy_(part).div_(255)
+
+    def _draw_crop(self, crop_px: int, rng: torch.Generator) -> tuple[W, slice, slice, bool]:
+        """Draw a window, rows and columns of a crop, and whether to mirror it."""
+
+        def draw(below: int) -> int:
+            return int(torch.randint(below, (), generator=rng))
+
+        window = self._windows[draw(len(self._windows))]
+        top, left = draw(self.side_px - crop_px + 1), draw(self.side_px - crop_px + 1)
+        return window, slice(top, top + crop_px), slice(left, left + crop_px), bool(draw(2))

@@ -14,12 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.errors import InputError
-from vderain.evaluation.footage import Footage, zip_frames
+from vderain.restore.frames import WINDOW, Picture
 from vderain.train.config import Pair
 from vderain.train.data.images import (
     SUFFIXES_CLIP,
     SUFFIXES_PHOTO,
-    Picture,
     ScanReport,
     find_files,
     load_frames,
@@ -27,7 +26,6 @@ from vderain.train.data.images import (
     split,
 )
 
-WINDOW = 5
 CENTRE = WINDOW // 2
 
 
@@ -143,6 +141,8 @@ def load_pairs(pairs: Sequence[Pair], side_px: int) -> list[NDArray[np.uint8]]:
     Raises:
         InputError: a file cannot be read, or rainy and clear footage differ in length or size.
     """
+    from vderain.evaluation.footage import Footage, zip_frames  # few recipes have pairs
+
     report, found = ScanReport(), []
     for pair in pairs:
         clips = [Footage(path, pair.single) for path in (pair.rain, pair.clear)]

@@ -15,14 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vderain.rain.composite import add_haze, draw_light, rain_onto
 from vderain.rain.refraction import refract_through
-from vderain.rain.streaks import draw_style, streak_opacity
+from vderain.rain.streaks import add_haze, draw_light, draw_style, rain_onto, streak_opacity
 from vderain.rain.windshield import Windshield, draw_glass
 from vderain.restore.flow import FlowEstimator, align, consistent_flow, flow_luma
+from vderain.restore.frames import WINDOW
 from vderain.train.config import Data
-from vderain.train.data.augment import jitter_colours
-from vderain.train.data.scenes import CENTRE, WINDOW, Scenes, clip_window, drive_window, photo_window
+from vderain.train.data.images import jitter_colours
+from vderain.train.data.scenes import CENTRE, Scenes, clip_window, drive_window, photo_window
 
 SHEET_PX = 640  # side of a rendered sheet of streaks that frames cut their rain from
 SHEETS = 48  # styles in use at a time

@@ -1,19 +1,19 @@
-"""Measures temporal stability by the warping error E_warp between successive frames.
-
-Lai et al., "Learning blind video temporal consistency", ECCV 2018, with DIS flow instead of a network's.
-"""
+"""Measures over time: the warping error between successive frames, and residual rain beside aligned neighbours."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.evaluation.footage import Picture
 from vderain.restore.flow import CONSISTENCY_FLOOR_PX2, CONSISTENCY_SLOPE, FlowEstimator
+from vderain.restore.frames import RADIUS, Picture
 
+FAINT_LEVELS = 4.0  # smaller differences are noise; not shared with the temporal filter that it measures
 SCALE = 1e3  # E_warp is reported in thousandths
+
+Value = TypeVar("Value", np.uint8, np.float32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,9 @@ def optical_flow(now: Picture, after: Picture) -> FlowMap:
 
 
 def warp_error(now: Picture, after: Picture, flow: FlowMap) -> float | None:
-    """Compute E_warp: mean squared difference between a frame and the next one warped onto it.
+    """Compute the warping error E_warp: mean squared difference between a frame and the next one warped onto it.
+
+    Lai et al., "Learning blind video temporal consistency", ECCV 2018, with DIS flow instead of a network's.
 
     Args:
         now: (H, W, 3) uint8 RGB.
@@ -62,5 +64,26 @@ def warp_error(now: Picture, after: Picture, flow: FlowMap) -> float | None:
     return float((((warped - now) / 255) ** 2)[flow.visible].mean() * SCALE)
 
 
-def _warp(values: NDArray[Any], to_px: NDArray[np.float32]) -> NDArray[Any]:
-    return np.asarray(cv2.remap(values, to_px[..., 0], to_px[..., 1], cv2.INTER_LINEAR))
+def _warp(values: NDArray[Value], to_px: NDArray[np.float32]) -> NDArray[Value]:
+    return np.asarray(cv2.remap(values, to_px[..., 0], to_px[..., 1], cv2.INTER_LINEAR), values.dtype)
+
+
+def residual_rain_levels(aligned: NDArray[np.uint8]) -> float:
+    """Measure the rain left in the centre frame of a window, without ground truth.
+
+    Rain is brighter than what it hides and moves on within a frame (Garg & Nayar, "Vision and rain", IJCV 2007). Noise
+    and errors of alignment make a pixel darker than its neighbours as often as brighter, so the two are subtracted:
+    mean(max(e - 4, 0)) - mean(max(-e - 4, 0)), where e is luma minus the temporal median.
+
+    Args:
+        aligned: (5, H, W, 3) uint8 RGB, the centre frame in the middle. Where flow to a neighbour is unreliable, the
+            neighbour holds the pixels of the centre, so that nothing is counted there.
+
+    Returns:
+        Mean over the frame, in levels of 255. About 0 in dry weather; negative where dark ghosts come and go.
+    """
+    lumas = np.stack([np.asarray(cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY), np.uint8) for picture in aligned])
+    median = np.partition(lumas, RADIUS, axis=0)[RADIUS]
+    excess = lumas[RADIUS].astype(np.float32) - median
+    brighter, darker = np.maximum(excess - FAINT_LEVELS, 0), np.maximum(-excess - FAINT_LEVELS, 0)
+    return float(brighter.mean(dtype=np.float64) - darker.mean(dtype=np.float64))
