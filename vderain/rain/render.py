@@ -12,13 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vderain.errors import UsageError
-from vderain.media.clip import (
-    Progress,
-    check_name,
-    check_source,
-    open_sink,
-    open_source,
-)
+from vderain.media.clip import Progress, check_name, check_source, open_sink, open_source
 from vderain.media.colour import add_residual, code_scale, to_rgb8
 from vderain.media.encode import EncodeOptions
 from vderain.media.frame import Frame
@@ -75,11 +69,7 @@ def render(
         VderainError: for any failure; the target does not exist then.
     """
     options = options or RenderOptions()
-    check_source(source)
-    for name in filter(None, (target, mask)):
-        check_name(name, source, options.overwrite)
-    if mask is not None and mask.absolute() == target.absolute():
-        raise UsageError(f"{mask} is to be both output and mask.", "Choose another name with --mask.")
+    _check_paths(source, target, mask, options.overwrite)
     started_s = time.monotonic()
     device = choose_device(options.device, "fp32").device
     with ExitStack() as stack:
@@ -111,6 +101,14 @@ def render(
         device=str(device),
         seconds=time.monotonic() - started_s,
     )
+
+
+def _check_paths(source: Path, target: Path, mask: Path | None, overwrite: bool) -> None:
+    check_source(source)
+    for name in filter(None, (target, mask)):
+        check_name(name, source, overwrite)
+    if mask is not None and mask.absolute() == target.absolute():
+        raise UsageError(f"{mask} is to be both output and mask.", "Choose another name with --mask.")
 
 
 class _Rain:

@@ -5,7 +5,6 @@ adversarial losses, cycle and identity losses, pools of earlier images.
 """
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -17,12 +16,10 @@ from torch.utils.data import Dataset
 from vderain.model.patchgan import PatchGAN
 from vderain.model.unet import UNet
 from vderain.rain.streaks import draw_light, draw_style, rain_onto, streak_opacity
-from vderain.runtime.device import DevicePlacement
-from vderain.train.config import Data, DiscriminatorSettings, Recipe
+from vderain.train.config import Data, DiscriminatorSettings
 from vderain.train.data.images import ImageIndex, ScanReport, enlarged, index_images, random_crop
 from vderain.train.data.loader import ExampleLoader
 from vderain.train.data.scenes import Scenes
-from vderain.train.distributed import SINGLE_PROCESS, ProcessGroup
 from vderain.train.losses import least_squares
 from vderain.train.torchvision_import import require_torchvision
 from vderain.train.trainer import Batch, Losses, Trainer
@@ -154,16 +151,10 @@ def _loss(discriminator: nn.Module, real: Tensor, generated: Tensor) -> Tensor:
 class CycleGAN(Trainer):
     """Trains ``generator`` (rain to clear) and ``rain_generator`` (clear to rain)."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        out: Path,
-        group: ProcessGroup = SINGLE_PROCESS,
-        placement: DevicePlacement | None = None,
-    ) -> None:
-        super().__init__(recipe, out, group, placement)
-        assert recipe.cyclegan is not None
-        self.settings = recipe.cyclegan
+    def build(self) -> None:
+        """Add networks and optimisers; see `Trainer.build`."""
+        assert self.recipe.cyclegan is not None
+        self.settings = self.recipe.cyclegan
         self.generator = self.networks["generator"]
         self.rain_generator = self.add_network("rain_generator", UNet(self.config))
         self.add_optimiser("generators", [self.generator, self.rain_generator], BETAS)

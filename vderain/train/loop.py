@@ -18,24 +18,11 @@ from vderain.runtime.device import DevicePlacement, cores
 from vderain.train.config import Recipe
 from vderain.train.cyclegan import CycleGAN
 from vderain.train.data.scenes import Scenes
-from vderain.train.distributed import (
-    ProcessGroup,
-    local_world_size,
-    place_training,
-    process_group,
-)
+from vderain.train.distributed import ProcessGroup, local_world_size, place_training, process_group
 from vderain.train.logger import Event, Examples, Progress, RunLogger, Stepped
 from vderain.train.semi_supervised import SemiSupervised
 from vderain.train.supervised import Supervised, centre_of
-from vderain.train.trainer import (
-    GENERATOR,
-    RESUME,
-    Batch,
-    Diverged,
-    Losses,
-    Trainer,
-    learning_rate,
-)
+from vderain.train.trainer import GENERATOR, RESUME, Batch, Diverged, Losses, Trainer, learning_rate
 from vderain.train.validation import Validator
 
 log = logging.getLogger(__name__)

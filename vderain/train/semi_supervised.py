@@ -8,7 +8,6 @@ ground truth. On real rain the generator is trained by losses that need no groun
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -25,12 +24,10 @@ from vderain.rain.streaks import draw_light, rain_onto
 from vderain.restore.frames import WINDOW, AlignedWindow, Picture
 from vderain.restore.median_baseline import MedianGate, gated_median
 from vderain.restore.window import single_frame, windows
-from vderain.runtime.device import DevicePlacement
-from vderain.train.config import Data, Recipe
+from vderain.train.config import Data
 from vderain.train.cyclegan import BETAS, DiscriminatorPair
 from vderain.train.data.scenes import CENTRE, Scenes, load_scenes
 from vderain.train.data.windows import TrainingWindow, WindowMaker, mirrored, rain_cuts
-from vderain.train.distributed import SINGLE_PROCESS, ProcessGroup
 from vderain.train.losses import charbonnier, colourfulness, grey_layer, rain_mask, warping_loss
 from vderain.train.supervised import Supervised, centre_of
 from vderain.train.trainer import Batch, Losses
@@ -181,22 +178,17 @@ def _pseudo_label(window: AlignedWindow) -> tuple[NDArray[np.uint8], NDArray[np.
 class SemiSupervised(Supervised):
     """Trains ``generator`` (rain to clear) and ``rain_generator`` (rendered rain to realistic rain)."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        out: Path,
-        group: ProcessGroup = SINGLE_PROCESS,
-        placement: DevicePlacement | None = None,
-    ) -> None:
-        super().__init__(recipe, out, group, placement)
-        assert recipe.semi_supervised is not None
-        self.settings = settings = recipe.semi_supervised
-        if settings.real % group.size:
+    def build(self) -> None:
+        """Add networks and optimisers; see `Trainer.build`."""
+        super().build()
+        assert self.recipe.semi_supervised is not None
+        self.settings = settings = self.recipe.semi_supervised
+        if settings.real % self.group.size:
             raise UsageError(
-                f"{settings.real} crops of real rain cannot be shared evenly by {group.size} processes.",
+                f"{settings.real} crops of real rain cannot be shared evenly by {self.group.size} processes.",
                 "Set semi_supervised.real to a multiple of their number.",
             )
-        model = recipe.model
+        model = self.recipe.model
         config = UNetConfig(1, model.widths, model.stem, model.paths, model.slope)
         self.rain_generator = self.add_network("rain_generator", UNet(config))
         self.add_optimiser("rain_generator_adam", [self.rain_generator], BETAS)

@@ -2,17 +2,13 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vderain.runtime.device import DevicePlacement
-from vderain.train.config import Recipe
 from vderain.train.data.loader import ExampleLoader, Packed, W, WindowPool, pack, unpack
 from vderain.train.data.scenes import CENTRE, Scenes, held_out, load_pairs, load_scenes
 from vderain.train.data.windows import TrainingWindow, WindowMaker
-from vderain.train.distributed import SINGLE_PROCESS, ProcessGroup
 from vderain.train.losses import supervised_loss
 from vderain.train.torchvision_import import require_torchvision
 from vderain.train.trainer import Batch, Losses, Trainer
@@ -23,14 +19,8 @@ GRADIENT_NORM_MAX = 1.0
 class Supervised(Trainer):
     """Trains a generator against the ground truth."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        out: Path,
-        group: ProcessGroup = SINGLE_PROCESS,
-        placement: DevicePlacement | None = None,
-    ) -> None:
-        super().__init__(recipe, out, group, placement)
+    def build(self) -> None:
+        """Add networks and optimisers; see `Trainer.build`."""
         self.generator = self.networks["generator"]
         self.add_optimiser("adam", [self.generator], (0.9, 0.99), norm_max=GRADIENT_NORM_MAX)
 

@@ -85,6 +85,7 @@ class Trainer(ABC):
         self.tensors: dict[str, Tensor] = {}
         self._optimised: dict[str, tuple[list[nn.Module], float | None]] = {}
         self._build_generator()
+        self.build()
 
     def _build_generator(self) -> None:
         """Build the generator, on the CPU first so that its initial weights do not depend on the device."""
@@ -104,6 +105,14 @@ class Trainer(ABC):
         mean.load_state_dict(generator.state_dict())
         self.add_network("generator", generator)
         self.add_network("mean", mean)
+
+    @abstractmethod
+    def build(self) -> None:
+        """Add optimisers, and the networks that this way of training needs beside the generator.
+
+        Raises:
+            UsageError: a batch cannot be shared evenly.
+        """
 
     @abstractmethod
     def load_data(self) -> Scenes:
