@@ -3,8 +3,9 @@
 import logging
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from threading import Event
@@ -14,7 +15,6 @@ import cv2
 from vderain import __version__
 from vderain.errors import UsageError
 from vderain.media.clip import FrameSink, FrameSource, Progress, check_name, check_source, open_sink, open_source
-from vderain.media.decode.reader import VideoReader
 from vderain.media.encode import SEGMENT_FRAMES
 from vderain.media.encode.segments import SegmentStore
 from vderain.media.frame import Frame
@@ -29,7 +29,7 @@ from vderain.runtime.device import configure_malloc, trim_memory
 from vderain.runtime.files import fingerprint
 from vderain.runtime.threads import measure_stages, prefetch, until_stopped
 
-__all__ = ["LoadedModels", "OnFrame", "Options", "Progress", "Result", "default_target", "load_models", "process"]
+__all__ = ["Hooks", "LoadedModels", "Options", "Progress", "Result", "default_target", "load_models", "process"]
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,25 @@ CONTEXT = 4 * RADIUS  # frames on each side that a result depends on, through al
 AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
 
 OnFrame = Callable[[Frame, Frame, int], None]  # frame as decoded, frame without rain, quarter turns to show it
+OnProgress = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hooks:
+    """Rarely used arguments of `process`, for callers that process many files or resume.
+
+    Attributes:
+        models: what `load_models` returned for the same options; None loads them.
+        on_frame: called with every frame before and after restoration, in order.
+        segments: a file that keeps the encoded segments of a video longer than one segment. If it has some of the same
+            input and options, the work continues after them. The caller removes it.
+        segment_frames: length of a segment.
+    """
+
+    models: LoadedModels | None = None
+    on_frame: OnFrame = lambda before, after, rotation_quarters: None
+    segments: Path | None = None
+    segment_frames: int = SEGMENT_FRAMES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,11 +103,8 @@ def process(
     source: Path,
     target: Path | None = None,
     options: Options | None = None,
-    on_progress: Callable[[Progress], None] = lambda progress: None,
-    loaded: LoadedModels | None = None,
-    on_frame: OnFrame = lambda before, after, rotation_quarters: None,
-    resume: Path | None = None,
-    segment_frames: int = SEGMENT_FRAMES,
+    on_progress: OnProgress = lambda progress: None,
+    hooks: Hooks | None = None,
 ) -> Result:
     """Remove the rain from one video, image, or folder of numbered images.
 
@@ -97,45 +113,24 @@ def process(
         target: what to write; `default_target` if None.
         options: the user's choices.
         on_progress: called after every frame that was written.
-        loaded: what `load_models` returned for these options; loaded here if None.
-        on_frame: called with every frame before and after restoration, in order.
-        resume: a file that keeps the encoded segments of a video longer than one segment. If it has some of the same
-            input and options, the work continues after them. It is not removed; that is up to the caller.
-        segment_frames: length of a segment.
-
-    Returns:
-        What was done.
+        hooks: loaded models, a callback for frames, and segments to resume from.
 
     Raises:
         VderainError: whatever goes wrong; nothing is left under the target's name then.
     """
-    started_s, cpu_s = time.monotonic(), time.process_time()
-    options = options or Options()
-    target = _checked_target(source, target, options)
-    _configure_runtime()
-    pipeline = Pipeline(options, loaded or load_models(options))
+    job = _Job(source, target, options or Options(), hooks or Hooks())
     with (
         measure_stages() as stages_s,
-        _open_source(source, options) as reader,
-        _open_store(resume, reader, target, options, pipeline.device, segment_frames) as store,
-        ExitStack() as work,  # closed after the sink, so that an unfinished file is removed at once
-        _gps_track(target, reader, options) as gpx,
-        _open_sink(target, reader, options, store) as sink,
+        job.open_source() as reader,
+        job.open_store(reader) as store,
+        closing(job.restore(reader, store)) as restored,  # after the sink, which removes an unfinished file at once
+        job.open_gps_track(reader) as gpx,
+        job.open_sink(reader, store) as sink,
     ):
-        intervals = pipeline.find_rain(reader.frames(), reader.rotation_quarters)
-        restored = work.enter_context(closing(_restore(pipeline, reader, intervals, store, on_frame)))
-        tally = _Tally(reader, store)
         for frame in restored:
             sink.write(frame.shown)
-            on_progress(tally.count(frame))
-    stages_s["video"] = max(0.0, time.process_time() - cpu_s - sum(stages_s.values()))
-    return Result(
-        source=source, target=target, gpx=gpx, frames=tally.frames, dry=tally.dry,
-        repeated=reader.report.repeated, missing=reader.report.missing, damage=reader.report.damage,
-        kept=sink.report.kept, dropped=sink.report.dropped, changed=(*reader.report.changed, *sink.report.changed),
-        model=pipeline.model, device=pipeline.device, seconds=time.monotonic() - started_s,
-        rain_intervals=tuple(intervals or ()), stages_s=stages_s,
-    )  # fmt: skip
+            on_progress(job.count(frame, reader))
+    return job.result(reader, sink, gpx, stages_s)
 
 
 def default_target(source: Path, container: str | None = None) -> Path:
@@ -172,105 +167,127 @@ def _checked_target(source: Path, target: Path | None, options: Options) -> Path
     return target
 
 
-def _configure_runtime() -> None:
-    cv2.setNumThreads(1)  # whole frames are processed in parallel instead
-    configure_malloc()
+class _Job:
+    """One call of `process`: its arguments, the parts that it opens, and what it has counted so far."""
 
+    def __init__(self, source: Path, target: Path | None, options: Options, hooks: Hooks) -> None:
+        self._started_s, self._started_cpu_s = time.monotonic(), time.process_time()
+        self._source, self._options, self._hooks = source, options, hooks
+        self._target = _checked_target(source, target, options)
+        cv2.setNumThreads(1)  # whole frames are processed in parallel instead
+        configure_malloc()
+        self._pipeline = Pipeline(options, hooks.models or load_models(options))
+        self._intervals: list[RainInterval] | None = None
+        self._frames, self._dry = 0, 0
+        self._first_s: Fraction | None = None
 
-def _open_source(source: Path, options: Options) -> FrameSource:
-    return open_source(
-        source,
-        strict=options.strict,
-        start_s=options.start_s,
-        duration_s=options.duration_s,
-        rate=options.rate,
-    )
+    def open_source(self) -> FrameSource:
+        """The frames to restore; not yet entered."""
+        options = self._options
+        return open_source(
+            self._source,
+            strict=options.strict,
+            start_s=options.start_s,
+            duration_s=options.duration_s,
+            rate=options.rate,
+        )
 
+    @contextmanager
+    def open_store(self, reader: FrameSource) -> Iterator[SegmentStore | None]:
+        """The encoded segments; None where they are not kept, or the video is not longer than one segment."""
+        path, length, options = self._hooks.segments, self._hooks.segment_frames, self._options
+        estimate = reader.frames_estimate
+        if path is None or is_image_source(reader.path) or (estimate is not None and estimate <= length):
+            yield None
+            return
+        facts = (
+            fingerprint(reader.path), settings(options), weights(options), self._pipeline.device,
+            self._target.suffix.lower(), __version__,
+        )  # fmt: skip
+        with SegmentStore(path, repr(facts), length) as store:
+            self._frames, self._dry, self._first_s = store.frames, store.dry, store.origin_s
+            yield store
 
-def _open_store(
-    path: Path | None,
-    reader: FrameSource,
-    target: Path,
-    options: Options,
-    device: str,
-    segment_frames: int,
-) -> AbstractContextManager[SegmentStore | None]:
-    """The store of encoded segments; None if it was not asked for, or the video is not longer than one segment."""
-    if path is None or is_image_source(reader.path):
-        return nullcontext()
-    if reader.frames_estimate is not None and reader.frames_estimate <= segment_frames:
-        return nullcontext()
-    facts = (fingerprint(reader.path), settings(options), weights(options), device, target.suffix.lower(), __version__)
-    return SegmentStore(path, repr(facts), segment_frames)
+    @contextmanager
+    def open_gps_track(self, reader: FrameSource) -> Iterator[Path | None]:
+        """Write the GPS track of a video; the file gets its name when the video has been written."""
+        options = self._options
+        if not options.gpx or reader.media is None:
+            yield None
+            return
+        path = self._target.with_suffix(".gpx")
+        check_name(path, reader.path, options.overwrite)
+        end_s = None if options.duration_s is None else (options.start_s or 0) + options.duration_s
+        fixes = read_fixes(reader.media, options.start_s, end_s)
+        if not fixes:
+            log.warning("'%s' has no GPS track that can be read: no .gpx was written.", reader.path.name)
+            yield None
+            return
+        with gpx_file(path, fixes, reader.path.stem):
+            yield path
 
+    def open_sink(self, reader: FrameSource, store: SegmentStore | None) -> FrameSink:
+        """Where the restored frames are written; not yet entered."""
+        width_px, height_px = reader.size_px
+        if self._options.compare == "side":  # side by side as shown: stored below each other if the video is rotated
+            rotated = reader.rotation_quarters % 2
+            width_px, height_px = (width_px, 2 * height_px) if rotated else (2 * width_px, height_px)
+        return open_sink(self._target, reader, self._options.encode, (width_px, height_px), store)
 
-@contextmanager
-def _gps_track(target: Path, reader: FrameSource, options: Options) -> Iterator[Path | None]:
-    """Writes the GPS track of a video; it gets its name when the video has been written."""
-    if not options.gpx or not isinstance(reader, VideoReader):
-        yield None
-        return
-    gpx = target.with_suffix(".gpx")
-    check_name(gpx, reader.path, options.overwrite)
-    end_s = None if options.duration_s is None else (options.start_s or 0) + options.duration_s
-    fixes = read_fixes(reader.media, options.start_s, end_s)
-    if not fixes:
-        log.warning("'%s' has no GPS track that can be read: no .gpx was written.", reader.path.name)
-        yield None
-        return
-    with gpx_file(gpx, fixes, reader.path.stem):
-        yield gpx
+    def restore(self, reader: FrameSource, store: SegmentStore | None) -> Generator[RestoredFrame, None, None]:
+        """Decode and restore the frames that are not in the store; each of the two in a thread of its own."""
+        first = max(0, store.frames - CONTEXT) if store else 0  # the frames before those that are missing are context
+        (width_px, height_px), turns, stop = reader.size_px, reader.rotation_quarters, Event()
+        self._intervals = self._pipeline.find_rain(reader.frames(), turns)
+        decoded = until_stopped(stop, prefetch(islice(reader.frames(), first, None), AHEAD))
+        restored = self._pipeline(decoded, turns, width_px * height_px, self._intervals, first)
+        with closing(prefetch(restored, AHEAD, stop)) as ahead:
+            shown = self._report(ahead, turns)
+            yield from store.remaining(shown, first) if store else shown
 
+    def _report(self, restored: Iterator[RestoredFrame], turns: int) -> Iterator[RestoredFrame]:
+        """Call the hook for each frame, and return freed memory to the system from time to time."""
+        for number, frame in enumerate(restored, 1):
+            self._hooks.on_frame(frame.before, frame.after, turns)
+            yield frame
+            if number % TRIM_EVERY == 0:
+                trim_memory()
 
-def _open_sink(target: Path, reader: FrameSource, options: Options, store: SegmentStore | None) -> FrameSink:
-    width_px, height_px = reader.size_px
-    if options.compare == "side":  # side by side as shown: stored below each other if the video is rotated
-        rotated = reader.rotation_quarters % 2
-        width_px, height_px = (width_px, 2 * height_px) if rotated else (2 * width_px, height_px)
-    return open_sink(target, reader, options.encode, (width_px, height_px), store)
-
-
-def _restore(
-    pipeline: Pipeline,
-    reader: FrameSource,
-    intervals: list[RainInterval] | None,
-    store: SegmentStore | None,
-    on_frame: OnFrame,
-) -> Generator[RestoredFrame, None, None]:
-    """Decodes and restores the frames that are not in the store; each of the two in a thread of its own."""
-    first = max(0, store.frames - CONTEXT) if store else 0  # the frames before those that are missing are context
-    width_px, height_px = reader.size_px
-    turns, stop = reader.rotation_quarters, Event()
-    decoded = until_stopped(stop, prefetch(islice(reader.frames(), first, None), AHEAD))
-    restored = prefetch(pipeline(decoded, turns, width_px * height_px, intervals, first), AHEAD, stop)
-    with closing(restored):
-        shown = _reported(restored, on_frame, turns)
-        yield from store.remaining(shown, first) if store else shown
-
-
-def _reported(restored: Iterator[RestoredFrame], on_frame: OnFrame, turns: int) -> Iterator[RestoredFrame]:
-    """Calls `on_frame` for each frame, and returns freed memory to the system from time to time."""
-    for number, frame in enumerate(restored, 1):
-        on_frame(frame.before, frame.after, turns)
-        yield frame
-        if number % TRIM_EVERY == 0:
-            trim_memory()
-
-
-class _Tally:
-    """Counts the frames that were written, those of an earlier run included."""
-
-    def __init__(self, reader: FrameSource, store: SegmentStore | None) -> None:
-        self.frames, self.dry = (store.frames, store.dry) if store else (0, 0)
-        self._first_s = store.origin_s if store else None
-        self._total_s = reader.duration_s
-
-    def count(self, restored: RestoredFrame) -> Progress:
-        """Counts one frame, and tells the progress."""
+    def count(self, restored: RestoredFrame, reader: FrameSource) -> Progress:
+        """Count a frame that was written, and return the progress; frames of an earlier run are included."""
         frame = restored.shown
         if self._first_s is None:
             self._first_s = frame.pts * frame.time_base
-        self.frames += 1
-        self.dry += restored.dry
+        self._frames += 1
+        self._dry += restored.dry
         now_s = float((frame.pts + frame.duration) * frame.time_base)
-        return Progress(self.frames, now_s - float(self._first_s), self._total_s)
+        return Progress(self._frames, now_s - float(self._first_s), reader.duration_s)
+
+    def result(self, reader: FrameSource, sink: FrameSink, gpx: Path | None, stages_s: dict[str, float]) -> Result:
+        """What was done, once everything is closed.
+
+        Args:
+            reader: the source.
+            sink: the output.
+            gpx: the file with the GPS track.
+            stages_s: processor seconds of each stage; those of decoding, encoding and the rest are added as ``video``.
+        """
+        cpu_s = time.process_time() - self._started_cpu_s
+        return Result(
+            source=self._source,
+            target=self._target,
+            frames=self._frames,
+            repeated=reader.report.repeated,
+            missing=reader.report.missing,
+            dry=self._dry,
+            damage=reader.report.damage,
+            kept=sink.report.kept,
+            dropped=sink.report.dropped,
+            changed=(*reader.report.changed, *sink.report.changed),
+            gpx=gpx,
+            model=self._pipeline.model,
+            device=self._pipeline.device,
+            seconds=time.monotonic() - self._started_s,
+            rain_intervals=tuple(self._intervals or ()),
+            stages_s=stages_s | {"video": max(0.0, cpu_s - sum(stages_s.values()))},
+        )

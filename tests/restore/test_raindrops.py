@@ -12,7 +12,7 @@ from vderain.media.decode.reader import VideoReader
 from vderain.media.encode.encoder import EncodeOptions
 from vderain.model.unet import UNet, UNetConfig
 from vderain.options import Options, weights
-from vderain.process import LoadedModels, load_models, process
+from vderain.process import Hooks, LoadedModels, load_models, process
 from vderain.restore.flow import flow_luma
 from vderain.restore.frames import PreparedFrame
 from vderain.restore.inference import NetworkRunner
@@ -124,7 +124,7 @@ def test_the_file_has_no_raindrops_and_no_frame_counts_as_dry(
     source = clip(frames=4)
     options = Options(temporal=temporal, encode=EncodeOptions(codec="ffv1"))
     loaded = LoadedModels("both", adding(0), RaindropRemover(adding(-20)))
-    result = process(source, tmp_path / "out.mkv", options, loaded=loaded)
+    result = process(source, tmp_path / "out.mkv", options, hooks=Hooks(models=loaded))
     assert (result.frames, result.dry) == (4, 0)
     with VideoReader(source) as before, VideoReader(result.target) as after:
         for a, b in zip(before.frames(), after.frames(), strict=True):

@@ -10,7 +10,7 @@ from vderain.batch.plan import Item
 from vderain.errors import VderainError
 from vderain.media.clip import open_source
 from vderain.options import Options
-from vderain.process import LoadedModels, load_models, process
+from vderain.process import Hooks, LoadedModels, load_models, process
 
 TRIALS = 3  # files, from all over the list
 TRIAL_FRAMES = 36
@@ -106,7 +106,7 @@ def _measure(
         target = Path(folder) / Path(probe.item.target).name
         part_s = min(frames / probe.rate, options.duration_s or math.inf)
         try:
-            result = process(probe.item.source, target, replace(options, duration_s=part_s), loaded=models)
+            result = process(probe.item.source, target, replace(options, duration_s=part_s), hooks=Hooks(models=models))
         except VderainError:
             return None
         return result.frames * probe.frame_px, result.seconds, target.stat().st_size

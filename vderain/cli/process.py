@@ -36,7 +36,7 @@ def process_command(
     with exit_on_error(quiet, verbose):
         from vderain.media.clip import check_source
         from vderain.media.encode.segments import remove
-        from vderain.process import default_target, process
+        from vderain.process import Hooks, default_target, process
         from vderain.runtime.files import temporary_path
 
         options, segments = make_options(), None
@@ -46,7 +46,7 @@ def process_command(
             segments = temporary_path(target, ".segments")
         try:
             with progress_display(source.name, quiet, as_json) as on_progress:
-                result = process(source, output, options, on_progress, resume=segments)
+                result = process(source, output, options, on_progress, Hooks(segments=segments))
         except KeyboardInterrupt:
             if segments is None or not segments.exists():
                 raise

@@ -8,10 +8,13 @@ from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, Protocol, Self
+from typing import TYPE_CHECKING, Literal, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from vderain.media.decode.media_file import MediaFile
 
 Plane = NDArray[np.uint8] | NDArray[np.uint16]
 Matrix = Literal["bt601", "bt709", "bt2020", "rgb"]
@@ -113,6 +116,10 @@ class FrameSource(Protocol):
     """
 
     path: Path
+
+    @property
+    def media(self) -> "MediaFile | None":
+        """Properties of a video file; None for images. Known once entered."""
 
     @property
     def size_px(self) -> tuple[int, int]:

@@ -23,7 +23,7 @@ from vderain.media.encode import codecs
 from vderain.media.encode import encoder as encoders
 from vderain.media.encode.encoder import EncodeOptions
 from vderain.media.frame import Frame
-from vderain.process import Options, process
+from vderain.process import Hooks, Options, process
 
 Make = Callable[..., Path]
 MILLISECONDS = {"time_base": Fraction(1, 1000)}
@@ -359,7 +359,7 @@ def test_a_codec_that_the_container_refuses_is_seen_at_once(tmp_path: Path, clip
     with pytest.raises(UsageError, match=rf".mov file cannot hold {codec}") as caught:
         process(
             clip(frames=3), tmp_path / "out.mov", Options(strength=0, encode=EncodeOptions(codec=codec)),
-            on_frame=lambda before, after, turns: shown.append(after),
+            hooks=Hooks(on_frame=lambda before, after, turns: shown.append(after)),
         )  # fmt: skip
     assert ".mkv" in caught.value.cure
     assert shown == [] and names_in(tmp_path) == {"clip.mp4"}

@@ -22,7 +22,7 @@ from vderain.media.encode.encoder import EncodeOptions
 from vderain.media.encode.segments import SegmentStore, decode_stamps
 from vderain.media.frame import Frame
 from vderain.options import Options
-from vderain.process import CONTEXT, process
+from vderain.process import CONTEXT, Hooks, process
 
 Make = Callable[..., Path]
 Run = Callable[..., Ran]
@@ -51,9 +51,11 @@ def in_pieces(source: Path, target: Path, options: Options, length: int, crashes
     store = target.with_name(f"{target.name}.store")
     for number in crashes:
         with pytest.raises(Crash):
-            process(source, target, options, on_frame=crash_at(number), resume=store, segment_frames=length)
+            process(
+                source, target, options, hooks=Hooks(on_frame=crash_at(number), segments=store, segment_frames=length)
+            )
         assert not target.exists()
-    return process(source, target, options, resume=store, segment_frames=length)
+    return process(source, target, options, hooks=Hooks(segments=store, segment_frames=length))
 
 
 @pytest.mark.parametrize("temporal", ["strong", "light", "off", "only"])
@@ -145,10 +147,11 @@ def test_stored_segments_are_not_encoded_again(clip: Make, tiny: Path) -> None:
     seen: list[int] = []
     store, target = source.with_name("store"), source.with_name("out.mp4")
     with pytest.raises(Crash):
-        process(source, target, Options(str(tiny)), on_frame=crash_at(25), resume=store, segment_frames=10)
-    process(
-        source, target, Options(str(tiny)), on_frame=lambda b, a, t: seen.append(b.pts), resume=store, segment_frames=10
-    )
+        process(
+            source, target, Options(str(tiny)), hooks=Hooks(on_frame=crash_at(25), segments=store, segment_frames=10)
+        )
+    hooks = Hooks(on_frame=lambda before, after, turns: seen.append(before.pts), segments=store, segment_frames=10)
+    process(source, target, Options(str(tiny)), hooks=hooks)
     assert len(seen) == 10 + CONTEXT
 
 
@@ -158,7 +161,7 @@ def test_segments_of_something_else_are_not_used(clip: Make, tiny: Path, change:
     store = source.with_name("store")
     options = Options(str(tiny), strength=0, encode=REPEATABLE)
     with pytest.raises(Crash):
-        process(source, target, options, on_frame=crash_at(15), resume=store, segment_frames=5)
+        process(source, target, options, hooks=Hooks(on_frame=crash_at(15), segments=store, segment_frames=5))
     length = 5
     if change == "options":
         options = Options(str(tiny), strength=0, encode=replace(REPEATABLE, crf=30))
@@ -168,21 +171,28 @@ def test_segments_of_something_else_are_not_used(clip: Make, tiny: Path, change:
         length = 6
     else:
         store.write_bytes(store.read_bytes()[:3000] + b"\xff" * 5000)
-    done = process(source, target, options, resume=store, segment_frames=length)
-    fresh = process(source, target.with_name("new.mp4"), options, resume=store.with_name("2"), segment_frames=length)
+    done = process(source, target, options, hooks=Hooks(segments=store, segment_frames=length))
+    fresh = process(
+        source, target.with_name("new.mp4"), options, hooks=Hooks(segments=store.with_name("2"), segment_frames=length)
+    )
     assert done.target.read_bytes() == fresh.target.read_bytes()
 
 
 def test_a_short_video_needs_no_pieces(clip: Make, tiny: Path) -> None:
     source = clip("in.mp4", frames=5)
-    process(source, source.with_name("out.mp4"), Options(str(tiny)), resume=source.with_name("store"))
+    process(source, source.with_name("out.mp4"), Options(str(tiny)), hooks=Hooks(segments=source.with_name("store")))
     assert names_in(source.parent) == {"in.mp4", "out.mp4"}
 
 
 def test_a_disk_that_does_not_take_the_store(clip: Make, tiny: Path) -> None:
     source = clip("in.mp4", frames=20)
     with pytest.raises(OutputError):
-        process(source, source.with_name("out.mp4"), Options(str(tiny)), resume=source / "store", segment_frames=5)
+        process(
+            source,
+            source.with_name("out.mp4"),
+            Options(str(tiny)),
+            hooks=Hooks(segments=source / "store", segment_frames=5),
+        )
     assert names_in(source.parent) == {"in.mp4"}
 
 

@@ -18,7 +18,7 @@ from vderain.errors import DeviceError, OutputError, VderainError
 from vderain.media.clip import Progress
 from vderain.media.frame import Frame
 from vderain.options import Options
-from vderain.process import LoadedModels, Result, load_models, process
+from vderain.process import Hooks, LoadedModels, Result, load_models, process
 
 REPORT_EVERY_S = 0.2
 LONGEST_STEM = 50  # characters of a draft's name, which leaves room for longer temporary names beside it
@@ -95,10 +95,13 @@ class Worker:
     ) -> Outcome:  # fmt: skip
         work = task.outdir / task.work_folder
         observer = _Observer(task, work / "segments.sqlite", work / "thumbnails.npz", on_progress)
-        result = process(
-            task.source, draft, task.options, observer.on_progress, models, observer.on_frame, observer.segments,
-            task.segment_frames,
-        )  # fmt: skip
+        hooks = Hooks(
+            models=models,
+            on_frame=observer.on_frame,
+            segments=observer.segments,
+            segment_frames=task.segment_frames,
+        )
+        result = process(task.source, draft, task.options, observer.on_progress, hooks)
         with draft.open("rb+") as file:
             os.fsync(file.fileno())  # or a power cut could leave the name without the file
         return Outcome(

@@ -57,6 +57,10 @@ class ImageReader:
         self._paths: tuple[Path, ...] = ()
 
     @property
+    def media(self) -> None:
+        """Always None: no video file is read."""
+
+    @property
     def names(self) -> tuple[str, ...]:
         return tuple(p.name for p in self._paths)
 
