@@ -1,9 +1,11 @@
-"""Opens media files, picks the main video stream and reads packets; every failure becomes an InputError."""
+"""Opens media files, picks the main video stream and reads packets and the first frame; failures are InputErrors."""
 
 import logging
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, Protocol, cast
 
@@ -23,6 +25,9 @@ _BOXED_VIDEO = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # how an 
 
 _TAG = re.compile(r"\((\w{4}) / 0x[0-9A-F]{8}\)")  # the four characters by which MP4 and MOV tell data apart
 _READ_ERRORS_MAX = 100  # in a row; beyond the end of a truncated MP4 every remaining sample is one
+_TIMESTAMP_PACKETS = 64  # how many video packets are read for a first timestamp
+_PROBE_PACKETS = 600  # how many video packets are read for a first frame: 10 s at 60 fps
+_OTHER_PACKETS = 600  # how many packets are read after that for the first one of each other stream
 TIMECODE = "tmcd"  # the codec tag of a timecode track
 _TEXT = frozenset({"tty", "bin", "xbin", "adf", "idf", "cdg"})  # FFmpeg reads plain text as video of these formats
 
@@ -143,6 +148,85 @@ def main_video(container: InputContainer, path: Path) -> "av.VideoStream":
     if stream.codec_context.width <= 0 or stream.codec_context.height <= 0:
         raise InputError(f"The frames of '{path}' have no size.", "Copy or record the file again.")
     return stream
+
+
+@dataclass(slots=True)
+class FileHead:
+    """The beginning of a file as far as it was read.
+
+    Attributes:
+        frame: the first frame that decodes, damaged or not.
+        first_pts: the earliest pts, or None where packets have none.
+        unstamped: packets without a pts before the first with one; Matroska loses timestamps before zero.
+        first_packets: the first packet of each stream that was asked for, by index of the stream.
+    """
+
+    frame: av.VideoFrame
+    first_pts: int | None
+    unstamped: int
+    first_packets: dict[int, Packet] = field(default_factory=dict)
+
+
+def read_head(container: InputContainer, stream: av.VideoStream, path: Path, others: Sequence[Stream] = ()) -> FileHead:
+    """Reads packets until the first frame of a video stream is decoded and a packet of each other stream is there.
+
+    Args:
+        container: an open file, of which no packet has been read.
+        stream: the video stream.
+        path: the file, for error messages.
+        others: further streams of which the first packet is wanted.
+
+    Raises:
+        InputError: no frame can be decoded.
+    """
+    frame: av.VideoFrame | None = None
+    unstamped = tried = 0
+    stamps: list[int] = []
+    first_packets: dict[int, Packet] = {}
+    packets = packets_until_error(container, [stream, *others])
+    for packet in packets:
+        if packet.size:
+            first_packets.setdefault(packet.stream_index, packet)
+        if packet.stream_index != stream.index:
+            continue
+        if packet.pts is not None:
+            stamps.append(packet.pts)
+        elif not stamps:
+            unstamped += 1
+        if frame is None:
+            frame = _first_frame(packet)
+        enough = stamps or tried >= _TIMESTAMP_PACKETS
+        if (frame is not None and enough) or tried >= _PROBE_PACKETS:
+            break
+        tried += 1
+    if frame is None:
+        raise InputError(f"No frame of '{path}' can be decoded.", "Copy or record the file again.")
+    if frame.pts is not None and stamps:
+        stamps.append(frame.pts)
+    missing = {each.index for each in others} - first_packets.keys()
+    for packet in islice(packets, _OTHER_PACKETS if missing else 0):
+        if packet.size:
+            first_packets.setdefault(packet.stream_index, packet)
+            missing.discard(packet.stream_index)
+        if not missing:
+            break
+    return FileHead(frame, min(stamps, default=None), unstamped if stamps else 0, first_packets)
+
+
+def packets_until_error(container: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet]:
+    """The packets of some streams, the closing empty ones included, up to the first that cannot be read."""
+    try:
+        yield from container.demux(*streams)
+    except (av.error.FFmpegError, OSError) as error:
+        log.debug("reading the head of a file: %s", error)
+
+
+def _first_frame(packet: Packet) -> av.VideoFrame | None:
+    try:
+        frame = next(iter(packet.decode()), None)
+    except (av.error.FFmpegError, ValueError):
+        return None
+    return frame if isinstance(frame, av.VideoFrame) else None
 
 
 def codec_name(stream: Stream) -> str:

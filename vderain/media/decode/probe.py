@@ -6,11 +6,10 @@ order, rotation and HDR metadata are often in the bit stream alone.
 
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from fractions import Fraction
-from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
 
@@ -26,20 +25,22 @@ from vderain.media.decode.media_file import (
     Clock,
     Crop,
     MediaFile,
-    Packet,
     SourceRate,
     StreamInfo,
     VideoInfo,
 )
 from vderain.media.decode.open import (
     TIMECODE,
+    FileHead,
     codec_name,
     description,
     input_errors,
     main_video,
     open_input,
     open_input_file,
+    packets_until_error,
     programs,
+    read_head,
     stream_name,
 )
 from vderain.media.decode.side_data import frame_side_data, hdr_metadata_of, lost_side_data
@@ -52,9 +53,6 @@ log = logging.getLogger(__name__)
 _CHROMA_LOCATION = re.compile(r"[(,] ?(left|center|topleft|top|bottomleft|bottom)[),]")
 _RATE_MAX = 1000  # frames a second; a timecode can count no more
 _CROPPING = re.compile(r"Frame Cropping: (\d+)/(\d+)/(\d+)/(\d+)")  # left, right, top, bottom
-_TIMESTAMP_PACKETS = 64  # how many video packets are read for a first timestamp
-_PROBE_PACKETS = 600  # how many video packets are read for a first frame: 10 s at 60 fps
-_OTHER_PACKETS = 600  # how many packets are read after that for the first one of each other stream
 _INDEX_SHARE = 0.9  # of the frames that an index must list: some formats list their keyframes only
 
 
@@ -98,7 +96,7 @@ def open_media(
         media_start_s = Fraction(container.start_time or 0, av.time_base)
         tags, chapters = dict(container.metadata), tuple(container.chapters())
         others = [each for each in container.streams if each.type in ("audio", "video") and each is not stream]
-        head = _read_head(container, stream, path, others)
+        head = read_head(container, stream, path, others)
         video = _video_info(container, stream, path, head, start_s, duration_s)
         yield (
             container,
@@ -130,7 +128,7 @@ def probe_video(container: InputContainer, stream: av.VideoStream, path: Path) -
     Raises:
         InputError: no frame can be decoded.
     """
-    return _video_info(container, stream, path, _read_head(container, stream, path), None, None)
+    return _video_info(container, stream, path, read_head(container, stream, path), None, None)
 
 
 def frame_rate(stream: av.VideoStream) -> Fraction | None:
@@ -205,80 +203,11 @@ def _rate_from_totals(container: InputContainer, stream: av.VideoStream) -> Sour
     return SourceRate(total - others, None) if total > others else None
 
 
-@dataclass(slots=True)
-class _Head:
-    """The beginning of a file as far as it was read.
-
-    Attributes:
-        frame: the first frame that decodes, damaged or not.
-        first_pts: the earliest pts, or None where packets have none.
-        unstamped: packets without a pts before the first with one; Matroska loses timestamps before zero.
-        first_packets: the first packet of each stream that was asked for, by index of the stream.
-    """
-
-    frame: av.VideoFrame
-    first_pts: int | None
-    unstamped: int
-    first_packets: dict[int, Packet] = field(default_factory=dict)
-
-
-def _read_head(container: InputContainer, stream: av.VideoStream, path: Path, others: Sequence[Stream] = ()) -> _Head:
-    """Reads packets until the first frame of a video stream is decoded and a packet of each other stream is there."""
-    frame: av.VideoFrame | None = None
-    unstamped = tried = 0
-    stamps: list[int] = []
-    first_packets: dict[int, Packet] = {}
-    packets = _packets(container, [stream, *others])
-    for packet in packets:
-        if packet.size:
-            first_packets.setdefault(packet.stream_index, packet)
-        if packet.stream_index != stream.index:
-            continue
-        if packet.pts is not None:
-            stamps.append(packet.pts)
-        elif not stamps:
-            unstamped += 1
-        if frame is None:
-            frame = _first_frame(packet)
-        enough = stamps or tried >= _TIMESTAMP_PACKETS
-        if (frame is not None and enough) or tried >= _PROBE_PACKETS:
-            break
-        tried += 1
-    if frame is None:
-        raise InputError(f"No frame of '{path}' can be decoded.", "Copy or record the file again.")
-    if frame.pts is not None and stamps:
-        stamps.append(frame.pts)
-    missing = {each.index for each in others} - first_packets.keys()
-    for packet in islice(packets, _OTHER_PACKETS if missing else 0):
-        if packet.size:
-            first_packets.setdefault(packet.stream_index, packet)
-            missing.discard(packet.stream_index)
-        if not missing:
-            break
-    return _Head(frame, min(stamps, default=None), unstamped if stamps else 0, first_packets)
-
-
-def _packets(container: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet]:
-    """The packets of some streams, the closing empty ones included, up to the first that cannot be read."""
-    try:
-        yield from container.demux(*streams)
-    except (av.error.FFmpegError, OSError) as error:
-        log.debug("reading the head of a file: %s", error)
-
-
-def _first_frame(packet: Packet) -> av.VideoFrame | None:
-    try:
-        frame = next(iter(packet.decode()), None)
-    except (av.error.FFmpegError, ValueError):
-        return None
-    return frame if isinstance(frame, av.VideoFrame) else None
-
-
 def _video_info(
     container: InputContainer,
     stream: av.VideoStream,
     path: Path,
-    head: _Head,
+    head: FileHead,
     start_s: float | None,
     duration_s: float | None,
 ) -> VideoInfo:
@@ -320,7 +249,7 @@ def _video_info(
     )
 
 
-def _clock(container: InputContainer, stream: av.VideoStream, head: _Head) -> tuple[Clock, Fraction, int]:
+def _clock(container: InputContainer, stream: av.VideoStream, head: FileHead) -> tuple[Clock, Fraction, int]:
     """Where timestamps come from, their time base in seconds, and the first pts."""
     rate = frame_rate(stream) or FALLBACK_RATE
     if head.first_pts is None or stream.time_base is None:
@@ -337,7 +266,7 @@ def _frames_from(path: Path, stream_index: int, start_s: float | None) -> Iterat
         if start_s:
             with suppress(av.error.FFmpegError):  # then the beginning has to do
                 container.seek((container.start_time or 0) + int(start_s * av.time_base))
-        for packet in _packets(container, [stream]):
+        for packet in packets_until_error(container, [stream]):
             with suppress(av.error.FFmpegError, ValueError):
                 yield from (frame for frame in packet.decode() if isinstance(frame, av.VideoFrame))
 

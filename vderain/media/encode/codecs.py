@@ -17,13 +17,14 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vderain.errors import UsageError
-from vderain.media.decode.media_file import VideoInfo
+from vderain.media.decode.media_file import HdrMetadata, VideoInfo
 from vderain.media.pixel_format import Layout, choose_layout, layout_of, nearest_layout
 
 log = logging.getLogger(__name__)
 
 _PROBE_PX = 256  # side of the frame that encoders are probed with: hardware refuses much smaller ones
 _PROBE_RATE = Fraction(25)
+_CHROMATICITY, _CANDELA = 50_000, 10_000  # units of x264's and x265's HDR options: 0.00002 and 0.0001 cd/m2
 
 
 def _options(**options: str) -> Mapping[str, str]:
@@ -286,3 +287,40 @@ def _set_up_probe(context: VideoCodecContext, options: Mapping[str, str]) -> av.
     frame = av.VideoFrame(_PROBE_PX, _PROBE_PX, context.pix_fmt)
     frame.pts = 0
     return frame
+
+
+def with_hdr_metadata(options: Mapping[str, str], encoder: str, light: HdrMetadata | None) -> dict[str, str]:
+    """An encoder's options with the metadata added, where it has words for it; the user's own come last and win."""
+    said = _said(encoder, light) if light is not None else {}
+    name = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}.get(encoder)
+    if not said or name is None:
+        return dict(options)
+    text = ":".join(f"{key}={value}" for key, value in said.items())
+    return {**options, name: f"{text}:{options[name]}" if options.get(name) else text}
+
+
+def _said(encoder: str, light: HdrMetadata) -> dict[str, str]:
+    display, content = {
+        "libx264": ("mastering-display", "cll"),
+        "libx265": ("master-display", "max-cll"),
+        "libsvtav1": ("mastering-display", "content-light"),
+    }.get(encoder, ("", ""))
+    said = {}
+    if display and light.primaries and light.luminance:
+        said[display] = _display(light.primaries, light.luminance, decimal=encoder == "libsvtav1")
+    if content and light.content:
+        said[content] = f"{light.content[0]},{light.content[1]}"
+    return said
+
+
+def _display(primaries: tuple[Fraction, ...], luminance: tuple[Fraction, Fraction], decimal: bool) -> str:
+    def number(value: Fraction, units: int) -> str:
+        return f"{float(value):.5f}" if decimal else str(round(value * units))
+
+    points = [
+        f"({number(x, _CHROMATICITY)},{number(y, _CHROMATICITY)})"
+        for x, y in zip(primaries[::2], primaries[1::2], strict=True)
+    ]
+    red, green, blue, white = points
+    least, most = (number(value, _CANDELA) for value in luminance)
+    return f"G{green}B{blue}R{red}WP{white}L({most},{least})"

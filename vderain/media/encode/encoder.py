@@ -1,8 +1,7 @@
-"""Adds a video stream to an output file and opens its encoder with the user's or the default settings."""
+"""Adds a video stream to an output, opens its encoder with the user's or the default settings, and encodes frames."""
 
 import difflib
 import logging
-from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -13,7 +12,7 @@ from av.video.codeccontext import VideoCodecContext
 from av.video.stream import VideoStream
 
 from vderain.errors import OutputError, UsageError
-from vderain.media.decode.media_file import HdrMetadata, SourceRate, VideoInfo
+from vderain.media.decode.media_file import Packet, SourceRate, VideoInfo
 from vderain.media.encode import CAP_FACTOR, EncodeOptions
 from vderain.media.encode.codecs import (
     BITS,
@@ -28,14 +27,23 @@ from vderain.media.encode.codecs import (
     is_lossy,
     probe_encoder,
     quieten,
+    with_hdr_metadata,
 )
-from vderain.media.pixel_format import FULL_RANGE, LIMITED_RANGE, layout_of, nearest_layout
+from vderain.media.frame import Frame
+from vderain.media.pixel_format import (
+    FULL_RANGE,
+    LIMITED_RANGE,
+    layout_of,
+    layout_of_planes,
+    nearest_layout,
+    to_av_frame,
+    with_neutral_chroma,
+)
 
 log = logging.getLogger(__name__)
 
 _FRAME_DURATION = 1 << 8  # AV_CODEC_FLAG_FRAME_DURATION: packets get the durations of their frames
 _LAMBDA_PER_QP = 118  # FF_QP2LAMBDA
-_CHROMATICITY, _CANDELA = 50_000, 10_000  # units of x264's and x265's HDR options: 0.00002 and 0.0001 cd/m2
 _FINE_QP = 2  # for old encoders with a fixed quantiser: the finest that does not waste bits
 _HARDWARE_CQ = 19  # for NVENC and AMF, whose default is a low bit rate: about the distortion of x264's crf 17
 _CAP_BUFFER_S = 2.0  # of bits at the limit, beside the source's own bursts
@@ -54,6 +62,59 @@ class EncoderInfo:
     codec: str
     encoder: str
     default_crf: float | None
+
+
+class FrameEncoder:
+    """A `segments.PacketEncoder` with one encoder for all frames.
+
+    Args:
+        stream: with its encoder opened.
+    """
+
+    def __init__(self, stream: VideoStream) -> None:
+        self._stream = stream
+        self._time_base = stream.codec_context.time_base  # of the encoder; a muxer may change the stream's
+        self._durations: dict[int, int] = {}  # of the frames inside the encoder, by pts
+        self._count = 0
+
+    def encode(self, frame: Frame, time_s: Fraction) -> list[Packet]:
+        """Encodes one frame; see `segments.PacketEncoder`."""
+        pts = round(time_s / self._time_base)
+        self._durations[pts] = int(frame.duration * frame.time_base / self._time_base)
+        self._count += 1
+        return self._with_durations(self._stream.encode(self._encoder_frame(frame, pts)))
+
+    def finish(self) -> list[Packet]:
+        """The packets that are still inside the encoder."""
+        packets = self._stream.encode(None)
+        if self._count <= 2 and self._stream.codec_context.name == "libx265":
+            for packet in packets:  # with too few frames to reorder, x265 leaves their dts uninitialised
+                packet.dts = packet.pts
+        return self._with_durations(packets)
+
+    def _encoder_frame(self, frame: Frame, pts: int) -> av.VideoFrame:
+        """The frame in the encoder's pixel format; the very same bytes if that is the frame's own layout."""
+        context = self._stream.codec_context
+        assert context.pix_fmt is not None
+        target = nearest_layout(context.pix_fmt)
+        planes, colour = frame.planes, frame.colour
+        if layout_of_planes(planes, colour).kind == "gray" and target.kind == "yuv":
+            planes, colour = with_neutral_chroma(planes, colour, target)
+        encoded = to_av_frame(planes, colour)
+        if colour.matrix == "rgb" and target.kind == "yuv":
+            encoded = encoded.reformat(
+                format=context.pix_fmt, dst_colorspace=context.colorspace, dst_color_range=context.color_range
+            )
+        encoded.pts = pts
+        encoded.time_base = self._time_base
+        encoded.duration = self._durations[pts]
+        return encoded
+
+    def _with_durations(self, packets: list[Packet]) -> list[Packet]:
+        for packet in packets:
+            if packet.pts is not None:
+                packet.duration = self._durations.pop(packet.pts, packet.duration or 0) or packet.duration
+        return packets
 
 
 def working_encoders() -> list[EncoderInfo]:
@@ -117,7 +178,7 @@ def add_encoder(
     if family.encoder == "libx265" and output.format.name in ("mp4", "mov"):
         context.codec_tag = "hvc1"  # the tag that Apple's players accept
     context.options = _encoder_options(family, options, context, info.tags.chroma_location)
-    context.options = _with_hdr_metadata(context.options, family.encoder, info.light)
+    context.options = with_hdr_metadata(context.options, family.encoder, info.light)
     if rate is not None and not _is_own_choice(options):
         _cap(family, context, rate, info.codec)
     _open(context, name, options)
@@ -274,40 +335,3 @@ def _open(context: VideoCodecContext, name: str, options: EncodeOptions) -> None
         raise UsageError(
             f"The encoder for {name} has no option '{option}'.", f"Did you mean {near[0]}?" if near else "Leave it out."
         )
-
-
-def _with_hdr_metadata(options: Mapping[str, str], encoder: str, light: HdrMetadata | None) -> dict[str, str]:
-    """An encoder's options with the metadata added, where it has words for it; the user's own come last and win."""
-    said = _said(encoder, light) if light is not None else {}
-    name = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}.get(encoder)
-    if not said or name is None:
-        return dict(options)
-    text = ":".join(f"{key}={value}" for key, value in said.items())
-    return {**options, name: f"{text}:{options[name]}" if options.get(name) else text}
-
-
-def _said(encoder: str, light: HdrMetadata) -> dict[str, str]:
-    display, content = {
-        "libx264": ("mastering-display", "cll"),
-        "libx265": ("master-display", "max-cll"),
-        "libsvtav1": ("mastering-display", "content-light"),
-    }.get(encoder, ("", ""))
-    said = {}
-    if display and light.primaries and light.luminance:
-        said[display] = _display(light.primaries, light.luminance, decimal=encoder == "libsvtav1")
-    if content and light.content:
-        said[content] = f"{light.content[0]},{light.content[1]}"
-    return said
-
-
-def _display(primaries: tuple[Fraction, ...], luminance: tuple[Fraction, Fraction], decimal: bool) -> str:
-    def number(value: Fraction, units: int) -> str:
-        return f"{float(value):.5f}" if decimal else str(round(value * units))
-
-    points = [
-        f"({number(x, _CHROMATICITY)},{number(y, _CHROMATICITY)})"
-        for x, y in zip(primaries[::2], primaries[1::2], strict=True)
-    ]
-    red, green, blue, white = points
-    least, most = (number(value, _CANDELA) for value in luminance)
-    return f"G{green}B{blue}R{red}WP{white}L({most},{least})"

@@ -17,12 +17,10 @@ from typing import Protocol, Self, TypeVar
 
 import av
 from av.container import OutputContainer
-from av.video.stream import VideoStream
 
 from vderain.errors import VderainError
 from vderain.media.decode.media_file import Packet
 from vderain.media.encode import SEGMENT_FRAMES
-from vderain.media.encode.frame_encoder import FrameEncoder
 from vderain.media.frame import Frame
 from vderain.runtime.files import output_error
 
@@ -37,6 +35,24 @@ SCHEMA = """
                           PRIMARY KEY (segment, number)) WITHOUT ROWID;
     COMMIT;
 """
+
+
+class PacketEncoder(Protocol):
+    """Turns frames into packets, at once or when all frames are there."""
+
+    def encode(self, frame: Frame, time_s: Fraction) -> Iterable[Packet]:
+        """Encodes one frame.
+
+        Args:
+            frame: of the size and layout that the encoder was opened for.
+            time_s: when the frame is shown, on the output's clock.
+
+        Returns:
+            The packets that are complete.
+        """
+
+    def finish(self) -> Iterable[Packet]:
+        """The packets that are left, after the last frame."""
 
 
 class HasDry(Protocol):
@@ -232,7 +248,7 @@ class SegmentEncoder:
 
     Args:
         store: entered; frames that it has already must not be encoded again.
-        add_encoder: adds an encoder to an output container, the same for each segment.
+        add_encoder: adds a video stream with an encoder to a container, the same for each segment.
         muxer: FFmpeg's name of the container that the packets are for.
         time_base: of the encoders.
     """
@@ -240,13 +256,13 @@ class SegmentEncoder:
     def __init__(
         self,
         store: SegmentStore,
-        add_encoder: Callable[[OutputContainer], VideoStream],
+        add_encoder: Callable[[OutputContainer], PacketEncoder],
         muxer: str,
         time_base: Fraction,
     ) -> None:
         self._store, self._add_encoder, self._muxer, self._time_base = store, add_encoder, muxer, time_base
         self._scratch: OutputContainer | None = None  # holds the encoder of the current segment
-        self._encoder: FrameEncoder | None = None
+        self._encoder: PacketEncoder | None = None
         self._frames = 0  # in the current segment
         self._last_s = Fraction(0)
 
@@ -260,7 +276,7 @@ class SegmentEncoder:
             self._store.begin()
             # Never written to: encoders take some settings from the format of their container.
             self._scratch = av.open(BytesIO(), "w", format=self._muxer)
-            self._encoder = FrameEncoder(self._add_encoder(self._scratch))
+            self._encoder = self._add_encoder(self._scratch)
         for packet in self._encoder.encode(frame, time_s):
             self._store.add(packet)
         self._frames += 1

@@ -1,9 +1,11 @@
-"""Verifies a finished file against its source, and lists the metadata that was lost.
+"""Checks that an output can be written before any work, and verifies the finished file against its source.
 
 Muxers drop what they cannot store without an error. Reading the file back finds it, so that it can be named.
 """
 
+import os
 import re
+import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -11,24 +13,81 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import av
 from av.container import InputContainer
 from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from vderain.errors import OutputError
-from vderain.media.decode.media_file import UNSPECIFIED, Chapter, VideoInfo
+from vderain.errors import OutputError, UsageError
+from vderain.media.decode.media_file import UNSPECIFIED, Chapter, MediaFile, VideoInfo
 from vderain.media.decode.open import open_input, programs, stream_name
 from vderain.media.decode.probe import probe_video
-from vderain.media.remux.metadata import portable_tags, same_language
+from vderain.media.encode import CAP_FACTOR, EncodeOptions
+from vderain.media.remux import portable_tags, same_language
 
 if TYPE_CHECKING:
     from vderain.media.remux.copier import StreamCopier
 
+_LOSSY_BITS_PX = 1.0  # more than any frame needs at the default quality
+_PRORES_BITS_PX = 3.0  # of ProRes HQ; https://www.apple.com/final-cut-pro/docs/Apple_ProRes.pdf has 3.5 at 1080p30
+_KEEPS_LARGE = (".mkv", ".mov")  # where a source in FFV1 or ProRes stays what it is
+_LOSSLESS_SHARE = 0.25  # of the uncompressed frames: clean footage; noise takes twice as much and more
 _OF_THE_MUXER = frozenset({"handler_name", "vendor_id", "filename", "mimetype", "rotate", "name"})
 _DEFAULTS = Disposition.default | Disposition.attached_pic | Disposition.timed_thumbnails | Disposition.still_image
 _COORDINATE = re.compile(r"[+-]\d+(?:\.\d*)?")
 _PLACE_TICK_DEG = 1e-4
 _CHAPTER_TICK_S = Fraction(1, 500)  # two units of Matroska's and Nero's chapters
+
+
+def check_target(target: Path, media: MediaFile, share: float, options: EncodeOptions) -> None:
+    """Checks before any work that the output can be written.
+
+    Args:
+        target: the file to write.
+        media: the source.
+        share: the part of the source's duration that is read, 0..1.
+        options: codec and quality, for an estimate of the size.
+
+    Raises:
+        OutputError: the folder is missing, read-only or has too little space.
+        UsageError: the target is the source.
+    """
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise OutputError(f"The folder '{folder}' does not exist.", "Create it, or choose another output.")
+    if target.is_dir():
+        raise OutputError(f"'{target}' is a directory.", "Give the name of a file.")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise OutputError(f"'{folder}' may not be written to.", "Choose another folder for the output.")
+    if target.exists() and target.samefile(media.path):
+        raise UsageError(f"'{target}' is the input itself.", "Choose another name for the output.")
+    need_bytes = _expected_bytes(target, media, share, options)
+    free_bytes = shutil.disk_usage(folder).free
+    if free_bytes < need_bytes:
+        raise OutputError(
+            f"'{folder}' has {_megabytes(free_bytes)} free and about {_megabytes(need_bytes)} are needed.",
+            "Free some space or choose another folder.",
+        )
+
+
+def _megabytes(size: float) -> str:
+    return f"{size / 1e6:.0f} MB" if size >= 10e6 else f"{size / 1e6:.1f} MB"
+
+
+def _expected_bytes(target: Path, media: MediaFile, share: float, options: EncodeOptions) -> float:
+    """A low estimate of the size of the output, so that a run is not refused without need."""
+    info = media.video
+    codec = options.codec or (info.codec if target.suffix.lower() in _KEEPS_LARGE else None)
+    pixels = info.width_px * info.height_px * (info.frames_estimate or 0)
+    if options.lossless or codec == "ffv1":
+        pixel = av.VideoFormat(info.pixel_format, 64, 64)
+        return float(pixels * pixel.bits_per_pixel * _LOSSLESS_SHARE / 8)
+    if codec in ("prores", "prores_ks"):
+        return pixels * _PRORES_BITS_PX / 8
+    source_bytes = media.path.stat().st_size * share * CAP_FACTOR
+    source = av.Codec(info.codec, "r")
+    shrinks = pixels and (source.intra_only or not source.lossy)  # into a codec that is neither
+    return min(source_bytes, pixels * _LOSSY_BITS_PX / 8) if shrinks else source_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,18 +20,16 @@ from vderain.media.decode.media_file import Packet, SourceRate, VideoInfo
 from vderain.media.decode.open import TIMECODE, codec_name
 from vderain.media.decode.reader import VideoReader
 from vderain.media.encode import EncodeOptions
-from vderain.media.encode.encoder import add_encoder
-from vderain.media.encode.frame_encoder import FrameEncoder
-from vderain.media.encode.preflight import check_target, muxer_options
+from vderain.media.encode.encoder import FrameEncoder, add_encoder
 from vderain.media.encode.segments import SegmentEncoder, SegmentStore
-from vderain.media.encode.verify import WrittenVideo, verify_output
+from vderain.media.encode.verify import WrittenVideo, check_target, verify_output
 from vderain.media.frame import Frame, SinkReport
 from vderain.media.mp4.boxes import rename_entries
 from vderain.media.mp4.vendor_boxes import HOLDERS, VendorBox, carry_over, within
 from vderain.media.pixel_format import has_alpha, is_resampled, nearest_layout
-from vderain.media.remux.capabilities import output_format
+from vderain.media.remux import copy_tags, portable_tags
+from vderain.media.remux.capabilities import muxer_options, output_format
 from vderain.media.remux.copier import StreamCopier, chapters_in
-from vderain.media.remux.metadata import copy_tags, portable_tags
 from vderain.runtime.files import output_error, temporary_path
 
 __all__ = ["EncodeOptions", "VideoWriter"]
@@ -177,7 +175,7 @@ class VideoWriter:
             self._encoder = FrameEncoder(self._stream)
         else:
             time_base = self._stream.codec_context.time_base
-            self._encoder = SegmentEncoder(self._store, self._add_encoder, self._muxer, time_base)
+            self._encoder = SegmentEncoder(self._store, self._segment_encoder, self._muxer, time_base)
         wanted, chosen = (nearest_layout(n).name for n in (info.pixel_format, self._stream.codec_context.pix_fmt))
         if is_resampled(info.pixel_format):
             wanted = info.pixel_format
@@ -188,6 +186,9 @@ class VideoWriter:
 
     def _add_encoder(self, output: OutputContainer) -> VideoStream:
         return add_encoder(output, self._options, self._info, self._info.time_base, self._source_rate)
+
+    def _segment_encoder(self, output: OutputContainer) -> FrameEncoder:
+        return FrameEncoder(self._add_encoder(output))
 
     def _copy_stream_tags(self, source: Any) -> None:
         """Copies what belongs to the video stream besides its frames: tags, disposition, rotation."""

@@ -9,7 +9,7 @@ from typing import Any
 import av
 import av.filter
 
-from vderain.media.remux.metadata import copy_tags
+from vderain.media.remux import copy_tags
 
 _LOSSLESS = frozenset({"flac", "alac", "wavpack", "tta", "truehd", "mlp", "ape", "shorten", "tak"})
 _PCM = {  # samples as they are decoded -> PCM that holds them all

@@ -1,5 +1,7 @@
-"""Tells which output containers there are, and which streams each of them can hold."""
+"""Tells which output containers there are, with which muxer options, and which streams each of them can hold."""
 
+import math
+from collections.abc import Sequence
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -10,10 +12,10 @@ from av.container import OutputContainer
 from av.stream import Disposition, Stream
 
 from vderain.errors import UsageError
-from vderain.media.decode.media_file import Packet, StreamInfo
+from vderain.media.decode.media_file import MediaFile, Packet, StreamInfo
 from vderain.media.decode.open import codec_name, open_input, read_packets
 from vderain.media.remux import audio as sound
-from vderain.media.remux.metadata import copy_tags
+from vderain.media.remux import copy_tags, portable_tags
 
 DEFAULT_SUFFIX = ".mp4"
 CONTAINERS = {  # file suffix -> FFmpeg muxer
@@ -22,6 +24,14 @@ CONTAINERS = {  # file suffix -> FFmpeg muxer
 
 COVER_NAMES = {"mjpeg": ("cover.jpg", "image/jpeg"), "png": ("cover.png", "image/png")}
 BOXED = ("mp4", "mov")  # they make such a track themselves, from the tag of the video
+_INT32_MAX = 2**31 - 1
+_MP4_SCALE = 1000  # units a second of a movie's own clock, as most programs write it
+# What MP4 and MOV hold in their classic boxes, which every program reads.
+_CLASSIC_TAGS = frozenset(
+    {"title", "artist", "album_artist", "album", "composer", "comment", "copyright", "date", "description", "genre"}
+    | {"grouping", "keywords", "lyrics", "network", "show", "synopsis", "episode_id", "creation_time", "timecode"}
+)
+_CLASSIC_MOV_TAGS = frozenset({"make", "model", "location"})
 
 
 def output_format(target: Path) -> str:
@@ -37,6 +47,49 @@ def output_format(target: Path) -> str:
         raise UsageError(
             f"'{target.name}' does not end in a video suffix that can be written.", f"Use one of {known}."
         ) from None
+
+
+def muxer_options(muxer: str, media: MediaFile, cuts_front: bool, recoded: Sequence[StreamInfo]) -> dict[str, str]:
+    """Options that make the container keep time exactly.
+
+    Args:
+        muxer: FFmpeg's name.
+        media: the source.
+        cuts_front: whether timestamps restart at the first frame delivered.
+        recoded: the audio streams that will be encoded again.
+    """
+    options = {"avoid_negative_ts": "disabled"}  # else one early audio packet would shift every frame
+    if muxer in BOXED:
+        scale = media.video.time_base.denominator
+        flags = "+faststart"
+        classic = _CLASSIC_TAGS | (_CLASSIC_MOV_TAGS if muxer == "mov" else frozenset())
+        if portable_tags(media.tags).keys() - classic:
+            flags += "+use_metadata_tags"  # keys such as com.apple.quicktime.make have no classic tag
+        options |= {
+            "movflags": flags,
+            "video_track_timescale": str(scale),
+            "movie_timescale": str(_movie_scale(media, cuts_front, recoded)),
+        }
+    return options
+
+
+def _movie_scale(media: MediaFile, cuts_front: bool, recoded: Sequence[StreamInfo]) -> int:
+    """A time scale for edit lists in which the start offsets of all streams are whole numbers.
+
+    MP4's usual clock of 1 ms is kept where it will do, because old players know only 32 bits of it.
+    """
+    starts = [stream.start_s for stream in media.streams if stream.start_s is not None]
+    bases = [stream.time_base.denominator for stream in media.streams if stream.time_base]
+    # Audio that is encoded again begins earlier, by a lead-in counted in samples.
+    bases += [stream.sample_rate_hz for stream in recoded if stream.sample_rate_hz]
+    moves = cuts_front or media.video.start_pts < 0 or recoded
+    if not moves and all((start * _MP4_SCALE).denominator == 1 or start < 0 for start in starts):
+        return _MP4_SCALE
+    scale = media.video.time_base.denominator
+    for base in bases:
+        common = math.lcm(scale, base)
+        scale = common if common <= _INT32_MAX else scale
+    return scale
 
 
 def can_hold(muxer: str, stream: Stream, info: StreamInfo) -> bool:

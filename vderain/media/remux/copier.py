@@ -15,6 +15,7 @@ from vderain.media.decode.media_file import MediaFile, StreamInfo, TimeRange
 from vderain.media.decode.open import TIMECODE, codec_name, input_errors, open_input, read_packets, stream_name
 from vderain.media.decode.timestamps import continuous, is_joinable, with_decode_times, without_hidden
 from vderain.media.remux import audio as sound
+from vderain.media.remux import copy_tags
 from vderain.media.remux.capabilities import (
     BOXED,
     COVER_NAMES,
@@ -25,7 +26,6 @@ from vderain.media.remux.capabilities import (
     file_of_data,
     readable_name,
 )
-from vderain.media.remux.metadata import copy_tags
 from vderain.runtime.files import DISK_ERRORS
 
 _MARGIN_S = 1  # how much earlier reading begins than what is wanted: formats without an index seek by guessing
