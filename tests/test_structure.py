@@ -54,7 +54,6 @@ def test_no_function_is_longer_than_50_lines(structure: Any) -> None:
     assert structure.longest_function[1] <= 50, structure.longest_function
 
 
-@pytest.mark.xfail(reason="process() is being split", strict=False)
 def test_process_fits_on_one_screen(structure: Any) -> None:
     assert structure.process_lines <= 35
 

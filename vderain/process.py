@@ -197,7 +197,7 @@ class _Job:
         """The encoded segments; None where they are not kept, or the video is not longer than one segment."""
         path, length, options = self._hooks.segments, self._hooks.segment_frames, self._options
         estimate = reader.frames_estimate
-        if path is None or is_image_source(reader.path) or (estimate is not None and estimate <= length):
+        if path is None or reader.media is None or (estimate is not None and estimate <= length):
             yield None
             return
         facts = (
@@ -207,6 +207,25 @@ class _Job:
         with SegmentStore(path, repr(facts), length) as store:
             self._frames, self._dry, self._first_s = store.frames, store.dry, store.origin_s
             yield store
+
+    def restore(self, reader: FrameSource, store: SegmentStore | None) -> Generator[RestoredFrame, None, None]:
+        """Decode and restore the frames that are not in the store; each of the two in a thread of its own."""
+        first = max(0, store.frames - CONTEXT) if store else 0  # the frames before those that are missing are context
+        (width_px, height_px), turns, stop = reader.size_px, reader.rotation_quarters, Event()
+        self._intervals = self._pipeline.find_rain(reader.frames(), turns)
+        decoded = until_stopped(stop, prefetch(islice(reader.frames(), first, None), AHEAD))
+        restored = self._pipeline(decoded, turns, width_px * height_px, self._intervals, first)
+        with closing(prefetch(restored, AHEAD, stop)) as ahead:
+            shown = self._report(ahead, turns)
+            yield from store.remaining(shown, first) if store else shown
+
+    def _report(self, restored: Iterator[RestoredFrame], turns: int) -> Iterator[RestoredFrame]:
+        """Call the hook for each frame, and return freed memory to the system from time to time."""
+        for number, frame in enumerate(restored, 1):
+            self._hooks.on_frame(frame.before, frame.after, turns)
+            yield frame
+            if number % TRIM_EVERY == 0:
+                trim_memory()
 
     @contextmanager
     def open_gps_track(self, reader: FrameSource) -> Iterator[Path | None]:
@@ -233,25 +252,6 @@ class _Job:
             rotated = reader.rotation_quarters % 2
             width_px, height_px = (width_px, 2 * height_px) if rotated else (2 * width_px, height_px)
         return open_sink(self._target, reader, self._options.encode, (width_px, height_px), store)
-
-    def restore(self, reader: FrameSource, store: SegmentStore | None) -> Generator[RestoredFrame, None, None]:
-        """Decode and restore the frames that are not in the store; each of the two in a thread of its own."""
-        first = max(0, store.frames - CONTEXT) if store else 0  # the frames before those that are missing are context
-        (width_px, height_px), turns, stop = reader.size_px, reader.rotation_quarters, Event()
-        self._intervals = self._pipeline.find_rain(reader.frames(), turns)
-        decoded = until_stopped(stop, prefetch(islice(reader.frames(), first, None), AHEAD))
-        restored = self._pipeline(decoded, turns, width_px * height_px, self._intervals, first)
-        with closing(prefetch(restored, AHEAD, stop)) as ahead:
-            shown = self._report(ahead, turns)
-            yield from store.remaining(shown, first) if store else shown
-
-    def _report(self, restored: Iterator[RestoredFrame], turns: int) -> Iterator[RestoredFrame]:
-        """Call the hook for each frame, and return freed memory to the system from time to time."""
-        for number, frame in enumerate(restored, 1):
-            self._hooks.on_frame(frame.before, frame.after, turns)
-            yield frame
-            if number % TRIM_EVERY == 0:
-                trim_memory()
 
     def count(self, restored: RestoredFrame, reader: FrameSource) -> Progress:
         """Count a frame that was written, and return the progress; frames of an earlier run are included."""

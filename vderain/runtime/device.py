@@ -5,16 +5,13 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from vderain.errors import DeviceError
 
-DeviceName = Literal["auto", "cpu", "cuda", "mps"]
-Precision = Literal["auto", "fp32", "bf16"]
-DEVICES: tuple[DeviceName, ...] = ("auto", "cpu", "cuda", "mps")
-PRECISIONS: tuple[Precision, ...] = ("auto", "fp32", "bf16")
+DEVICES = ("auto", "cpu", "cuda", "mps")
+PRECISIONS = ("auto", "fp32", "bf16")
 
 HELD_BYTES_PX = 42  # of a frame between two stages: five aligned images, flow, confidence, planes, residual
 NETWORK_BYTES_PX = 200  # of a frame inside the network
