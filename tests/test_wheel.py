@@ -36,7 +36,7 @@ def test_the_wheel_holds_the_program_and_nothing_else(wheel: Path) -> None:
         names = set(archive.namelist())
     info = f"vderain-{__version__}.dist-info/"
     program = {name for name in names if not name.startswith(info)}
-    suffixes = (".py", ".typed", ".html", ".css", ".js")  # the last three make the report of a batch
+    suffixes = (".py", ".typed", ".html", ".css")  # the last two make the report of a batch
     wanted = {p.relative_to(ROOT).as_posix() for p in (ROOT / "vderain").rglob("*") if p.suffix in suffixes}
     assert program == wanted | {f"vderain/model/weights/{name}.safetensors" for name in released_models()}
     assert {f"{info}METADATA", f"{info}entry_points.txt", f"{info}licenses/LICENSE"} <= names

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from vderain.batch import store
-from vderain.batch.ledger import HIDDEN, NAME, Ledger, read_only
+from vderain.batch.ledger import NAME, Ledger, read_only
 from vderain.batch.plan import Item
-from vderain.batch.record import FileResult, Record, Thumbnail
+from vderain.batch.record import HIDDEN, FileResult, Record, Thumbnail
 from vderain.errors import VderainError
 from vderain.runtime.files import Fingerprint, fingerprint
 
@@ -211,7 +211,7 @@ def test_names_that_are_not_unicode(tmp_path: Path) -> None:
 def test_a_live_run_on_another_host_is_refused(tmp_path: Path, long_ago: str) -> None:
     """A heartbeat from the future does not count: a clock was wrong."""
     with Ledger(tmp_path) as ledger, ledger.transaction():
-        ledger._db.execute("INSERT INTO runs VALUES ('far', 'elsewhere', 1, strftime('%s', 'now'))")
+        ledger._db.execute("INSERT INTO runs VALUES ('0123456789ab', 'elsewhere', 1, strftime('%s', 'now'))")
     with pytest.raises(VderainError, match="a run on elsewhere is at work"), Ledger(tmp_path):
         pass
     with sqlite3.connect(tmp_path / NAME) as db:

@@ -12,9 +12,9 @@ import pytest
 from clips import Clip, decoded_pts, make
 
 from vderain.batch.events import Ended, Planned, Started, Summary
-from vderain.batch.ledger import HIDDEN, Ledger, read_only
+from vderain.batch.ledger import Ledger, read_only
 from vderain.batch.plan import Item, Selection, make_plan
-from vderain.batch.record import Record
+from vderain.batch.record import HIDDEN, Record
 from vderain.batch.result_folder import work_folder
 from vderain.batch.run import RetryPolicy, Run
 from vderain.batch.workers.task import Outcome, Progressed, Task, TaskEvent

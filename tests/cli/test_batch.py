@@ -19,8 +19,8 @@ from clips import Clip, decoded_pts, make, sound_only, truncated
 from dashcam import Dashcam, dashcam
 from dashcam import record as gps_record
 
-from vderain.batch.ledger import HIDDEN, NAME, Ledger, read_only
-from vderain.batch.record import Record
+from vderain.batch.ledger import NAME, Ledger, read_only
+from vderain.batch.record import HIDDEN, Record
 
 Make = Callable[..., Path]
 Run = Callable[..., Result]

@@ -3,7 +3,9 @@
 A file is ``waiting``, ``running``, ``written``, and then ``done`` or ``failed``. ``written`` means that the result is
 complete and verified, but still a draft. Only then is it renamed. After a kill between the two steps the ledger still
 knows who wrote the file of that name. Each run holds a file lock while it lives. A run whose lock is free is dead, and
-its files can be claimed again.
+its files can be claimed again. On a drive without file locks, a lock file admits one run at a time.
+
+What the ledger says is checked, because it may be damaged or come from someone else. Nothing outside OUTDIR is written.
 """
 
 import os
@@ -12,7 +14,7 @@ import sqlite3
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -21,13 +23,18 @@ from typing import Literal
 from filelock import FileLock, Timeout
 
 from vderain.batch import store
-from vderain.batch.record import Journal, Record, is_done
+from vderain.batch.locks import ALIVE_S, LockFile, has_file_locks
+from vderain.batch.record import HIDDEN, Journal, Record, is_done
 from vderain.errors import OutputError, VderainError
 
 NAME = "vderain.sqlite"
 GPX_SUFFIX = ".gpx"
-HIDDEN = ".vderain"  # drafts, segments, locks and the journal
-ALIVE_S = 90.0  # a run on another host is alive for this long after its last heartbeat
+WORK = f"{HIDDEN}/work"  # drafts and segments
+THUMBNAILS = "report"  # the pictures of the report
+NO_LOCKS = (
+    "{outdir} is on a drive without file locks: only one run at a time can use it, and if a run on another machine is "
+    "killed, the next one can begin {seconds:.0f} s later."
+)
 HEARTBEAT_S = 20.0
 
 Claim = Literal["mine", "busy", "done", "failed"]
@@ -40,11 +47,12 @@ class Ledger:
         outdir: an existing folder.
 
     Attributes:
-        warnings: what was found damaged and repaired on opening, in sentences.
+        warnings: what was found on opening, in sentences: a damaged ledger that was repaired, a drive without locks.
         run: identifies this run.
 
     Raises:
-        VderainError: on entering, where the folder is not writable, or a run on another host uses it.
+        VderainError: on entering, where the folder is not writable, a run on another host uses it, or a link in it
+            leads elsewhere.
     """
 
     def __init__(self, outdir: Path) -> None:
@@ -54,16 +62,23 @@ class Ledger:
         self._journal = Journal(self.hidden / "journal.jsonl")
         self._started_s = time.time()
         self._heartbeat_s = 0.0
+        self._lock_file: LockFile | None = None  # on a drive without file locks
 
     def __enter__(self) -> "Ledger":
         with ExitStack() as stack:
+            self._refuse_links()
             with _output_errors(self.path):
                 self._locks.mkdir(parents=True, exist_ok=True)
-                lock = self._lock(self.run)
-                stack.callback(self._remove_lock, self.run)
-                stack.enter_context(lock.acquire(blocking=False))
-                with FileLock(self.hidden / "opening.lock", timeout=store.WAIT_S):
-                    self._db, repaired = store.connect(self.path, self._intact_results)
+                if has_file_locks(self._locks):
+                    stack.callback(self._remove_lock, self.run)
+                    stack.enter_context(self._lock(self.run).acquire(blocking=False))
+                    opening: AbstractContextManager[object] = FileLock(self._opening, timeout=store.WAIT_S)
+                else:
+                    self._lock_file = stack.enter_context(LockFile(self.hidden / "run.lock"))
+                    self.warnings.append(NO_LOCKS.format(outdir=self.outdir, seconds=ALIVE_S))
+                    opening = nullcontext()
+                with opening:
+                    self._db, repaired = store.connect(self.path, self._intact_results, self._lock_file is None)
             stack.callback(self._db.close)
             self.warnings += [repaired] if repaired else []
             self.heartbeat()
@@ -155,7 +170,8 @@ class Ledger:
                         store.put(self._db, replace(record, state="waiting", run=""))
                 self._db.execute("DELETE FROM runs WHERE run = ?", (run,))
             for record in written:
-                if (self.outdir / record.draft).exists() or record.is_intact(self.outdir):
+                there = (self.outdir / record.draft).exists() or record.is_intact(self.outdir)
+                if there and self._is_inside(record.draft) and self._is_inside(record.target):
                     self._finish(record)
                 else:
                     self.release(record.target)
@@ -165,6 +181,8 @@ class Ledger:
         """Tells runs on other hosts that this run is alive; writes at most every `HEARTBEAT_S` seconds."""
         if time.time() - self._heartbeat_s > HEARTBEAT_S:
             self._heartbeat_s = time.time()
+            if self._lock_file is not None:
+                self._lock_file.heartbeat()
             with self.transaction():
                 values = (self.run, socket.gethostname(), os.getpid(), self._heartbeat_s)
                 self._db.execute("INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?)", values)
@@ -185,6 +203,10 @@ class Ledger:
     @property
     def _locks(self) -> Path:
         return self.hidden / "runs"
+
+    @property
+    def _opening(self) -> Path:
+        return self.hidden / "opening.lock"
 
     def _lock(self, run: str) -> FileLock:
         return FileLock(self._locks / f"{run}.lock")
@@ -219,23 +241,37 @@ class Ledger:
         """Runs on this host whose lock is free, and runs on other hosts without a recent heartbeat."""
         host, dead = socket.gethostname(), []
         with _output_errors(self.path):
-            runs = self._db.execute("SELECT * FROM runs WHERE run != ?", (self.run,)).fetchall()
-            holders = self._db.execute("SELECT DISTINCT run FROM files WHERE run != ?", (self.run,)).fetchall()
-        unregistered = {row["run"] for row in holders} - {row["run"] for row in runs} - {""}
-        for run in [row["run"] for row in runs if row["host"] == host] + sorted(unregistered):
+            runs = [row for row in store.runs(self._db) if row.run != self.run]
+            unregistered = store.holders(self._db) - {row.run for row in runs} - {self.run}
+        if self._lock_file is not None:  # which admits no other run
+            return [row.run for row in runs] + sorted(unregistered)
+        for run in [row.run for row in runs if row.host == host] + sorted(unregistered):
             with suppress(Timeout):
                 self._lock(run).acquire(blocking=False).lock.release()
                 dead.append(run)
-        return dead + [row["run"] for row in runs if row["host"] != host and not _is_alive(row)]
+        return dead + [row.run for row in runs if row.host != host and not _is_alive(row)]
 
     def _refuse_other_hosts(self) -> None:
         """SQLite's write-ahead log lives in shared memory, which two hosts do not have."""
-        for row in self._db.execute("SELECT * FROM runs WHERE host != ?", (socket.gethostname(),)).fetchall():
-            if _is_alive(row):
+        with _output_errors(self.path):
+            runs = store.runs(self._db)
+        for row in runs:
+            if row.host != socket.gethostname() and _is_alive(row):
                 raise VderainError(
-                    f"a run on {row['host']} is at work in {self.outdir}.",
+                    f"a run on {row.host} is at work in {self.outdir}.",
                     "Wait for it, or choose another folder; several machines share one run with --on ray.",
                 )
+
+    def _refuse_links(self) -> None:
+        """A link in place of a folder of ours could lead out of OUTDIR."""
+        for path in (self.hidden, self._locks, self.outdir / WORK, self.outdir / THUMBNAILS, self._opening):
+            if path.is_symlink():
+                raise OutputError(f"{path} is a link.", "Remove it: vderain writes to folders of its own there only.")
+
+    def _is_inside(self, path: str) -> bool:
+        """Whether a path below OUTDIR stays there with all links followed."""
+        real = os.path.realpath((self.outdir / path).parent)
+        return Path(real).is_relative_to(os.path.realpath(self.outdir))
 
     def _is_mine(self, record: Record) -> bool:
         return record.run == self.run and record.state in ("running", "written")
@@ -249,9 +285,9 @@ def read_only(outdir: Path) -> dict[str, Record]:
     return store.read_only(outdir / NAME)
 
 
-def _is_alive(run: sqlite3.Row) -> bool:
+def _is_alive(run: store.RunRow) -> bool:
     """Whether another host's run sent a heartbeat less than `ALIVE_S` ago; a larger clock skew counts as dead."""
-    return bool(abs(time.time() - run["heartbeat"]) <= ALIVE_S)
+    return bool(abs(time.time() - run.heartbeat) <= ALIVE_S)
 
 
 def _with_output_of(known: Record | None, wanted: Record) -> Record:
@@ -269,7 +305,7 @@ def _output_errors(path: Path) -> Iterator[None]:
             f"{path} cannot be written ({getattr(error, 'strerror', None) or error}).",
             "Check the disk, or choose another folder with -o.",
         ) from error
-    except sqlite3.DatabaseError as error:
+    except (sqlite3.DatabaseError, UnicodeError) as error:  # SQLite quotes damaged text in its messages
         raise OutputError(
             f"{path} cannot be used ({error}).", "Check the space and the disk, and run the same command again."
         ) from error

@@ -7,17 +7,23 @@ SQLite would refuse.
 import errno
 import json
 import os
+import re
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import datetime
+from functools import cache
 from pathlib import Path
-from typing import Any, Literal, get_args
+from types import UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from vderain.batch.plan import Item
 from vderain.errors import VderainError
 from vderain.runtime.files import Fingerprint
 
 State = Literal["waiting", "running", "written", "done", "failed"]
-STATES: tuple[State, ...] = get_args(State)
+HIDDEN = ".vderain"  # the folder below OUTDIR for drafts, segments, locks and the journal
+LARGEST = 2.0**62  # SQLite's integers have 64 bits
 UNKNOWN = Fingerprint(0, 0, "")  # of a source that could not be read
 
 
@@ -134,25 +140,21 @@ class Record:
     def from_json(text: str | bytes) -> "Record":
         """Reads what `to_json` wrote; fields that a newer version added are ignored.
 
+        A ledger may be damaged or written by someone else. Every value is checked, and every path must lie where a
+        batch would put it.
+
         Raises:
             ValueError: this is not a record.
         """
         try:
-            values = json.loads(text)
-            if values["state"] not in STATES:
-                raise ValueError(f"unknown state {values['state']!r}")
-            source, result, failure = Path(values["item"]["source"]), values["result"], values["failure"]
-            lists = {name: tuple(value) for name, value in result.items() if isinstance(value, list)}
-            thumbnails = tuple(Thumbnail(**_known(Thumbnail, each)) for each in result["thumbnails"])
-            parts = {
-                "item": Item(**_known(Item, values["item"]) | {"source": source}),
-                "fingerprint": Fingerprint(**_known(Fingerprint, values["fingerprint"])),
-                "result": FileResult(**_known(FileResult, result) | lists | {"thumbnails": thumbnails}),
-                "failure": Failure(**_known(Failure, failure)) if failure else None,
-            }
-            return Record(**_known(Record, values) | parts)
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            record = _reader(Record)(json.loads(text))
+            _check_paths(record)
+            if record.finished_at and not 1970 <= datetime.fromisoformat(record.finished_at).year < 9000:
+                raise ValueError(f"impossible date {record.finished_at}")
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as error:
             raise ValueError(f"not a record of a batch: {error}") from error
+        assert isinstance(record, Record)
+        return record
 
 
 def is_done(outdir: Path, known: Record | None, wanted: Record) -> bool:
@@ -191,7 +193,7 @@ class Journal:
             OSError: the disk is full.
         """
         line = record.to_json().encode("ascii") + b"\n"
-        with self._path.open("a+b", buffering=0) as file:
+        with open(self._path, "a+b", buffering=0, opener=_no_link) as file:
             if file.tell():
                 file.seek(-1, os.SEEK_END)
                 line = line if file.read(1) == b"\n" else b"\n" + line  # after a line cut off by a kill or a full disk
@@ -209,7 +211,67 @@ class Journal:
         return records
 
 
-def _known(kind: type, values: dict[str, Any]) -> dict[str, Any]:
-    """Those of the values that are fields of a dataclass."""
-    names = {each.name for each in fields(kind)}
-    return {name: value for name, value in values.items() if name in names}
+def _no_link(path: str, flags: int) -> int:
+    """Opens a file, unless it is a link, which may lead out of OUTDIR."""
+    return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
+
+
+@cache
+def _reader(kind: Any) -> Callable[[Any], Any]:
+    """A function that turns a value of JSON into the given type.
+
+    Args:
+        kind: a dataclass, or a type of one of the fields of the dataclasses in this module.
+
+    Returns:
+        The function. It raises KeyError, TypeError or ValueError for a value of another type, and for a number that is
+        not finite or too large.
+    """
+    origin, arguments = get_origin(kind), get_args(kind)
+    if isinstance(kind, type) and is_dataclass(kind):
+        readers = {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
+        return lambda value: kind(**{name: read(value[name]) for name, read in readers.items() if name in value})
+    if origin is tuple:
+        read = _reader(arguments[0])
+        return lambda values: tuple(map(read, _checked(values, list)))
+    if origin is UnionType:  # X | None
+        read = _reader(arguments[0])
+        return lambda value: None if value is None else read(value)
+    if origin is Literal:
+        return lambda value: arguments[arguments.index(value)]
+    if kind is Path:
+        return lambda value: Path(_checked(value, str))
+    if kind is str:
+        return lambda value: _checked(value, str)
+    return lambda value: kind(_checked(value, int if kind is int else (int, float)))
+
+
+def _checked(value: Any, kind: type | tuple[type, ...]) -> Any:
+    if isinstance(value, kind) and (not isinstance(value, int | float) or abs(value) < LARGEST):
+        return value
+    raise TypeError(f"{value!r:.50} is not of the type {kind}")
+
+
+def _check_paths(record: Record) -> None:
+    """Checks that no path leads out of OUTDIR, and that a draft lies among the drafts.
+
+    Raises:
+        ValueError: one does, or no file can have this name.
+    """
+    thumbnails = [name for each in record.result.thumbnails for name in (each.before, each.after)]
+    for path in (record.target, *filter(None, [record.draft]), *thumbnails):
+        if Path(path).anchor or not {"", ".", ".."}.isdisjoint(path.replace(os.sep, "/").split("/")):
+            raise ValueError(f"a path that leads out of the folder of results: {path!r:.200}")
+        if "\0" in path or not os.fsencode(path):
+            raise ValueError(f"an impossible path: {path!r:.200}")
+    if b"\0" in os.fsencode(record.item.source):
+        raise ValueError("a NUL in a path")
+    if record.draft and not record.draft.startswith(f"{HIDDEN}/"):
+        raise ValueError(f"a draft in the wrong place: {record.draft!r:.200}")
+    if record.run and not is_run_id(record.run):
+        raise ValueError(f"not the name of a run: {record.run!r:.50}")
+
+
+def is_run_id(text: object) -> bool:
+    """Whether a text identifies a run; it becomes the name of a file."""
+    return isinstance(text, str) and re.fullmatch("[0-9a-f]{12}", text) is not None

@@ -5,15 +5,12 @@ import shutil
 from contextlib import suppress
 from hashlib import sha256
 
-from vderain.batch.ledger import GPX_SUFFIX, HIDDEN, Ledger
+from vderain.batch.ledger import GPX_SUFFIX, THUMBNAILS, WORK, Ledger
 from vderain.batch.plan import Item
 from vderain.batch.record import Record
 from vderain.errors import OutputError
 from vderain.media.gps import is_gpx_of_ours
 from vderain.options import Options
-
-WORK = f"{HIDDEN}/work"  # drafts and segments
-THUMBNAILS = "report"  # the pictures of the report
 
 
 def work_folder(target: str) -> str:
