@@ -16,7 +16,7 @@ from torch import Tensor
 
 from vderain.media.encode.encoder import EncodeOptions
 from vderain.media.frame import Colour, Frame
-from vderain.rain.options import RenderOptions
+from vderain.options import RenderOptions
 from vderain.rain.refraction import refract_through, thickness_px
 from vderain.rain.render import grey, render
 from vderain.rain.weather import FAR_M, STYLES, Weather, add_depth_haze, streak_layers

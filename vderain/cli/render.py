@@ -9,18 +9,18 @@ import typer
 from vderain.cli.console import Json, Quiet, Verbose, counted, exit_on_error, format_time, out, progress_display
 from vderain.cli.flags import Device
 from vderain.media.encode import CRF_MAX, EncodeOptions
-from vderain.rain.options import NOISE_MAX, RenderOptions, Style
+from vderain.options import NOISE_MAX, RainStyle, RenderOptions
 
 DEFAULTS = RenderOptions()
 
 if TYPE_CHECKING:
-    from vderain.rain.render import Result
+    from vderain.rain.render import RenderResult
 
 
 def render_command(
     source: Annotated[Path, typer.Argument(metavar="CLEAR", help="Video, image, or folder of numbered images.")],
     output: Annotated[Path, typer.Option("-o", "--output", metavar="PATH", help="Output of the same kind.")],
-    style: Annotated[Style, typer.Option(help="Kind of rain.")] = DEFAULTS.style,
+    style: Annotated[RainStyle, typer.Option(help="Kind of rain.")] = DEFAULTS.style,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Seed; equal seeds give equal rain.")] = DEFAULTS.seed,
     mask: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Also write the opacity of streaks and drops, in grey.")
@@ -48,7 +48,7 @@ def render_command(
         _print_result(result, as_json, quiet)
 
 
-def _print_result(result: "Result", as_json: bool, quiet: bool) -> None:
+def _print_result(result: "RenderResult", as_json: bool, quiet: bool) -> None:
     if as_json:
         facts = {name: getattr(result, name) for name in result.__slots__}
         out.print(json.dumps({"event": "done"} | facts, default=str), markup=False)

@@ -53,8 +53,9 @@ def write_sheet(target: Path, rain: Footage, out: Footage, clear: Footage | None
         if number in chosen:
             named = [f"{labels[0]}, frame {number}", *labels[1:]]
             rows.append(row([*pictures, removed(*pictures[:2])], named))
+    encoded = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))[1]
     try:
-        target.write_bytes(png(np.vstack(rows)))
+        target.write_bytes(encoded.tobytes())
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror}.", "Check the space left.") from error
 
@@ -63,12 +64,6 @@ def removed(before: Picture, after: Picture) -> Picture:
     """Show the difference ``before - after``, amplified around mid-grey: (H, W, 3) uint8."""
     difference = (before.astype(np.int16) - after) * GAIN + MIDDLE
     return np.asarray(np.clip(difference, 0, 255), np.uint8)
-
-
-def png(picture: Picture) -> bytes:
-    """Encode an (H, W, 3) uint8 RGB image as PNG."""
-    done, data = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-    return data.tobytes() if done else b""
 
 
 def row(pictures: list[Picture], labels: list[str]) -> Picture:

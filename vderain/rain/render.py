@@ -16,17 +16,15 @@ from vderain.media.clip import Progress, check_name, check_source, open_sink, op
 from vderain.media.colour import add_residual, code_scale, to_rgb8
 from vderain.media.encode import EncodeOptions
 from vderain.media.frame import Frame
-from vderain.rain.options import NOISE_SEED, RenderOptions
+from vderain.options import NOISE_SEED, RenderOptions
 from vderain.rain.weather import STYLES, Weather
 from vderain.runtime.device import choose_device
-
-__all__ = ["Progress", "RenderOptions", "Result", "render"]
 
 LOSSLESS_CRF = 0.0  # for the mask, whose values are measurements
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Result:
+class RenderResult:
     """What `render` did.
 
     Attributes:
@@ -55,7 +53,7 @@ class Result:
 def render(
     source: Path, target: Path, mask: Path | None = None, options: RenderOptions | None = None,
     on_progress: Callable[[Progress], None] = lambda progress: None,
-) -> Result:  # fmt: skip
+) -> RenderResult:  # fmt: skip
     """Render rain onto a video, an image or a folder of numbered images.
 
     Args:
@@ -88,7 +86,7 @@ def render(
                 masker.write(grey(frame, opacity_HW))
             frames += 1
             on_progress(Progress(frames, rain.time_s + float(frame.duration * frame.time_base), total_s))
-    return Result(
+    return RenderResult(
         source=source,
         target=target,
         mask=mask,

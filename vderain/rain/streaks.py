@@ -38,7 +38,7 @@ class StreakLayer:
     uneven: float = 0.0
 
 
-Style = tuple[StreakLayer, ...]
+Layers = tuple[StreakLayer, ...]  # of a clip, its style of rain
 
 
 def uniform(low: float, high: float, generator: torch.Generator) -> float:
@@ -63,7 +63,7 @@ def log_uniform(low: float, high: float, generator: torch.Generator) -> float:
     return math.exp(uniform(math.log(low), math.log(high), generator))
 
 
-def draw_style(generator: torch.Generator, heaviness: float | None = None, share_any_direction: float = 0.0) -> Style:
+def draw_style(generator: torch.Generator, heaviness: float | None = None, share_any_direction: float = 0.0) -> Layers:
     """Draw a clip's rain, from drizzle to downpour.
 
     Args:
@@ -112,7 +112,7 @@ def _out_of_focus(wind_deg: float, generator: torch.Generator) -> StreakLayer:
     )
 
 
-def streak_opacity(style: Style, height_px: int, width_px: int, generator: torch.Generator, frames: int = 1) -> Tensor:
+def streak_opacity(style: Layers, height_px: int, width_px: int, generator: torch.Generator, frames: int = 1) -> Tensor:
     """Render the opacity of rain in successive frames: one style, new positions in each frame.
 
     Random impulses are convolved with lines by FFT, so the cost does not depend on the number of streaks.

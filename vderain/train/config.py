@@ -215,26 +215,17 @@ class Recipe(_Section):
         return self.validation.share if self.validation.every else 0.0
 
     @model_validator(mode="after")
-    def _crops_fit(self) -> Self:
+    def _is_consistent(self) -> Self:
+        semi_supervised, window = self.semi_supervised, self.model.window
         if self.cyclegan is None and self.optimiser.crop_px > self.data.side_px:
             raise ValueError("optimiser.crop_px is larger than data.side_px")
-        return self
-
-    @model_validator(mode="after")
-    def _one_way_of_training(self) -> Self:
-        if self.semi_supervised is None:
-            return self
-        if self.cyclegan is not None:
+        if semi_supervised is not None and self.cyclegan is not None:
             raise ValueError("cyclegan and semi_supervised are two ways of training: keep one section")
-        if self.model.window < 5:
+        if semi_supervised is not None and window < 5:
             raise ValueError("semi_supervised needs neighbouring frames: set model.window to 5")
-        if self.semi_supervised.real > self.optimiser.batch:
+        if semi_supervised is not None and semi_supervised.real > self.optimiser.batch:
             raise ValueError("semi_supervised.real is larger than optimiser.batch")
-        return self
-
-    @model_validator(mode="after")
-    def _cyclegan_of_single_frames(self) -> Self:
-        if self.cyclegan is not None and self.model.window > 1:
+        if self.cyclegan is not None and window > 1:
             raise ValueError("cyclegan trains on single frames: set model.window to 1")
         return self
 

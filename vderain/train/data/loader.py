@@ -4,6 +4,7 @@ import signal
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import fields
+from itertools import count
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
@@ -73,11 +74,10 @@ class ExampleLoader(Generic[E]):
         self._iterator = iter(())
 
     def _start(self) -> Iterator[E | VderainError]:
-        numbers = _Numbers(self._next, self._group.size)
         loader: DataLoader[E | VderainError] = DataLoader(
             _ErrorsAsValues(self._examples),
             batch_size=None,
-            sampler=numbers,
+            sampler=count(self._next, self._group.size),
             num_workers=self.workers,
             prefetch_factor=PREFETCH if self.workers else None,
             worker_init_fn=_init_worker if self.workers else None,
@@ -96,19 +96,6 @@ class _ErrorsAsValues(Dataset[E | VderainError]):
             return self.examples[index]
         except VderainError as error:
             return error
-
-
-class _Numbers:
-    """An endless sampler: `start`, ``start + step``, and so on."""
-
-    def __init__(self, start: int, step: int) -> None:
-        self.start, self.step = start, step
-
-    def __iter__(self) -> Iterator[int]:
-        number = self.start
-        while True:
-            yield number
-            number += self.step
 
 
 def _init_worker(_: int) -> None:

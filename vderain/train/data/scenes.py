@@ -257,12 +257,8 @@ def _with_marks(photo: Picture, rng: np.random.Generator) -> Picture:
     bits = 4  # fractional bits of cv2's sub-pixel drawing
     for _ in range(rng.integers(1, 7)):
         layer = marked.copy()
-        colour = [
-            int(c)
-            for c in np.clip(
-                rng.choice([255, 235, 200]) + rng.normal(size=3) * 12 - [0, 0, rng.choice([0, 0, 120])], 0, 255
-            )
-        ]
+        tone = rng.choice([255, 235, 200]) + rng.normal(size=3) * 12 - [0, 0, rng.choice([0, 0, 120])]
+        colour = [int(c) for c in np.clip(tone, 0, 255)]
         start = rng.uniform(0, side_px, 2)
         if rng.random() < 0.2:
             cv2.circle(layer, _fixed(start, bits), int(rng.uniform(1, 5) * 2**bits), colour, -1, cv2.LINE_AA, bits)
