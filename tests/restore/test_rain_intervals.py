@@ -110,10 +110,10 @@ def test_dry_intervals_stay_bit_identical_and_rainy_ones_do_not(
     done = vderain("process", changeable, "-o", target, "--auto", "--rate", "12", "--json")
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout.splitlines()[-1])
-    assert [interval["rainy"] for interval in result["spells"]] == [False, True]
-    begins = result["spells"][1]["first"]
+    assert [interval["rainy"] for interval in result["rain_intervals"]] == [False, True]
+    begins = result["rain_intervals"][1]["first"]
     assert 48 - 15 <= begins <= 48  # at most one sample before the rain
-    assert result["spells"][0]["rain_score"] < ENDS < BEGINS < result["spells"][1]["rain_score"]
+    assert result["rain_intervals"][0]["rain_score"] < ENDS < BEGINS < result["rain_intervals"][1]["rain_score"]
     changed = [
         not np.array_equal(cv2.imread(str(target / f"{n:04}.png")), cv2.imread(str(changeable / f"{n:04}.png")))
         for n in range(72)
