@@ -8,8 +8,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
 from vderain.errors import UsageError
-from vderain.media.image.sequence import SUFFIXES as IMAGE_SUFFIXES
-from vderain.media.image.sequence import natural_key
+from vderain.media.image import SUFFIXES as IMAGE_SUFFIXES
+from vderain.media.image import natural_key
 from vderain.media.remux.capabilities import CONTAINERS, DEFAULT_SUFFIX
 
 VIDEO_SUFFIXES = (

@@ -37,7 +37,7 @@ def _facts_of_installation() -> dict[str, Any]:
     import av
     import torch
 
-    from vderain.media.encode.encoder import working_encoders
+    from vderain.media.encode.codec_choice import working_encoders
     from vderain.model.released import DROPS_MODEL, released_models
     from vderain.runtime.device import choose_device, cores
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import av
 from av.stream import Stream
 
-from vderain.media.decode.media_file import MediaFile, StreamInfo
-from vderain.media.decode.open import TIMECODE
+from vderain.media.decode.media_file import TIMECODE, MediaFile, StreamInfo
+from vderain.media.decode.open import first_packet
 from vderain.media.decode.probe import frame_rate, open_media
 from vderain.media.decode.side_data import is_kept
 from vderain.media.encode.verify import joined_programs
@@ -132,7 +132,7 @@ def _describe_stream(stream: Stream, info: StreamInfo, media: MediaFile, muxer: 
     timecode = info.codec == TIMECODE
     # MP4 and MOV write a timecode track of their own, and data tracks that FFmpeg has no name for.
     kept = processed or info.is_chapter_track or (muxer in BOXED and (timecode or info.is_unnamed_data))
-    kept = kept or (not timecode and can_hold(muxer, stream, info))
+    kept = kept or (not timecode and can_hold(muxer, stream, first_packet(stream, info)))
     becomes = None if kept else "a tag" if timecode else fallback_codec(muxer, stream)
     return StreamDescription(
         index=info.index,

@@ -7,8 +7,9 @@ from typing import Any, Literal
 
 import av
 import numpy as np
+from av.codec import Codec
 
-from vderain.media.decode.media_file import UNSPECIFIED, ColourTags
+from vderain.media.decode.media_file import UNSPECIFIED, ColourTags, VideoInfo
 from vderain.media.frame import Colour, Matrix, Plane
 
 Kind = Literal["yuv", "gray", "rgb"]
@@ -278,3 +279,43 @@ def _rows(frame: av.VideoFrame, index: int, width: int, height: int, dtype: type
 
 def _rgb_from_gbr(planes: list[Plane]) -> tuple[Plane, ...]:
     return planes[2], planes[0], planes[1]
+
+
+def best_pixel_format(codec: Codec, info: VideoInfo) -> str | None:
+    """The pixel format to encode in: the source's own layout if the encoder takes it, else the nearest.
+
+    Args:
+        codec: the encoder.
+        info: the source's video stream.
+
+    Returns:
+        FFmpeg's name, or None if the encoder takes no planar format.
+    """
+    wanted = nearest_layout(info.pixel_format)
+    offered = offered_formats(codec)
+    if not offered:
+        return wanted.name
+    target = wanted
+    if codec.name in ("libx264", "libx265") and (info.width_px % wanted.chroma_w or info.height_px % wanted.chroma_h):
+        target = Layout("yuv", wanted.depth_bits)  # these two refuse subsampled chroma at odd sizes
+    return target.name if target.name in offered else choose_layout(target, offered)
+
+
+def is_lossy(info: VideoInfo, chosen: str | None) -> bool:
+    """Whether a pixel format cannot hold every sample value of the source.
+
+    Args:
+        info: the source's video stream.
+        chosen: FFmpeg's name of the pixel format, or None for no planar format.
+    """
+    wanted, have = nearest_layout(info.pixel_format), layout_of(chosen) if chosen else None
+    if have is None:
+        return True
+    same_colour = have.kind == wanted.kind or (wanted.kind, have.kind) == ("gray", "yuv")
+    finer = have.chroma_w <= wanted.chroma_w and have.chroma_h <= wanted.chroma_h
+    return not same_colour or have.depth_bits < wanted.depth_bits or (wanted.kind == "yuv" and not finer)
+
+
+def offered_formats(codec: Codec) -> list[str]:
+    """The pixel formats that an encoder lists; empty if it takes any."""
+    return [pixel.name for pixel in codec.video_formats or ()]

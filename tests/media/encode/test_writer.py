@@ -18,7 +18,7 @@ from vderain.errors import OutputError, UsageError
 from vderain.media.decode.reader import VideoReader
 from vderain.media.describe import describe
 from vderain.media.encode import writer as writer_module
-from vderain.media.encode.encoder import working_encoders
+from vderain.media.encode.codec_choice import working_encoders
 from vderain.media.encode.writer import EncodeOptions, VideoWriter
 from vderain.media.frame import Frame
 from vderain.media.remux.capabilities import add_copy

@@ -13,9 +13,10 @@ from PIL import Image
 
 from vderain.errors import InputError, OutputError, UsageError
 from vderain.media.frame import Frame
+from vderain.media.image import natural_key
 from vderain.media.image.codec import MAX_PIXELS, read_image
 from vderain.media.image.metadata import EXIF, ICC, XMP, exif_orientation, read_metadata
-from vderain.media.image.sequence import ImageReader, ImageWriter, is_image_source, natural_key
+from vderain.media.image.sequence import ImageReader, ImageWriter, is_image_source
 from vderain.process import process
 
 

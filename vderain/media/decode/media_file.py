@@ -4,13 +4,15 @@
 what they need from there.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, TypeAlias, TypedDict
+from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypedDict, cast
 
 import av
+from av.container import Container, InputContainer
 from av.stream import Disposition, Stream
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ else:
 
 Clock = Literal["pts", "dts", "rate"]
 UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED, AVCOL_PRI_UNSPECIFIED and AVCOL_TRC_UNSPECIFIED share this number
+TIMECODE = "tmcd"  # the codec tag of a timecode track
+_TAG = re.compile(r"\((\w{4}) / 0x[0-9A-F]{8}\)")  # the four characters by which MP4 and MOV tell data apart
 FALLBACK_RATE = Fraction(25)  # frames a second of a raw stream that does not say; FFmpeg assumes the same
 
 
@@ -250,3 +254,56 @@ class MediaFile:
     def main_stream(self) -> StreamInfo:
         """The stream whose frames are restored."""
         return self.streams[self.video.stream_index]
+
+
+def codec_name(stream: Stream) -> str:
+    """FFmpeg's name of a stream's codec; the four-character tag where FFmpeg has no codec for it."""
+    context = stream.codec_context
+    if context is not None:
+        return str(context.codec.canonical_name)
+    name = getattr(stream, "name", None)
+    if name is None and stream.type == "data" and isinstance(stream.container, InputContainer):
+        match = _TAG.search(description(stream.container, stream.index).partition("\n")[0])
+        name = match[1] if match else None
+    return str(name or "unknown")
+
+
+def description(container: Container, index: int) -> str:
+    """FFmpeg's own text about a stream, which holds some properties that PyAV does not expose."""
+    found = re.search(rf"^ *Stream #0:{index}\b.*(\n(?! *Stream #).*)*", _described(container), re.MULTILINE)
+    return found[0].strip() if found else ""
+
+
+def programs(container: Container) -> int:
+    """How many programs a transport stream has; 0 in all other formats."""
+    return len(re.findall(r"^ *Program \d+", _described(container), re.MULTILINE))
+
+
+class _Dumpable(Protocol):
+    """A method that PyAV's stubs leave out: FFmpeg's ``av_dump_format`` at the current log level."""
+
+    def dumps_format(self) -> str: ...
+
+
+def _described(container: Container) -> str:
+    level = av.logging.get_level()
+    try:
+        av.logging.set_level(av.logging.VERBOSE)
+        av.logging.set_libav_level(av.logging.VERBOSE)
+        return cast("_Dumpable", container).dumps_format()
+    finally:
+        av.logging.set_level(level)
+        av.logging.set_libav_level(av.logging.INFO)
+
+
+def stream_name(stream: Stream) -> str:
+    """A stream's name for messages, such as ``audio #1 (aac, eng)``."""
+    parts = [codec_name(stream)] if stream.type != "attachment" else [str(stream.metadata.get("filename", "unnamed"))]
+    if stream.language not in (None, "und"):
+        parts.append(stream.language)
+    return f"{stream_kind(stream)} #{stream.index} ({', '.join(parts)})"
+
+
+def stream_kind(stream: Stream) -> str:
+    """``cover picture`` for cover art, else FFmpeg's media type."""
+    return "cover picture" if stream.disposition & Disposition.attached_pic else str(stream.type)

@@ -1,20 +1,19 @@
 """Opens media files, picks the main video stream and reads packets and the first frame; failures are InputErrors."""
 
 import logging
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, Protocol, cast
+from typing import BinaryIO
 
 import av
-from av.container import Container, InputContainer
+from av.container import InputContainer
 from av.stream import Disposition, Stream
 
 from vderain.errors import InputError
-from vderain.media.decode.media_file import Packet
+from vderain.media.decode.media_file import Packet, StreamInfo
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +22,10 @@ logging.getLogger("libav").setLevel(logging.CRITICAL + 1)
 
 _BOXED_VIDEO = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")  # how an MP4 or MOV file can begin
 
-_TAG = re.compile(r"\((\w{4}) / 0x[0-9A-F]{8}\)")  # the four characters by which MP4 and MOV tell data apart
 _READ_ERRORS_MAX = 100  # in a row; beyond the end of a truncated MP4 every remaining sample is one
 _TIMESTAMP_PACKETS = 64  # how many video packets are read for a first timestamp
 _PROBE_PACKETS = 600  # how many video packets are read for a first frame: 10 s at 60 fps
 _OTHER_PACKETS = 600  # how many packets are read after that for the first one of each other stream
-TIMECODE = "tmcd"  # the codec tag of a timecode track
 _TEXT = frozenset({"tty", "bin", "xbin", "adf", "idf", "cdg"})  # FFmpeg reads plain text as video of these formats
 
 
@@ -229,54 +226,27 @@ def _first_frame(packet: Packet) -> av.VideoFrame | None:
     return frame if isinstance(frame, av.VideoFrame) else None
 
 
-def codec_name(stream: Stream) -> str:
-    """FFmpeg's name of a stream's codec; the four-character tag where FFmpeg has no codec for it."""
-    context = stream.codec_context
-    if context is not None:
-        return str(context.codec.canonical_name)
-    name = getattr(stream, "name", None)
-    if name is None and stream.type == "data" and isinstance(stream.container, InputContainer):
-        match = _TAG.search(description(stream.container, stream.index).partition("\n")[0])
-        name = match[1] if match else None
-    return str(name or "unknown")
+def first_packet(stream: Stream, info: StreamInfo) -> Packet | None:
+    """A copy of the first packet of audio or video; None for other streams and for empty ones.
+
+    Args:
+        stream: of an open input.
+        info: what the probe found of it.
+    """
+    if stream.type not in ("audio", "video"):
+        return None
+    if info.first_packet is not None:
+        return _copy_packet(info.first_packet)
+    # It lies further on than the file was probed, or there is none.
+    with open_input(Path(stream.container.name)) as container:
+        return next(iter(read_packets(container, [container.streams[stream.index]])), None)
 
 
-def description(container: Container, index: int) -> str:
-    """FFmpeg's own text about a stream, which holds some properties that PyAV does not expose."""
-    found = re.search(rf"^ *Stream #0:{index}\b.*(\n(?! *Stream #).*)*", _described(container), re.MULTILINE)
-    return found[0].strip() if found else ""
-
-
-def programs(container: Container) -> int:
-    """How many programs a transport stream has; 0 in all other formats."""
-    return len(re.findall(r"^ *Program \d+", _described(container), re.MULTILINE))
-
-
-class _Dumpable(Protocol):
-    """A method that PyAV's stubs leave out: FFmpeg's ``av_dump_format`` at the current log level."""
-
-    def dumps_format(self) -> str: ...
-
-
-def _described(container: Container) -> str:
-    level = av.logging.get_level()
-    try:
-        av.logging.set_level(av.logging.VERBOSE)
-        av.logging.set_libav_level(av.logging.VERBOSE)
-        return cast("_Dumpable", container).dumps_format()
-    finally:
-        av.logging.set_level(level)
-        av.logging.set_libav_level(av.logging.INFO)
-
-
-def stream_name(stream: Stream) -> str:
-    """A stream's name for messages, such as ``audio #1 (aac, eng)``."""
-    parts = [codec_name(stream)] if stream.type != "attachment" else [str(stream.metadata.get("filename", "unnamed"))]
-    if stream.language not in (None, "und"):
-        parts.append(stream.language)
-    return f"{stream_kind(stream)} #{stream.index} ({', '.join(parts)})"
-
-
-def stream_kind(stream: Stream) -> str:
-    """``cover picture`` for cover art, else FFmpeg's media type."""
-    return "cover picture" if stream.disposition & Disposition.attached_pic else str(stream.type)
+def _copy_packet(packet: Packet) -> Packet:
+    """A copy of a packet that belongs to no stream; muxers change the timestamps of the packets they are given."""
+    copy = av.Packet(bytes(packet))
+    copy.pts, copy.dts, copy.duration, copy.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
+    copy.is_keyframe = packet.is_keyframe
+    for side_data in packet.iter_sidedata():
+        copy.set_sidedata(side_data)
+    return copy

@@ -22,26 +22,26 @@ from vderain.errors import InputError
 from vderain.media.decode.deinterlace import shows_fields
 from vderain.media.decode.media_file import (
     FALLBACK_RATE,
+    TIMECODE,
     Clock,
     Crop,
     MediaFile,
     SourceRate,
     StreamInfo,
     VideoInfo,
-)
-from vderain.media.decode.open import (
-    TIMECODE,
-    FileHead,
     codec_name,
     description,
+    programs,
+    stream_name,
+)
+from vderain.media.decode.open import (
+    FileHead,
     input_errors,
     main_video,
     open_input,
     open_input_file,
     packets_until_error,
-    programs,
     read_head,
-    stream_name,
 )
 from vderain.media.decode.side_data import frame_side_data, hdr_metadata_of, lost_side_data
 from vderain.media.mp4.boxes import SampleEntry, read_sample_entries
@@ -117,18 +117,19 @@ def open_media(
         )
 
 
-def probe_video(container: InputContainer, stream: av.VideoStream, path: Path) -> VideoInfo:
-    """Reads the properties of one video stream of an open file, from its first packets on.
+def probe_stream(path: Path, index: int) -> VideoInfo:
+    """Reads the properties of one video stream of a file, from its first packets on.
 
     Args:
-        container: the open file, of which no packet has been read.
-        stream: the video stream.
-        path: the file, for error messages.
+        path: the file.
+        index: of the video stream.
 
     Raises:
-        InputError: no frame can be decoded.
+        InputError: the file cannot be opened, or no frame can be decoded.
     """
-    return _video_info(container, stream, path, read_head(container, stream, path), None, None)
+    with open_input(path) as container:
+        stream = next(each for each in container.streams.video if each.index == index)
+        return _video_info(container, stream, path, read_head(container, stream, path), None, None)
 
 
 def frame_rate(stream: av.VideoStream) -> Fraction | None:

@@ -1,4 +1,4 @@
-"""Chooses the video codec and its settings, and probes which encoders and muxers work on this machine."""
+"""The settings with which each video encoder is used, by name of its codec."""
 
 import difflib
 import logging
@@ -6,24 +6,16 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
-from functools import lru_cache
-from io import BytesIO
 from types import MappingProxyType
 from typing import Literal
 
 import av
-from av.codec import Codec
-from av.video.codeccontext import VideoCodecContext
-from av.video.stream import VideoStream
 
 from vderain.errors import UsageError
 from vderain.media.decode.media_file import HdrMetadata, VideoInfo
-from vderain.media.pixel_format import Layout, choose_layout, layout_of, nearest_layout
 
 log = logging.getLogger(__name__)
 
-_PROBE_PX = 256  # side of the frame that encoders are probed with: hardware refuses much smaller ones
-_PROBE_RATE = Fraction(25)
 _CHROMATICITY, _CANDELA = 50_000, 10_000  # units of x264's and x265's HDR options: 0.00002 and 0.0001 cd/m2
 
 
@@ -61,10 +53,6 @@ class Family:
         """Whether the frames are smaller than the encoder's minimum."""
         return info.width_px < self.min_px[0] or info.height_px < self.min_px[1]
 
-    def is_held_by(self, muxer: str) -> bool:
-        """Whether a container, by FFmpeg's muxer name, can hold what the encoder writes."""
-        return probe_muxer(muxer, self.encoder, self.extra)
-
 
 # The default quality is "visually lossless": people keep a restored file as their new original, and rain removal
 # leaves fine texture that coarser quantisers smear. x264's documentation puts that threshold at crf 17 or 18; 17 keeps
@@ -93,14 +81,11 @@ FAMILIES: dict[str, Family] = {
     "prores": Family("prores_ks"),
 }  # fmt: skip
 ALIASES = {"h265": "hevc", "x264": "h264", "x265": "hevc", "avc": "h264", "prores_ks": "prores", "svtav1": "av1"}
-_OF_SOURCE = {"vp8": "vp9"} | {name: name for name in FAMILIES}
 # x264 and x265 print their own complaint about an unknown preset to the terminal. They also take its number.
 PRESETS = (
     "ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo",
 )  # fmt: skip
 WITH_PRESETS = ("libx264", "libx264rgb", "libx265")
-_WITHOUT_QUALITY = ("ffv1", "prores")
-_FALLBACKS = ("h264", "hevc", "vp9", "av1")  # widely playable codecs, by preference
 # Bits that a codec needs relative to H.264 at equal quality.
 BITS = {"vp8": 1.0, "hevc": 0.65, "vp9": 0.65, "av1": 0.5}
 
@@ -143,150 +128,10 @@ def is_video_encoder(name: str) -> bool:
         return False
 
 
-def default_codec(info: VideoInfo, muxer: str, has_quality: bool, lossless: bool) -> str:
-    """The codec to use when none was chosen: the source's, or the first widely playable one that fits.
-
-    Args:
-        info: the source's video stream.
-        muxer: FFmpeg's name of the container that has to hold it.
-        has_quality: leave out codecs without a quality or speed setting, because the user chose one.
-        lossless: leave out codecs that cannot keep every bit.
-    """
-    family = _OF_SOURCE.get(info.codec)
-    if has_quality and family in _WITHOUT_QUALITY:
-        family = None
-    names = dict.fromkeys((family, *_FALLBACKS, *(["ffv1"] if lossless else [])))
-    candidates = [name for name in names if name and not FAMILIES[name].is_too_small(info)]
-    candidates = [name for name in candidates if not lossless or FAMILIES[name].lossless is not None]
-    candidates.sort(key=lambda name: _loses(FAMILIES[name], info))  # stable: lossless pixel formats first
-    chosen = next((name for name in candidates if _fits(muxer, name)), "h264")
-    if chosen != info.codec:
-        log.info("The source is %s, which cannot be encoded or does not fit: the output is %s.", info.codec, chosen)
-    return chosen
-
-
-def _fits(muxer: str, codec: str) -> bool:
-    if codec == "ffv1" and muxer != "matroska":
-        return False  # MP4 may hold it, but nothing plays that
-    return FAMILIES[codec].is_held_by(muxer)
-
-
-def _loses(family: Family, info: VideoInfo) -> bool:
-    """Whether the encoder can only take the source's frames with fewer bits or coarser colour."""
-    return is_lossy(info, best_pixel_format(av.Codec(family.encoder, "w"), info))
-
-
-def best_pixel_format(codec: Codec, info: VideoInfo) -> str | None:
-    """The pixel format to encode in: the source's own layout if the encoder takes it, else the nearest.
-
-    Args:
-        codec: the encoder.
-        info: the source's video stream.
-
-    Returns:
-        FFmpeg's name, or None if the encoder takes no planar format.
-    """
-    wanted = nearest_layout(info.pixel_format)
-    offered = offered_formats(codec)
-    if not offered:
-        return wanted.name
-    target = wanted
-    if codec.name in ("libx264", "libx265") and (info.width_px % wanted.chroma_w or info.height_px % wanted.chroma_h):
-        target = Layout("yuv", wanted.depth_bits)  # these two refuse subsampled chroma at odd sizes
-    return target.name if target.name in offered else choose_layout(target, offered)
-
-
-def is_lossy(info: VideoInfo, chosen: str | None) -> bool:
-    """Whether a pixel format cannot hold every sample value of the source.
-
-    Args:
-        info: the source's video stream.
-        chosen: FFmpeg's name of the pixel format, or None for no planar format.
-    """
-    wanted, have = nearest_layout(info.pixel_format), layout_of(chosen) if chosen else None
-    if have is None:
-        return True
-    same_colour = have.kind == wanted.kind or (wanted.kind, have.kind) == ("gray", "yuv")
-    finer = have.chroma_w <= wanted.chroma_w and have.chroma_h <= wanted.chroma_h
-    return not same_colour or have.depth_bits < wanted.depth_bits or (wanted.kind == "yuv" and not finer)
-
-
 def quieten(encoder: str) -> None:
     """Silences SVT-AV1, which prints to the terminal and reads its log level from the environment at first use."""
     if encoder == "libsvtav1":
         os.environ.setdefault("SVT_LOG", "1")
-
-
-def offered_formats(codec: Codec) -> list[str]:
-    """The pixel formats that an encoder lists; empty if it takes any."""
-    return [pixel.name for pixel in codec.video_formats or ()]
-
-
-def probe_encoder(encoder: str, options: Mapping[str, str]) -> bool:
-    """Whether an encoder works on this machine, found by encoding one small frame.
-
-    Args:
-        encoder: FFmpeg's name.
-        options: for the encoder.
-    """
-    quieten(encoder)
-    try:
-        context = av.CodecContext.create(encoder, "w")
-        if not isinstance(context, VideoCodecContext):
-            return False
-        context.time_base = 1 / _PROBE_RATE
-        frame = _set_up_probe(context, options)
-        return bool(context.encode(frame) + context.encode(None))
-    except (av.error.FFmpegError, ValueError, OSError):
-        return False
-
-
-def probe_muxer(muxer: str, encoder: str, options: Mapping[str, str]) -> bool:
-    """Whether what an encoder writes into a container reads back as the same codec.
-
-    Muxers do not tell in advance: MOV's lists AV1 and refuses it when the header is written. If the encoder refuses
-    the probe frame, the answer is yes, since nothing speaks against it.
-
-    Args:
-        muxer: FFmpeg's name.
-        encoder: FFmpeg's name.
-        options: for the encoder.
-    """
-    quieten(encoder)
-    return _probe_muxer(muxer, encoder, tuple(options.items()))
-
-
-@lru_cache(maxsize=64)
-def _probe_muxer(muxer: str, encoder: str, options: tuple[tuple[str, str], ...]) -> bool:
-    memory = BytesIO()
-    try:
-        with av.open(memory, "w", format=muxer) as output:
-            stream = output.add_stream(encoder, rate=_PROBE_RATE)
-            assert isinstance(stream, VideoStream)
-            try:
-                frame = _set_up_probe(stream.codec_context, dict(options))
-                packets = stream.encode(frame) + stream.encode(None)
-            except (av.error.FFmpegError, ValueError, OSError):
-                return True  # a matter between the encoder and the frame
-            for packet in packets:
-                packet.dts = packet.pts  # of a single frame, x265 leaves it uninitialised
-            output.mux(packets)
-        memory.seek(0)
-        with av.open(memory, "r") as written:
-            codecs = [each.codec_context.codec for each in written.streams.video if each.codec_context is not None]
-            return [codec.canonical_name for codec in codecs] == [stream.codec_context.codec.canonical_name]
-    except (av.error.FFmpegError, ValueError, OSError):
-        return False
-
-
-def _set_up_probe(context: VideoCodecContext, options: Mapping[str, str]) -> av.VideoFrame:
-    """Configures an encoder for a small grey frame, and returns the frame."""
-    context.width = context.height = _PROBE_PX
-    context.pix_fmt = choose_layout(Layout("yuv", 8, 2, 2), offered_formats(context.codec)) or "yuv420p"
-    context.options = dict(options)
-    frame = av.VideoFrame(_PROBE_PX, _PROBE_PX, context.pix_fmt)
-    frame.pts = 0
-    return frame
 
 
 def with_hdr_metadata(options: Mapping[str, str], encoder: str, light: HdrMetadata | None) -> dict[str, str]:

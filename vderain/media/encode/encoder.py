@@ -2,7 +2,6 @@
 
 import difflib
 import logging
-from dataclasses import dataclass
 from fractions import Fraction
 
 import av
@@ -17,15 +16,10 @@ from vderain.media.encode import CAP_FACTOR, EncodeOptions
 from vderain.media.encode.codecs import (
     BITS,
     FAMILIES,
-    HARDWARE_ENCODERS,
     PRESETS,
     WITH_PRESETS,
     Family,
-    best_pixel_format,
-    default_codec,
     family_of,
-    is_lossy,
-    probe_encoder,
     quieten,
     with_hdr_metadata,
 )
@@ -33,6 +27,8 @@ from vderain.media.frame import Frame
 from vderain.media.pixel_format import (
     FULL_RANGE,
     LIMITED_RANGE,
+    best_pixel_format,
+    is_lossy,
     layout_of,
     layout_of_planes,
     nearest_layout,
@@ -47,21 +43,6 @@ _LAMBDA_PER_QP = 118  # FF_QP2LAMBDA
 _FINE_QP = 2  # for old encoders with a fixed quantiser: the finest that does not waste bits
 _HARDWARE_CQ = 19  # for NVENC and AMF, whose default is a low bit rate: about the distortion of x264's crf 17
 _CAP_BUFFER_S = 2.0  # of bits at the limit, beside the source's own bursts
-
-
-@dataclass(frozen=True, slots=True)
-class EncoderInfo:
-    """An encoder that works on this machine.
-
-    Attributes:
-        codec: the name for ``--codec``.
-        encoder: FFmpeg's name.
-        default_crf: on the encoder's own scale, or None if it has none.
-    """
-
-    codec: str
-    encoder: str
-    default_crf: float | None
 
 
 class FrameEncoder:
@@ -117,32 +98,9 @@ class FrameEncoder:
         return packets
 
 
-def working_encoders() -> list[EncoderInfo]:
-    """The encoders that work on this machine, found by encoding one small frame with each."""
-    candidates = FAMILIES | {name: Family(name) for name in HARDWARE_ENCODERS}
-    return [
-        EncoderInfo(name, family.encoder, family.crf)
-        for name, family in candidates.items()
-        if probe_encoder(family.encoder, family.extra)
-    ]
-
-
-def choose_codec(options: EncodeOptions, muxer: str, info: VideoInfo) -> str:
-    """The codec to use: the one asked for, or the source's, or one that fits.
-
-    Args:
-        options: what the user chose.
-        muxer: FFmpeg's name of the output container.
-        info: the source's video stream.
-    """
-    if options.codec is not None:
-        return options.codec.lower()
-    has_quality = options.crf is not None or options.preset is not None
-    return default_codec(info, muxer, has_quality, options.lossless)
-
-
 def add_encoder(
     output: OutputContainer,
+    codec: str,
     options: EncodeOptions,
     info: VideoInfo,
     time_base: Fraction,
@@ -152,6 +110,7 @@ def add_encoder(
 
     Args:
         output: the output container.
+        codec: what `choose_codec` returned.
         options: what the user chose.
         info: the source's video stream, with the size of the frames that will be written.
         time_base: seconds in one unit of the pts that will be written.
@@ -164,9 +123,7 @@ def add_encoder(
         UsageError: codec, quality or an option is unknown, or the container does not hold the codec.
         OutputError: the encoder does not open.
     """
-    name = choose_codec(options, output.format.name, info)
-    family = family_of(name)
-    _check_fit(name, family, output, info)
+    family = family_of(codec)
     quieten(family.encoder)
     stream = output.add_stream(family.encoder, rate=_rate(info))
     assert isinstance(stream, VideoStream)
@@ -181,18 +138,8 @@ def add_encoder(
     context.options = with_hdr_metadata(context.options, family.encoder, info.light)
     if rate is not None and not _is_own_choice(options):
         _cap(family, context, rate, info.codec)
-    _open(context, name, options)
+    _open(context, codec, options)
     return stream
-
-
-def _check_fit(name: str, family: Family, output: OutputContainer, info: VideoInfo) -> None:
-    if family.is_too_small(info):
-        least = "x".join(str(side) for side in family.min_px)
-        raise UsageError(f"{name.upper()} needs frames of at least {least} pixels.", "Choose another --codec.")
-    if not family.is_held_by(output.format.name):
-        raise UsageError(
-            f"A .{_suffix(output)} file cannot hold {name} video.", "Choose another --codec, or .mkv, which holds all."
-        )
 
 
 def _is_own_choice(options: EncodeOptions) -> bool:
@@ -216,10 +163,6 @@ def _cap(family: Family, context: VideoCodecContext, rate: SourceRate, source_co
         burst = rate.burst_bits * limit / rate.bits_s if rate.burst_bits is not None else 0.0
         chosen |= {"maxrate": f"{limit:.0f}", "bufsize": f"{min(burst + _CAP_BUFFER_S * limit, 2**31 - 1):.0f}"}
     context.options = chosen
-
-
-def _suffix(output: OutputContainer) -> str:
-    return {"matroska": "mkv"}.get(output.format.name, output.format.name)
 
 
 def _rate(info: VideoInfo) -> Fraction:

@@ -19,9 +19,8 @@ from av.stream import Disposition
 from av.video.stream import VideoStream
 
 from vderain.errors import OutputError, UsageError
-from vderain.media.decode.media_file import UNSPECIFIED, Chapter, MediaFile, VideoInfo
-from vderain.media.decode.open import open_input, programs, stream_name
-from vderain.media.decode.probe import probe_video
+from vderain.media.decode.media_file import UNSPECIFIED, Chapter, MediaFile, VideoInfo, programs, stream_name
+from vderain.media.decode.open import open_input
 from vderain.media.encode import CAP_FACTOR, EncodeOptions
 from vderain.media.remux import portable_tags, same_language
 
@@ -100,7 +99,6 @@ class WrittenVideo:
         first_s, last_s: times of the first and the last frame.
         sample_aspect_ratio: width of a pixel over its height, or None.
         chapters: of the output.
-        side_data: descriptions of side data that the source's frames carried.
     """
 
     stream_index: int
@@ -109,16 +107,14 @@ class WrittenVideo:
     last_s: Fraction
     sample_aspect_ratio: Fraction | None
     chapters: list[Chapter]
-    side_data: list[str]
 
 
-def verify_output(path: Path, wanted: WrittenVideo, source: VideoInfo, copier: "StreamCopier") -> list[str]:
-    """Reads a finished file back, without decoding more than its first frame.
+def verify_output(path: Path, wanted: WrittenVideo, copier: "StreamCopier") -> list[str]:
+    """Reads the packets, tags and chapters of a finished file back.
 
     Args:
         path: the file.
         wanted: what its video stream has to be.
-        source: the source's video stream.
         copier: which copied the other streams.
 
     Returns:
@@ -136,10 +132,18 @@ def verify_output(path: Path, wanted: WrittenVideo, source: VideoInfo, copier: "
             lost.append(f"pixel aspect ratio {wanted.sample_aspect_ratio}")
         copier.check(container)
         lost += _lost_metadata(container, stream, wanted, copier)
-    with open_input(path) as container:
-        written = probe_video(container, _video_stream(container, wanted.stream_index), path)
-    lost += [part for part in wanted.side_data if part not in written.lost_side_data]
-    return lost + lost_colour(source, written)
+    return lost
+
+
+def lost_in_frames(before: VideoInfo, after: VideoInfo, side_data: Iterable[str]) -> list[str]:
+    """Names what the frames of a finished file do not say any more: side data and colour tags.
+
+    Args:
+        before: the source's video stream.
+        after: the finished file's.
+        side_data: descriptions of side data that the source's frames carried.
+    """
+    return [part for part in side_data if part not in after.lost_side_data] + lost_colour(before, after)
 
 
 def _video_stream(container: InputContainer, index: int) -> VideoStream:

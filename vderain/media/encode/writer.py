@@ -9,20 +9,20 @@ from fractions import Fraction
 from functools import cached_property
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import av
 from av.container import OutputContainer
 from av.video.stream import VideoStream
 
 from vderain.errors import OutputError
-from vderain.media.decode.media_file import Packet, SourceRate, VideoInfo
-from vderain.media.decode.open import TIMECODE, codec_name
-from vderain.media.decode.reader import VideoReader
+from vderain.media.decode.media_file import TIMECODE, Packet, SourceRate, VideoInfo, codec_name
+from vderain.media.decode.probe import probe_stream
 from vderain.media.encode import EncodeOptions
+from vderain.media.encode.codec_choice import choose_codec
 from vderain.media.encode.encoder import FrameEncoder, add_encoder
 from vderain.media.encode.segments import SegmentEncoder, SegmentStore
-from vderain.media.encode.verify import WrittenVideo, check_target, verify_output
+from vderain.media.encode.verify import WrittenVideo, check_target, lost_in_frames, verify_output
 from vderain.media.frame import Frame, SinkReport
 from vderain.media.mp4.boxes import rename_entries
 from vderain.media.mp4.vendor_boxes import HOLDERS, VendorBox, carry_over, within
@@ -31,6 +31,9 @@ from vderain.media.remux import copy_tags, portable_tags
 from vderain.media.remux.capabilities import muxer_options, output_format
 from vderain.media.remux.copier import StreamCopier, chapters_in
 from vderain.runtime.files import output_error, temporary_path
+
+if TYPE_CHECKING:
+    from vderain.media.decode.reader import VideoReader
 
 __all__ = ["EncodeOptions", "VideoWriter"]
 
@@ -64,7 +67,7 @@ class VideoWriter:
     def __init__(
         self,
         target: str | os.PathLike[str],
-        like: VideoReader,
+        like: "VideoReader",
         options: EncodeOptions | None = None,
         size_px: tuple[int, int] | None = None,
         store: SegmentStore | None = None,
@@ -185,7 +188,9 @@ class VideoWriter:
             self.dropped.append("transparency of the frames")
 
     def _add_encoder(self, output: OutputContainer) -> VideoStream:
-        return add_encoder(output, self._options, self._info, self._info.time_base, self._source_rate)
+        return add_encoder(
+            output, self._codec, self._options, self._info, time_base=self._info.time_base, rate=self._source_rate
+        )
 
     def _segment_encoder(self, output: OutputContainer) -> FrameEncoder:
         return FrameEncoder(self._add_encoder(output))
@@ -198,6 +203,10 @@ class VideoWriter:
             self._stream.metadata.setdefault("timecode", timecode)
         if info.display_matrix is not None:
             self._stream.set_display_matrix(info.display_matrix)
+
+    @cached_property
+    def _codec(self) -> str:
+        return choose_codec(self._options, self._muxer, self._info)
 
     @cached_property
     def _source_rate(self) -> SourceRate | None:
@@ -258,7 +267,9 @@ class VideoWriter:
             rename_entries(self._partial, self._copier.kinds)
         if self._hidden:
             self._carry_over()
-        self.dropped += verify_output(self._partial, self._written(), self._reader.info, self._copier)
+        self.dropped += verify_output(self._partial, self._written(), self._copier)
+        written = probe_stream(self._partial, self._stream.index)
+        self.dropped += lost_in_frames(self._reader.info, written, self._reader.dropped)
         self._copier.close()
         self._partial.replace(self.target)
         if self.changed:
@@ -274,7 +285,6 @@ class VideoWriter:
             last_s=self._last_s,
             sample_aspect_ratio=self._info.sample_aspect_ratio,
             chapters=self._chapters,
-            side_data=self._reader.dropped,
         )
 
     def _carry_over(self) -> None:

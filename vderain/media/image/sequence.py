@@ -2,7 +2,6 @@
 
 import logging
 import math
-import re
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -14,13 +13,11 @@ from typing import Self
 
 from vderain.errors import InputError, OutputError, UsageError
 from vderain.media.frame import Colour, Frame, SinkReport, SourceReport
+from vderain.media.image import SUFFIXES, UNSUPPORTED_SUFFIXES, natural_key
 from vderain.media.image.codec import DecodedImage, changed_parts, encode_image, lost_parts, planes_of, read_image
 from vderain.runtime.files import temporary_path
 
 log = logging.getLogger(__name__)
-
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-UNSUPPORTED_SUFFIXES = (".heic", ".heif", ".avif", ".jp2", ".j2k", ".jxl")
 
 
 def is_image_source(path: Path) -> bool:
@@ -257,12 +254,6 @@ class ImageWriter:
                 shutil.rmtree(self._partial)
             else:
                 self._partial.unlink(missing_ok=True)
-
-
-def natural_key(name: str) -> tuple[list[str | int], str]:
-    """A sort key that compares runs of digits by value: frame2 before frame10."""
-    parts = re.split(r"(\d+)", name.casefold())
-    return [int(part) if i % 2 else part for i, part in enumerate(parts)], name
 
 
 def _listed(folder: Path) -> tuple[Path, ...]:

@@ -9,8 +9,6 @@ from typing import Any
 import av
 import av.filter
 
-from vderain.media.remux import copy_tags
-
 _LOSSLESS = frozenset({"flac", "alac", "wavpack", "tta", "truehd", "mlp", "ape", "shorten", "tak"})
 _PCM = {  # samples as they are decoded -> PCM that holds them all
     "u8": "pcm_s16le", "s16": "pcm_s16le", "s32": "pcm_s32le", "flt": "pcm_f32le", "dbl": "pcm_f32le",
@@ -87,7 +85,6 @@ def _add(output: Any, encoder: str, source: Any) -> Any:
     stream.codec_context.layout = _LAYOUTS.get(channels, context.layout.name)
     if encoder in _SMALL:
         stream.codec_context.bit_rate = _BITS_A_CHANNEL * channels
-    copy_tags(stream, source, copied=False)
     return stream
 
 

@@ -12,8 +12,7 @@ from av.container import OutputContainer
 from av.stream import Disposition, Stream
 
 from vderain.errors import UsageError
-from vderain.media.decode.media_file import MediaFile, Packet, StreamInfo
-from vderain.media.decode.open import codec_name, open_input, read_packets
+from vderain.media.decode.media_file import MediaFile, Packet, StreamInfo, codec_name
 from vderain.media.remux import audio as sound
 from vderain.media.remux import copy_tags, portable_tags
 
@@ -92,7 +91,7 @@ def _movie_scale(media: MediaFile, cuts_front: bool, recoded: Sequence[StreamInf
     return scale
 
 
-def can_hold(muxer: str, stream: Stream, info: StreamInfo) -> bool:
+def can_hold(muxer: str, stream: Stream, packet: Packet | None) -> bool:
     """Whether a container takes a stream as it is, found by writing a file to memory and reading it back.
 
     Audio and video go in with their first packet, because some muxers refuse a stream only in their trailer.
@@ -100,7 +99,7 @@ def can_hold(muxer: str, stream: Stream, info: StreamInfo) -> bool:
     Args:
         muxer: FFmpeg's name.
         stream: of an open input.
-        info: what is known of it.
+        packet: what `open.first_packet` returned; its timestamps are changed.
     """
     if becomes_attachment(muxer, stream):
         return True
@@ -109,9 +108,11 @@ def can_hold(muxer: str, stream: Stream, info: StreamInfo) -> bool:
         with av.open(memory, "w", format=muxer) as trial:
             copy = add_copy(trial, stream)
             trial.start_encoding()
-            packet = _token_packet(copy) if stream.type == "data" else _first_packet(stream, info)
+            packet = _token_packet(copy) if stream.type == "data" else packet
             if packet is None:
                 return True
+            if stream.type != "data":
+                _move_to_zero(packet)
             packet.stream = copy
             trial.mux_one(packet)
         memory.seek(0)
@@ -123,30 +124,10 @@ def can_hold(muxer: str, stream: Stream, info: StreamInfo) -> bool:
         return False
 
 
-def _first_packet(stream: Stream, info: StreamInfo) -> Packet | None:
-    """The first packet of audio or video, moved to time 0; None for other streams and for empty ones."""
-    if stream.type not in ("audio", "video"):
-        return None
-    if info.first_packet is not None:
-        packet: Packet | None = _copy_packet(info.first_packet)
-    else:  # it lies further on than the file was probed, or there is none
-        with open_input(Path(stream.container.name)) as container:
-            packet = next(iter(read_packets(container, [container.streams[stream.index]])), None)
-    if packet is not None:
-        stamp = next((t for t in (packet.dts, packet.pts) if t is not None), 0)
-        packet.pts = (packet.pts if packet.pts is not None else stamp) - stamp
-        packet.dts = 0
-    return packet
-
-
-def _copy_packet(packet: Packet) -> Packet:
-    """A copy of a packet that belongs to no stream; muxers change the timestamps of the packets they are given."""
-    copy = av.Packet(bytes(packet))
-    copy.pts, copy.dts, copy.duration, copy.time_base = packet.pts, packet.dts, packet.duration, packet.time_base
-    copy.is_keyframe = packet.is_keyframe
-    for side_data in packet.iter_sidedata():
-        copy.set_sidedata(side_data)
-    return copy
+def _move_to_zero(packet: Packet) -> None:
+    stamp = next((t for t in (packet.dts, packet.pts) if t is not None), 0)
+    packet.pts = (packet.pts if packet.pts is not None else stamp) - stamp
+    packet.dts = 0
 
 
 def file_of_data() -> BytesIO:

@@ -11,8 +11,8 @@ import av
 from av.container import InputContainer, OutputContainer
 from av.stream import Discard, Disposition
 
-from vderain.media.decode.media_file import MediaFile, StreamInfo, TimeRange
-from vderain.media.decode.open import TIMECODE, codec_name, input_errors, open_input, read_packets, stream_name
+from vderain.media.decode.media_file import TIMECODE, MediaFile, StreamInfo, TimeRange, codec_name, stream_name
+from vderain.media.decode.open import first_packet, input_errors, open_input, read_packets
 from vderain.media.decode.timestamps import continuous, is_joinable, with_decode_times, without_hidden
 from vderain.media.remux import audio as sound
 from vderain.media.remux import copy_tags
@@ -98,6 +98,7 @@ class StreamCopier:
         if not self._can_hold(muxer, info):
             if (encoder := sound.fallback_codec(muxer, stream)) is not None:
                 recoder = self._recoders[stream.index] = sound.Recoder(output, stream, encoder)
+                copy_tags(recoder.stream, stream, copied=False)
                 self._targets[stream.index] = recoder.stream
                 self.changed.append(f"{name} written as {fallback_codec(muxer, stream)}")
             else:
@@ -120,7 +121,8 @@ class StreamCopier:
     def _can_hold(self, muxer: str, info: StreamInfo) -> bool:
         key = muxer, info.index
         if key not in self._held:
-            self._held[key] = can_hold(muxer, self._container.streams[info.index], info)
+            stream = self._container.streams[info.index]
+            self._held[key] = can_hold(muxer, stream, first_packet(stream, info))
         return self._held[key]
 
     def _add_nameless(self, output: OutputContainer, stream: Any) -> None:
