@@ -103,24 +103,22 @@ def add_encoder(
     codec: str,
     options: EncodeOptions,
     info: VideoInfo,
-    time_base: Fraction,
     rate: SourceRate | None = None,
 ) -> VideoStream:
     """Adds the video stream, with its encoder opened, to an output.
 
     Args:
         output: the output container.
-        codec: what `choose_codec` returned.
+        codec: what `codec_choice.choose_codec` returned.
         options: what the user chose.
         info: the source's video stream, with the size of the frames that will be written.
-        time_base: seconds in one unit of the pts that will be written.
         rate: the source's bit rate for as many pixels, which sets the limit of the output's; None sets none.
 
     Returns:
         The stream; frames must be converted to its ``codec_context.pix_fmt``.
 
     Raises:
-        UsageError: codec, quality or an option is unknown, or the container does not hold the codec.
+        UsageError: the quality or an option is unknown to the encoder.
         OutputError: the encoder does not open.
     """
     family = family_of(codec)
@@ -129,8 +127,7 @@ def add_encoder(
     assert isinstance(stream, VideoStream)
     context = stream.codec_context
     _set_frame_format(context, info, options.lossless)
-    context.time_base = time_base
-    stream.time_base = time_base
+    context.time_base = stream.time_base = info.time_base
     context.flags |= _FRAME_DURATION
     if family.encoder == "libx265" and output.format.name in ("mp4", "mov"):
         context.codec_tag = "hvc1"  # the tag that Apple's players accept

@@ -184,7 +184,13 @@ def _lost_metadata(
 
 
 def lost_tags(before: Mapping[str, str], after: Mapping[str, str], ignored: Iterable[str] = ()) -> list[str]:
-    """Names of the tags that are missing or have another value."""
+    """Names of the tags that are missing or have another value.
+
+    Args:
+        before: tags of the source.
+        after: tags of the output.
+        ignored: names that do not count.
+    """
     there = {key.lower(): value for key, value in after.items()}
     left_out = _OF_THE_MUXER | set(ignored)
     return sorted(

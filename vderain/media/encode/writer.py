@@ -188,9 +188,7 @@ class VideoWriter:
             self.dropped.append("transparency of the frames")
 
     def _add_encoder(self, output: OutputContainer) -> VideoStream:
-        return add_encoder(
-            output, self._codec, self._options, self._info, time_base=self._info.time_base, rate=self._source_rate
-        )
+        return add_encoder(output, self._codec, self._options, self._info, rate=self._source_rate)
 
     def _segment_encoder(self, output: OutputContainer) -> FrameEncoder:
         return FrameEncoder(self._add_encoder(output))

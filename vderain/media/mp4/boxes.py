@@ -77,7 +77,13 @@ def file_boxes(file: BinaryIO) -> list[Box]:
 
 
 def read_span(file: BinaryIO, begin: int, size: int) -> bytes:
-    """Reads ``size`` bytes at an offset; fewer where the file ends before."""
+    """Reads bytes at an offset.
+
+    Args:
+        file: open for reading; its position changes.
+        begin: offset in bytes.
+        size: number of bytes; fewer are returned where the file ends before.
+    """
     file.seek(begin)
     return file.read(size)
 
