@@ -20,8 +20,8 @@ from vderain.batch.run import RetryPolicy, Run
 from vderain.batch.workers.task import Outcome, Progressed, Task, TaskEvent
 from vderain.batch.workers.worker import Worker
 from vderain.errors import OutputError, VderainError
-from vderain.media.clip import Progress
 from vderain.media.encode.encoder import EncodeOptions
+from vderain.media.frame import Progress
 from vderain.options import Options
 from vderain.runtime.files import fingerprint
 

@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from vderain.batch.ledger import NAME, THUMBNAILS, WORK, Ledger, read_only
+from vderain.batch.ledger import NAME, Ledger, read_only
 from vderain.batch.plan import Item
-from vderain.batch.record import HIDDEN, FileResult, Record, Thumbnail
+from vderain.batch.record import HIDDEN, THUMBNAILS, WORK, FileResult, Record, Thumbnail
 from vderain.batch.report.page import write_report
 from vderain.batch.result_folder import ResultFolder
 from vderain.errors import OutputError

@@ -24,13 +24,10 @@ from filelock import FileLock, Timeout
 
 from vderain.batch import store
 from vderain.batch.locks import ALIVE_S, LockFile, has_file_locks
-from vderain.batch.record import HIDDEN, Journal, Record, is_done
+from vderain.batch.record import GPX_SUFFIX, HIDDEN, THUMBNAILS, WORK, Journal, Record, is_done
 from vderain.errors import OutputError, VderainError
 
 NAME = "vderain.sqlite"
-GPX_SUFFIX = ".gpx"
-WORK = f"{HIDDEN}/work"  # drafts and segments
-THUMBNAILS = "report"  # the pictures of the report
 NO_LOCKS = (
     "{outdir} is on a drive without file locks: only one run at a time can use it, and if a run on another machine is "
     "killed, the next one can begin {seconds:.0f} s later."

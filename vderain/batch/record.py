@@ -23,6 +23,9 @@ from vderain.runtime.files import Fingerprint
 
 State = Literal["waiting", "running", "written", "done", "failed"]
 HIDDEN = ".vderain"  # the folder below OUTDIR for drafts, segments, locks and the journal
+WORK = f"{HIDDEN}/work"  # drafts and segments
+THUMBNAILS = "report"  # the folder of the images of the report
+GPX_SUFFIX = ".gpx"
 LARGEST = 2.0**62  # SQLite's integers have 64 bits
 UNKNOWN = Fingerprint(0, 0, "")  # of a source that could not be read
 

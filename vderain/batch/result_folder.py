@@ -4,13 +4,16 @@ import os
 import shutil
 from contextlib import suppress
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
-from vderain.batch.ledger import GPX_SUFFIX, THUMBNAILS, WORK, Ledger
 from vderain.batch.plan import Item
-from vderain.batch.record import Record
+from vderain.batch.record import GPX_SUFFIX, THUMBNAILS, WORK, Record
 from vderain.errors import OutputError
 from vderain.media.gps import is_gpx_of_ours
 from vderain.options import Options
+
+if TYPE_CHECKING:
+    from vderain.batch.ledger import Ledger
 
 
 def work_folder(target: str) -> str:
@@ -30,7 +33,7 @@ class ResultFolder:
         ledger: the open ledger of the folder.
     """
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: "Ledger") -> None:
         self._ledger, self._outdir = ledger, ledger.outdir
 
     def check_target(self, item: Item, options: Options) -> None:

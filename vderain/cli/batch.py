@@ -98,8 +98,9 @@ def batch_command(
 ) -> None:
     """Remove the rain from many files. Finished files are skipped when the command is run again."""
     with exit_on_error(quiet, verbose), _limit_exit_codes():
-        from vderain.batch.ledger import GPX_SUFFIX, Ledger
+        from vderain.batch.ledger import Ledger
         from vderain.batch.plan import Selection, make_plan
+        from vderain.batch.record import GPX_SUFFIX
         from vderain.batch.run import Run
         from vderain.cli.batch_progress import batch_display
 

@@ -1,6 +1,5 @@
 """Opens frame sources and sinks by name: a video, a still image, or a folder of numbered images."""
 
-from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,26 +8,12 @@ from vderain.media.decode.reader import VideoReader
 from vderain.media.encode import EncodeOptions
 from vderain.media.encode.segments import SegmentStore
 from vderain.media.encode.writer import VideoWriter
-from vderain.media.frame import FrameSink, FrameSource
+from vderain.media.frame import FrameSink, FrameSource, Progress
 from vderain.media.image.codec import refuse_unsupported_image
 from vderain.media.image.sequence import ImageReader, ImageWriter, is_image_source
 from vderain.media.remux.capabilities import CONTAINERS
 
 __all__ = ["FrameSink", "FrameSource", "Progress", "check_name", "check_source", "open_sink", "open_source"]
-
-
-@dataclass(frozen=True, slots=True)
-class Progress:
-    """How much of a file has been processed.
-
-    Attributes:
-        frames: written so far.
-        done_s, total_s: position in the part that is processed; total is None if the source does not tell.
-    """
-
-    frames: int
-    done_s: float
-    total_s: float | None
 
 
 def check_source(source: Path) -> None:

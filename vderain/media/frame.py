@@ -108,6 +108,20 @@ class SinkReport:
     dropped: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How much of a file has been processed.
+
+    Attributes:
+        frames: written so far.
+        done_s, total_s: position in the part that is processed; total is None if the source does not tell.
+    """
+
+    frames: int
+    done_s: float
+    total_s: float | None
+
+
 class FrameSource(Protocol):
     """Something that frames are read from; to be entered as a context manager.
 

@@ -11,7 +11,7 @@ import pytest
 from vderain.batch.workers import local
 from vderain.batch.workers.local import STOPPING, LocalWorkers, _WorkerProcess
 from vderain.batch.workers.task import Outcome, Progressed, Task
-from vderain.media.clip import Progress
+from vderain.media.frame import Progress
 from vderain.options import Options
 
 TASK = Task(

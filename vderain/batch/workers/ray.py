@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from vderain.batch.workers.task import Outcome, Progressed, Task, TaskEvent, failed
 from vderain.errors import UsageError, VderainError
-from vderain.media.clip import Progress
+from vderain.media.frame import Progress
 
 if TYPE_CHECKING:
     from vderain.batch.workers.worker import Worker

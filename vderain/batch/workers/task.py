@@ -7,7 +7,7 @@ from typing import Protocol
 
 from vderain.batch.record import Failure, FileResult
 from vderain.errors import VderainError
-from vderain.media.clip import Progress
+from vderain.media.frame import Progress
 from vderain.options import Options
 
 

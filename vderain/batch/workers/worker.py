@@ -15,8 +15,7 @@ from vderain.batch.record import FileResult, Thumbnail
 from vderain.batch.report.thumbnails import ThumbnailPicker
 from vderain.batch.workers.task import Outcome, Task, failed
 from vderain.errors import DeviceError, OutputError, VderainError
-from vderain.media.clip import Progress
-from vderain.media.frame import Frame
+from vderain.media.frame import Frame, Progress
 from vderain.options import Options
 from vderain.process import Hooks, LoadedModels, Result, load_models, process
 
