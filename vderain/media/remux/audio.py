@@ -4,10 +4,15 @@ from collections.abc import Iterator
 from fractions import Fraction
 from io import BytesIO
 from itertools import pairwise
-from typing import Any
+from typing import TYPE_CHECKING
 
 import av
 import av.filter
+from av.container import OutputContainer
+from av.stream import Stream
+
+if TYPE_CHECKING:
+    from vderain.media.decode.media_file import Packet
 
 _LOSSLESS = frozenset({"flac", "alac", "wavpack", "tta", "truehd", "mlp", "ape", "shorten", "tak"})
 _PCM = {  # samples as they are decoded -> PCM that holds them all
@@ -20,7 +25,7 @@ _TRIAL_SAMPLES = 4096  # more than any encoder's packet
 _FILL_S = Fraction(1, 20)  # a longer pause between packets is filled with silence, so that nothing after it moves
 
 
-def fallback_codec(muxer: str, stream: Any) -> str | None:
+def fallback_codec(muxer: str, stream: Stream) -> str | None:
     """The encoder that loses least and whose packets a container holds, or None.
 
     Lossless audio stays lossless if the container can hold it.
@@ -29,7 +34,7 @@ def fallback_codec(muxer: str, stream: Any) -> str | None:
         muxer: FFmpeg's name.
         stream: of an open input.
     """
-    if stream.type != "audio" or stream.codec_context is None:
+    if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
         return None
     return next((name for name in _candidates(stream) if _holds(muxer, name, stream)), None)
 
@@ -38,14 +43,14 @@ def is_lossless(encoder: str) -> bool:
     return encoder == "alac" or encoder.startswith("pcm_")
 
 
-def name_channels(context: Any) -> None:
+def name_channels(context: av.AudioCodecContext) -> None:
     """Sets the usual channel layout where only the number of channels is known: MP4 needs one to hold PCM."""
     channels = context.layout.nb_channels
     if context.layout.name == f"{channels} channels" and channels in _LAYOUTS:
         context.layout = _LAYOUTS[channels]
 
 
-def _candidates(stream: Any) -> list[str]:
+def _candidates(stream: av.AudioStream) -> list[str]:
     codec, sample = stream.codec_context.codec.canonical_name, stream.codec_context.format
     pcm = _PCM.get(sample.name.removesuffix("p")) if sample is not None else None
     exact = [pcm] if pcm else []
@@ -54,7 +59,7 @@ def _candidates(stream: Any) -> list[str]:
     return [*exact, *_SMALL] if codec.startswith("pcm_") else list(_SMALL)
 
 
-def _holds(muxer: str, encoder: str, stream: Any) -> bool:
+def _holds(muxer: str, encoder: str, stream: av.AudioStream) -> bool:
     """Whether encoder and muxer work, found by encoding silence and reading it back."""
     memory = BytesIO()
     try:
@@ -68,7 +73,7 @@ def _holds(muxer: str, encoder: str, stream: Any) -> bool:
         return False
 
 
-def _silence(context: Any) -> av.AudioFrame:
+def _silence(context: av.AudioCodecContext) -> av.AudioFrame:
     silence = av.AudioFrame("s16", context.layout.name, _TRIAL_SAMPLES)
     for plane in silence.planes:
         plane.update(bytes(plane.buffer_size))
@@ -76,10 +81,11 @@ def _silence(context: Any) -> av.AudioFrame:
     return silence
 
 
-def _add(output: Any, encoder: str, source: Any) -> Any:
+def _add(output: OutputContainer, encoder: str, source: av.AudioStream) -> av.AudioStream:
     context = source.codec_context
     rate = _nearest_rate(encoder, context.sample_rate)
     stream = output.add_stream(encoder, rate=rate)
+    assert isinstance(stream, av.AudioStream)
     stream.codec_context.time_base = Fraction(1, rate)  # else the source's, in which a sample may have no instant
     channels = len(context.layout.channels)
     stream.codec_context.layout = _LAYOUTS.get(channels, context.layout.name)
@@ -106,14 +112,14 @@ class Recoder:
         stream: of the output.
     """
 
-    def __init__(self, output: Any, source: Any, encoder: str) -> None:
+    def __init__(self, output: OutputContainer, source: av.AudioStream, encoder: str) -> None:
         self.stream = _add(output, encoder, source)
         self._source = source
-        self._graph: Any = None
+        self._graph: av.filter.Graph | None = None
         self._kind: tuple[int, str, str] | None = None  # of the sound that the graph takes
         self._first: tuple[int, str, str] | None = None
 
-    def __call__(self, packet: Any | None) -> Iterator[Any]:
+    def __call__(self, packet: "Packet | None") -> "Iterator[Packet]":
         """The packets that are complete after one more (None: all that are left), in the source's time."""
         try:
             frames = self._source.codec_context.decode(packet)
@@ -125,22 +131,23 @@ class Recoder:
             yield from self._flushed()
             yield from self.stream.encode(None)
 
-    def _encoded(self, frame: Any) -> Iterator[Any]:
+    def _encoded(self, frame: av.AudioFrame) -> "Iterator[Packet]":
         frame.time_base = self._source.time_base
         kind = frame.sample_rate, frame.format.name, frame.layout.name
         if kind != self._kind:  # the first, or a broadcast that goes from two channels to six
             yield from self._flushed()
             self._first = self._first or kind
             self._graph, self._kind = self._filter(kind, self._first), kind
+        assert self._graph is not None
         self._graph.push(frame)
-        yield from self._drained()
+        yield from self._drained(self._graph)
 
-    def _flushed(self) -> Iterator[Any]:
+    def _flushed(self) -> "Iterator[Packet]":
         if self._graph is not None:
             self._graph.push(None)
-            yield from self._drained()
+            yield from self._drained(self._graph)
 
-    def _filter(self, kind: tuple[int, str, str], wanted: tuple[int, str, str]) -> Any:
+    def _filter(self, kind: tuple[int, str, str], wanted: tuple[int, str, str]) -> av.filter.Graph:
         """A filter graph that fills gaps with silence, and converts to one rate, format and layout."""
         rate, samples, layout = kind
         graph = av.filter.Graph()
@@ -155,10 +162,11 @@ class Recoder:
         graph.configure()
         return graph
 
-    def _drained(self) -> Iterator[Any]:
+    def _drained(self, graph: av.filter.Graph) -> "Iterator[Packet]":
         while True:
             try:
-                frame = self._graph.pull()
+                frame = graph.pull()
             except (av.error.BlockingIOError, av.error.EOFError):
                 return
+            assert isinstance(frame, av.AudioFrame)
             yield from self.stream.encode(frame)

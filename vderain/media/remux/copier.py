@@ -5,13 +5,21 @@ from collections import Counter
 from collections.abc import Iterator
 from fractions import Fraction
 from math import ceil
-from typing import Any
 
 import av
 from av.container import InputContainer, OutputContainer
-from av.stream import Discard, Disposition
+from av.stream import Discard, Disposition, Stream
 
-from vderain.media.decode.media_file import TIMECODE, MediaFile, StreamInfo, TimeRange, codec_name, stream_name
+from vderain.media.decode.media_file import (
+    TIMECODE,
+    Chapter,
+    MediaFile,
+    Packet,
+    StreamInfo,
+    TimeRange,
+    codec_name,
+    stream_name,
+)
 from vderain.media.decode.open import first_packet, input_errors, open_input, read_packets
 from vderain.media.decode.timestamps import continuous, is_joinable, with_decode_times, without_hidden
 from vderain.media.remux import audio as sound
@@ -54,21 +62,21 @@ class StreamCopier:
         self._container = open_input(media.path)
         self._main_index = media.video.stream_index
         self._held: dict[tuple[str, int], bool] = {}  # answers of `can_hold` so far
-        self._targets: dict[int, Any] = {}
+        self._targets: dict[int, Stream] = {}
         self._recoders: dict[int, sound.Recoder] = {}
         self._refused: dict[int, int] = {}
         self._steps: dict[int, tuple[int, int]] = {}  # of sound: the last packet's instant and length
         self._copied: set[int] = set()
         self._last_s: dict[int, Fraction] = {}  # when the last packet of each stream is decoded
         self._cut = TimeRange()
-        self._packets: Iterator[Any] = iter(())
-        self._next: Any = None
+        self._packets: Iterator[Packet] = iter(())
+        self._next: Packet | None = None
         self.kept: list[str] = []
         self.changed: list[str] = []
         self.kinds: dict[int, str] = {}
         self.dropped: list[str] = []
 
-    def streams(self) -> list[Any]:
+    def streams(self) -> list[Stream]:
         """All streams of the source in order, the main video included."""
         return list(self._container.streams)
 
@@ -78,11 +86,11 @@ class StreamCopier:
         return self._container
 
     @property
-    def main_stream(self) -> Any:
+    def main_stream(self) -> Stream:
         """The main video stream of the source."""
         return self._container.streams[self._main_index]
 
-    def add(self, output: OutputContainer, stream: Any) -> None:
+    def add(self, output: OutputContainer, stream: Stream) -> None:
         """Prepares the copy of one stream, or notes that it cannot be copied."""
         info = self._media.streams[stream.index]
         if info.is_chapter_track:
@@ -96,7 +104,8 @@ class StreamCopier:
             self.kept.append(name)
             return
         if not self._can_hold(muxer, info):
-            if (encoder := sound.fallback_codec(muxer, stream)) is not None:
+            encoder = sound.fallback_codec(muxer, stream)
+            if encoder is not None and isinstance(stream, av.AudioStream):
                 recoder = self._recoders[stream.index] = sound.Recoder(output, stream, encoder)
                 copy_tags(recoder.stream, stream, copied=False)
                 self._targets[stream.index] = recoder.stream
@@ -125,9 +134,9 @@ class StreamCopier:
             self._held[key] = can_hold(muxer, stream, first_packet(stream, info))
         return self._held[key]
 
-    def _add_nameless(self, output: OutputContainer, stream: Any) -> None:
+    def _add_nameless(self, output: OutputContainer, stream: Stream) -> None:
         with av.open(file_of_data()) as template:  # PyAV's own way to add data asks MOV's muxer, which denies it
-            copy: Any = output.add_stream_from_template(template.streams[0])
+            copy = output.add_stream_from_template(template.streams[0])
         copy.time_base = stream.time_base
         copy_tags(copy, stream, copied=True)
         self._targets[stream.index] = copy
@@ -142,7 +151,7 @@ class StreamCopier:
         else:
             self.changed.append(f"{name} written as a tag")
 
-    def _attach_cover(self, output: OutputContainer, stream: Any, info: StreamInfo) -> None:
+    def _attach_cover(self, output: OutputContainer, stream: Stream, info: StreamInfo) -> None:
         filename, mimetype = COVER_NAMES[codec_name(stream)]
         if info.first_packet is not None:
             cover = bytes(info.first_packet)
@@ -164,7 +173,7 @@ class StreamCopier:
                 nothing = "" if index in self._copied else ", of which the source has no packets"
                 self.dropped.append(stream_name(stream) + nothing)
 
-    def pairs(self, written: InputContainer, main_index: int) -> Iterator[tuple[Any, Any]]:
+    def pairs(self, written: InputContainer, main_index: int) -> Iterator[tuple[Stream, Stream]]:
         """The streams that are in the output, each with what it reads back as.
 
         Args:
@@ -190,7 +199,7 @@ class StreamCopier:
         self._packets = self._all_packets(self._container, output)
         self._advance()
 
-    def _all_packets(self, container: InputContainer, output: OutputContainer) -> Iterator[Any]:
+    def _all_packets(self, container: InputContainer, output: OutputContainer) -> Iterator[Packet]:
         """The packets of the streams that are copied, as the output's container needs them."""
         wanted = [stream for stream in container.streams if stream.index in self._targets]
         joinable = bool(wanted) and is_joinable(container)  # its clock may begin again, and the video says when
@@ -223,7 +232,7 @@ class StreamCopier:
         self._next = None
         self._container.close()
 
-    def _time_s(self, packet: Any) -> Fraction:
+    def _time_s(self, packet: Packet) -> Fraction:
         stamp = packet.dts if packet.dts is not None else packet.pts
         return Fraction(stamp) * packet.time_base if stamp is not None else Fraction(0)
 
@@ -231,7 +240,7 @@ class StreamCopier:
         """Finds the next packet that belongs into the output."""
         self._next = next((packet for packet in self._packets if self._wanted(packet)), None)
 
-    def _wanted(self, packet: Any) -> bool:
+    def _wanted(self, packet: Packet) -> bool:
         if packet.stream.disposition & Disposition.attached_pic:
             return True
         if codec_name(packet.stream) == "mov_text" and bytes(packet) == _EMPTY_TEXT:
@@ -241,15 +250,16 @@ class StreamCopier:
             stamp = self._cut_subtitle(packet, stamp)
         return stamp is not None and self._cut.holds(Fraction(stamp) * packet.time_base)
 
-    def _cut_subtitle(self, packet: Any, stamp: int) -> int:
+    def _cut_subtitle(self, packet: Packet, stamp: int) -> int:
         """Shortens a subtitle that is visible when the cut begins to begin there; returns its start."""
         begin = stamp if self._cut.begin_s is None else ceil(self._cut.begin_s / packet.time_base)
-        if stamp < begin < stamp + (packet.duration or 0):
-            packet.duration -= begin - stamp
+        duration = packet.duration or 0
+        if stamp < begin < stamp + duration:
+            packet.duration = duration - (begin - stamp)
             packet.pts = packet.dts = stamp = begin
         return stamp
 
-    def _write(self, output: OutputContainer, packet: Any) -> None:
+    def _write(self, output: OutputContainer, packet: Packet) -> None:
         index = packet.stream_index
         if index in self._recoders:
             self._mux(output, self._recoders[index], packet)
@@ -266,7 +276,7 @@ class StreamCopier:
                 raise
             self._refused[index] = self._refused.get(index, 0) + 1
 
-    def _lengthen(self, packet: Any) -> None:
+    def _lengthen(self, packet: Packet) -> None:
         """Gives an audio packet without a duration that of the packet before.
 
         MP4 drops what begins where its track ends, as a last packet without a duration does.
@@ -278,24 +288,24 @@ class StreamCopier:
         packet.duration = packet.duration or length
         self._steps[packet.stream_index] = packet.dts, length
 
-    def _put_behind(self, packet: Any, target: Any) -> None:
+    def _put_behind(self, packet: Packet, target: Stream) -> None:
         """Keeps dts increasing: where recordings are joined, the audio of one may last into the next."""
         last_s = self._last_s.get(target.index)
         if packet.dts is None:
             return
         if last_s is not None and packet.dts * packet.time_base <= last_s:
-            packet.dts = ceil((last_s + target.time_base) / packet.time_base)
+            packet.dts = ceil((last_s + (target.time_base or 0)) / packet.time_base)
             packet.pts = max(packet.pts, packet.dts) if packet.pts is not None else None
         self._last_s[target.index] = packet.dts * packet.time_base
 
-    def _mux(self, output: OutputContainer, recoder: sound.Recoder, packet: Any | None) -> None:
+    def _mux(self, output: OutputContainer, recoder: sound.Recoder, packet: Packet | None) -> None:
         """Writes the re-encoded packets of a packet (None: all that are left)."""
         for recoded in recoder(packet):
             recoded.stream = recoder.stream
             self._shift(recoded)
             output.mux_one(recoded)
 
-    def _shift(self, packet: Any) -> None:
+    def _shift(self, packet: Packet) -> None:
         if packet.stream.disposition & Disposition.attached_pic:
             packet.pts = packet.dts = 0
             return
@@ -304,9 +314,9 @@ class StreamCopier:
         packet.dts = packet.dts - ticks if packet.dts is not None else packet.pts
 
 
-def chapters_in(media: MediaFile, cut: TimeRange) -> list[Any]:
+def chapters_in(media: MediaFile, cut: TimeRange) -> list[Chapter]:
     """The chapters inside the cut, in the output's time."""
-    chapters = []
+    chapters: list[Chapter] = []
     for chapter in media.chapters:
         base = chapter["time_base"] or Fraction(1, av.time_base)
         begin = max(chapter["start"] * base, cut.begin_s) if cut.begin_s is not None else chapter["start"] * base
