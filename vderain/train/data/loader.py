@@ -113,7 +113,16 @@ class Croppable(Protocol):
         """An uninitialised example of the right shapes and types."""
 
     def crop(self, rows: slice, columns: slice, flip: bool) -> tuple[Tensor, ...]:
-        """Cut all parts, and mirror them left to right if `flip`; uint8 stands for 0..1."""
+        """Cut all parts.
+
+        Args:
+            rows: to keep.
+            columns: to keep.
+            flip: whether to mirror left to right.
+
+        Returns:
+            The parts; uint8 stands for 0..1.
+        """
 
 
 W = TypeVar("W", bound=Croppable)

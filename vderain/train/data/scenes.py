@@ -179,7 +179,16 @@ def clip_window(clips: Sequence[NDArray[np.uint8]], side_px: int, rng: np.random
 
 
 def photo_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> Picture:
-    """Cut a random square from a random photograph: (side_px, side_px, 3) uint8."""
+    """Cut a random square from a random photograph.
+
+    Args:
+        scenes: with at least one photograph.
+        side_px: side of the square.
+        rng: random number generator.
+
+    Returns:
+        (side_px, side_px, 3) uint8 RGB.
+    """
     photo = scenes.photos[rng.integers(len(scenes.photos))]
     return _cut(photo, *_place(photo.shape[:2], side_px, rng), side_px)
 
