@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import av
 from av.container import InputContainer
-from av.stream import Disposition
+from av.stream import Disposition, Stream
 from av.video.stream import VideoStream
 
 from vderain.errors import OutputError, UsageError
@@ -199,18 +199,18 @@ def lost_tags(before: Mapping[str, str], after: Mapping[str, str], ignored: Iter
     )  # fmt: skip
 
 
-def lost_of_file(source: Any, written: Any) -> list[str]:
+def lost_of_file(source: InputContainer, written: InputContainer) -> list[str]:
     """Descriptions of the lost tags and programs of the file itself."""
     return [f"tag {key}" for key in lost_tags(source.metadata, written.metadata)] + joined_programs(source)
 
 
-def joined_programs(source: Any) -> list[str]:
+def joined_programs(source: InputContainer) -> list[str]:
     """A description of the programs of a transport stream if there are several: they are joined into one."""
     count = programs(source)
     return [f"{count} programs (their streams are in one)"] if count > 1 else []
 
 
-def lost_of_streams(pairs: Iterable[tuple[Any, Any]], of_file: Mapping[str, str]) -> Iterator[str]:
+def lost_of_streams(pairs: Iterable[tuple[Stream, Stream]], of_file: Mapping[str, str]) -> Iterator[str]:
     """Descriptions of the lost tags and dispositions of streams.
 
     Args:
@@ -243,7 +243,7 @@ def lost_colour(before: VideoInfo, after: VideoInfo) -> list[str]:
     return named + (["HDR metadata"] if before.light and not after.light else [])
 
 
-def lost_chapters(wanted: list[Any], written: list[Any]) -> list[str]:
+def lost_chapters(wanted: list[Chapter], written: list[Chapter]) -> list[str]:
     """Descriptions of chapters that are missing, end elsewhere, or have lost tags."""
     if not wanted:
         return []
@@ -259,10 +259,10 @@ def lost_chapters(wanted: list[Any], written: list[Any]) -> list[str]:
     return lost + ([f"tags of chapters ({', '.join(sorted(tags))})"] if tags else [])
 
 
-def _spans(chapters: list[Any]) -> list[tuple[Fraction, Fraction, str]]:
+def _spans(chapters: list[Chapter]) -> list[tuple[Fraction, Fraction, str]]:
     found = []
     for chapter in chapters:
-        base = chapter["time_base"]
+        base = chapter["time_base"] or Fraction(1, av.time_base)
         titles = {key.lower(): value for key, value in chapter["metadata"].items()}
         found.append((chapter["start"] * base, chapter["end"] * base, titles.get("title", "")))
     return found

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import av
 from av.container import OutputContainer
+from av.stream import Stream
 from av.video.stream import VideoStream
 
 from vderain.errors import OutputError
-from vderain.media.decode.media_file import TIMECODE, Packet, SourceRate, VideoInfo, codec_name
+from vderain.media.decode.media_file import TIMECODE, Chapter, Packet, SourceRate, VideoInfo, codec_name
 from vderain.media.decode.probe import probe_stream
 from vderain.media.encode import EncodeOptions
 from vderain.media.encode.codec_choice import choose_codec
@@ -89,7 +90,7 @@ class VideoWriter:
         self._encoder: FrameEncoder | SegmentEncoder | None = None
         self._info = like.info  # of the frames as they will be written
         self._started = False
-        self._chapters: list[Any] = []
+        self._chapters: list[Chapter] = []
         self._shift_s = Fraction(0)
         self._first_s = Fraction(0)
         self._last_s = store.last_s if store else Fraction(0)
@@ -193,7 +194,7 @@ class VideoWriter:
     def _segment_encoder(self, output: OutputContainer) -> FrameEncoder:
         return FrameEncoder(self._add_encoder(output))
 
-    def _copy_stream_tags(self, source: Any) -> None:
+    def _copy_stream_tags(self, source: Stream) -> None:
         """Copies what belongs to the video stream besides its frames: tags, disposition, rotation."""
         info = self._reader.info
         copy_tags(self._stream, source, copied=False)

@@ -1,7 +1,8 @@
 """Copies the other streams of a source to an output; tags and dispositions are translated here."""
 
 from collections.abc import Mapping
-from typing import Any
+
+from av.stream import Stream
 
 # Tags that describe the old file or its muxer, not the content.
 _OF_THE_OLD_FILE = frozenset(
@@ -21,7 +22,7 @@ def portable_tags(metadata: Mapping[str, str]) -> dict[str, str]:
     return {key: value for key, value in metadata.items() if key.lower().split("-")[0] not in _OF_THE_OLD_FILE}
 
 
-def copy_tags(stream: Any, source: Any, copied: bool) -> None:
+def copy_tags(stream: Stream, source: Stream, copied: bool) -> None:
     """Gives a stream of an output the tags and dispositions of its source.
 
     Args:

@@ -86,7 +86,7 @@ def _add(output: OutputContainer, encoder: str, source: av.AudioStream) -> av.Au
     rate = _nearest_rate(encoder, context.sample_rate)
     stream = output.add_stream(encoder, rate=rate)
     assert isinstance(stream, av.AudioStream)
-    stream.codec_context.time_base = Fraction(1, rate)  # else the source's, in which a sample may have no instant
+    stream.codec_context.time_base = Fraction(1, rate)  # else the source's, which may be too coarse for samples
     channels = len(context.layout.channels)
     stream.codec_context.layout = _LAYOUTS.get(channels, context.layout.name)
     if encoder in _SMALL:
@@ -116,7 +116,7 @@ class Recoder:
         self.stream = _add(output, encoder, source)
         self._source = source
         self._graph: av.filter.Graph | None = None
-        self._kind: tuple[int, str, str] | None = None  # of the sound that the graph takes
+        self._kind: tuple[int, str, str] | None = None  # of the audio that the graph takes
         self._first: tuple[int, str, str] | None = None
 
     def __call__(self, packet: "Packet | None") -> "Iterator[Packet]":

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import av
 from av.container import OutputContainer
@@ -13,8 +13,7 @@ from av.stream import Disposition, Stream
 
 from vderain.errors import UsageError
 from vderain.media.decode.media_file import MediaFile, Packet, StreamInfo, codec_name
-from vderain.media.remux import audio as sound
-from vderain.media.remux import copy_tags, portable_tags
+from vderain.media.remux import audio, copy_tags, portable_tags
 
 DEFAULT_SUFFIX = ".mp4"
 CONTAINERS = {  # file suffix -> FFmpeg muxer
@@ -139,27 +138,27 @@ def file_of_data() -> BytesIO:
     return memory
 
 
-def _token_packet(stream: Any) -> Any:
+def _token_packet(stream: Stream) -> Packet:
     packet = av.Packet(b"token")
     packet.pts = packet.dts = 0
     packet.duration, packet.time_base, packet.stream = 1, stream.time_base or Fraction(1, 1000), stream
     return packet
 
 
-def fallback_codec(muxer: str, stream: Any) -> str | None:
+def fallback_codec(muxer: str, stream: Stream) -> str | None:
     """A description of the codec in which a container takes a stream that it cannot hold as it is, or None."""
-    encoder = sound.fallback_codec(muxer, stream)
+    encoder = audio.fallback_codec(muxer, stream)
     if encoder is None:
         return None
     codec = str(av.Codec(encoder, "w").canonical_name)
-    return f"{codec} without loss" if sound.is_lossless(encoder) else codec
+    return f"{codec} without loss" if audio.is_lossless(encoder) else codec
 
 
-def add_copy(output: OutputContainer, stream: Any) -> Any:
+def add_copy(output: OutputContainer, stream: Stream) -> Stream:
     """Adds a stream to ``output`` that takes the packets of ``stream`` unchanged."""
-    copy: Any = output.add_stream_from_template(stream, opaque=True)
+    copy = output.add_stream_from_template(stream, opaque=True)
     if stream.type == "audio" and copy.codec_context is not None:
-        sound.name_channels(copy.codec_context)
+        audio.name_channels(cast("av.AudioCodecContext", copy.codec_context))
     copy_tags(copy, stream, copied=True)
     return copy
 
@@ -169,7 +168,7 @@ def readable_name(codec: str) -> str:
     return "mp3" if codec == "mp2" else codec
 
 
-def becomes_attachment(muxer: str, stream: Any) -> bool:
+def becomes_attachment(muxer: str, stream: Stream) -> bool:
     """Matroska keeps cover pictures as attachments, not as streams."""
     return bool(
         muxer == "matroska" and stream.disposition & Disposition.attached_pic and codec_name(stream) in COVER_NAMES

@@ -22,8 +22,7 @@ from vderain.media.decode.media_file import (
 )
 from vderain.media.decode.open import first_packet, input_errors, open_input, read_packets
 from vderain.media.decode.timestamps import continuous, is_joinable, with_decode_times, without_hidden
-from vderain.media.remux import audio as sound
-from vderain.media.remux import copy_tags
+from vderain.media.remux import audio, copy_tags
 from vderain.media.remux.capabilities import (
     BOXED,
     COVER_NAMES,
@@ -63,9 +62,9 @@ class StreamCopier:
         self._main_index = media.video.stream_index
         self._held: dict[tuple[str, int], bool] = {}  # answers of `can_hold` so far
         self._targets: dict[int, Stream] = {}
-        self._recoders: dict[int, sound.Recoder] = {}
+        self._recoders: dict[int, audio.Recoder] = {}
         self._refused: dict[int, int] = {}
-        self._steps: dict[int, tuple[int, int]] = {}  # of sound: the last packet's instant and length
+        self._steps: dict[int, tuple[int, int]] = {}  # of audio: the last packet's dts and duration
         self._copied: set[int] = set()
         self._last_s: dict[int, Fraction] = {}  # when the last packet of each stream is decoded
         self._cut = TimeRange()
@@ -104,9 +103,9 @@ class StreamCopier:
             self.kept.append(name)
             return
         if not self._can_hold(muxer, info):
-            encoder = sound.fallback_codec(muxer, stream)
+            encoder = audio.fallback_codec(muxer, stream)
             if encoder is not None and isinstance(stream, av.AudioStream):
-                recoder = self._recoders[stream.index] = sound.Recoder(output, stream, encoder)
+                recoder = self._recoders[stream.index] = audio.Recoder(output, stream, encoder)
                 copy_tags(recoder.stream, stream, copied=False)
                 self._targets[stream.index] = recoder.stream
                 self.changed.append(f"{name} written as {fallback_codec(muxer, stream)}")
@@ -298,7 +297,7 @@ class StreamCopier:
             packet.pts = max(packet.pts, packet.dts) if packet.pts is not None else None
         self._last_s[target.index] = packet.dts * packet.time_base
 
-    def _mux(self, output: OutputContainer, recoder: sound.Recoder, packet: Packet | None) -> None:
+    def _mux(self, output: OutputContainer, recoder: audio.Recoder, packet: Packet | None) -> None:
         """Writes the re-encoded packets of a packet (None: all that are left)."""
         for recoded in recoder(packet):
             recoded.stream = recoder.stream
