@@ -66,13 +66,14 @@ class Card:
     def run(
         self, options: Options = PLAIN, meanwhile: Callable[[], None] = lambda: None, stopped: bool = False,
         between: Callable[[Run], None] = lambda run: None, here: type[Here] = Here,
+        policy: RetryPolicy = RetryPolicy(),  # noqa: B008  # frozen
     ) -> Summary:  # fmt: skip
         """Plans, looks, works, ends."""
         self.events, stop = [], Event()
         if stopped:
             stop.set()
         with Ledger(self.out) as ledger:
-            run = Run(ledger=ledger, options=options, policy=RetryPolicy(), emit=self.events.append, stop=stop)
+            run = Run(ledger=ledger, options=options, policy=policy, emit=self.events.append, stop=stop)
             try:
                 run.add(make_plan(Selection((str(self.folder),)), self.out).items)
                 between(run)
@@ -125,6 +126,46 @@ def test_unreadable_files_count_as_planned(card: Card) -> None:
     (planned,) = card.all_events(Planned)
     assert (len(planned.items), planned.done) == (3, 0)
     assert len(card.all_events(Ended)) == 3
+
+
+def run_over_damage(card: Card, **policy: bool) -> tuple[int, int, int, int]:
+    """Runs over a sound file and an empty one, and counts."""
+    return counts(card.run(policy=RetryPolicy(**policy)))
+
+
+def test_a_damaged_file_fails_again_without_another_attempt(card: Card) -> None:
+    (card.folder / "b.mp4").write_bytes(b"")
+    assert run_over_damage(card) == (1, 1, 0, 0)
+    summary = card.run()
+    assert (counts(summary), summary.known) == ((0, 1, 1, 0), 1), "it counts as failed, for the exit code"
+    assert not card.all_events(Started)
+    (ended,) = card.all_events(Ended)
+    assert "is empty" in ended.record.failure.error
+    run_over_damage(card, retry_failed=True)
+    assert [started.item.target for started in card.all_events(Started)] == ["b.mp4"]
+    card.run(OTHER)
+    assert [started.item.target for started in card.all_events(Started)] == ["a.mp4", "b.mp4"], "other settings"
+
+
+def test_a_damaged_file_is_processed_when_it_was_repaired(card: Card) -> None:
+    (card.folder / "b.mp4").write_bytes(b"")
+    card.run()
+    make(card.folder / "b.mp4", Clip(frames=5))
+    assert counts(card.run()) == (1, 0, 1, 0)
+
+
+def test_a_newer_version_tries_damaged_files_again(card: Card, monkeypatch: pytest.MonkeyPatch) -> None:
+    (card.folder / "b.mp4").write_bytes(b"")
+    card.run()
+    monkeypatch.setattr("vderain.batch.record.__version__", "99")
+    card.run()
+    assert [started.item.target for started in card.all_events(Started)] == ["b.mp4"]
+
+
+def test_fail_fast_goes_on_after_a_file_that_is_known_to_be_damaged(card: Card) -> None:
+    (card.folder / "a.mp4").write_bytes(b"")
+    assert run_over_damage(card, fail_fast=True) == (0, 1, 0, 1)
+    assert run_over_damage(card, fail_fast=True) == (1, 1, 0, 0)
 
 
 def test_a_file_that_changes_while_waiting_is_done_once(card: Card) -> None:

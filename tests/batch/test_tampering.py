@@ -190,7 +190,7 @@ def test_sixty_damages_of_ledger_and_journal(sound: Path, tmp_path: Path) -> Non
 
 
 @pytest.mark.long
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_a_thousand_damages_of_ledger_and_journal(sound: Path, tmp_path: Path) -> None:
     damage_and_use(sound, tmp_path, range(60, 1060))
 

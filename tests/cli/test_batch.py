@@ -1,4 +1,4 @@
-"""Many files at once: what is planned, done, failed, and done again."""
+"""The command `batch`: results, failures, reruns, interruptions, dry runs and watching."""
 
 import json
 import os
@@ -60,7 +60,7 @@ def events(result: Result) -> list[dict[str, Any]]:
     return [json.loads(line) for line in result.stdout.splitlines()]
 
 
-def test_a_card_is_mirrored_then_left_alone(vderain: Run, card: Path, tmp_path: Path) -> None:
+def test_results_keep_the_folders_and_are_not_processed_again(vderain: Run, card: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     first = vderain("batch", card, "-o", out, *QUICK)
     assert first.exit_code == 0, first.output
@@ -83,7 +83,9 @@ def test_a_card_is_mirrored_then_left_alone(vderain: Run, card: Path, tmp_path: 
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*.MP4")} == before
 
 
-def test_what_changed_is_done_again(vderain: Run, card: Path, tmp_path: Path) -> None:
+def test_changed_sources_lost_results_and_new_settings_are_processed_again(
+    vderain: Run, card: Path, tmp_path: Path
+) -> None:
     out = tmp_path / "out"
     assert vderain("batch", card, "-o", out, *QUICK).exit_code == 0
     make(card / "Front" / "new.mp4", Clip(frames=7)).replace(card / "Front" / "2026_00F.MP4")
@@ -95,7 +97,7 @@ def test_what_changed_is_done_again(vderain: Run, card: Path, tmp_path: Path) ->
     assert {record.attempts for record in records(out).values()} == {1}
 
 
-def test_what_is_not_ours_is_not_replaced(vderain: Run, card: Path, tmp_path: Path) -> None:
+def test_files_of_others_are_replaced_only_with_overwrite(vderain: Run, card: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     (out / "Front").mkdir(parents=True)
     mine = out / "Front" / "2026_00F.MP4"
@@ -109,7 +111,7 @@ def test_what_is_not_ours_is_not_replaced(vderain: Run, card: Path, tmp_path: Pa
     assert len(decoded_pts(mine)) == 5
 
 
-def test_a_gps_track_gets_its_name_with_the_video(vderain: Run, card: Path, tmp_path: Path) -> None:
+def test_a_gps_track_is_written_beside_its_video(vderain: Run, card: Path, tmp_path: Path) -> None:
     out, flags = tmp_path / "out", (*QUICK, "--gpx", "--exclude", "Rear")
     sound = card / "Front" / "2026_00F.MP4"
     dashcam(sound, sound, Dashcam(tuple(gps_record(second) for second in range(3))))
@@ -127,7 +129,7 @@ def test_a_gps_track_gets_its_name_with_the_video(vderain: Run, card: Path, tmp_
     assert track.read_text() == "my own"
 
 
-def test_ten_ways_to_be_broken(vderain: Run, card: Path, tmp_path: Path) -> None:
+def test_ten_kinds_of_broken_files_fail_with_a_message_each(vderain: Run, card: Path, tmp_path: Path) -> None:
     """Each says what is wrong with it, and none of them stops the others."""
     bad = card / "Bad"
     bad.mkdir()
@@ -188,7 +190,7 @@ def test_json_events(vderain: Run, card: Path, tmp_path: Path) -> None:
     assert (told[-1]["done"], told[-1]["failed"], told[-1]["interrupted"]) == (4, 1, False)
 
 
-def test_quiet_says_failures_only(vderain: Run, card: Path, tmp_path: Path) -> None:
+def test_quiet_prints_failures_only(vderain: Run, card: Path, tmp_path: Path) -> None:
     (card / "Front" / "empty.mp4").touch()
     result = vderain("batch", card, "-o", tmp_path / "out", *QUICK, "-q")
     assert result.stdout == ""
@@ -196,7 +198,7 @@ def test_quiet_says_failures_only(vderain: Run, card: Path, tmp_path: Path) -> N
     assert "is empty" in result.stderr
 
 
-def test_fail_fast(vderain: Run, card: Path, tmp_path: Path) -> None:
+def test_fail_fast_stops_at_the_first_failure(vderain: Run, card: Path, tmp_path: Path) -> None:
     (card / "A.mp4").touch()
     result = vderain("batch", card, "-o", tmp_path / "out", *QUICK, "--fail-fast")
     assert result.exit_code == 1
@@ -218,7 +220,7 @@ def test_a_worker_that_is_killed_costs_one_attempt(card: Path, tmp_path: Path) -
     assert len(decoded_pts(out / "long.mp4")) == 250
 
 
-def test_a_file_that_kills_each_worker_fails_alone(card: Path, tmp_path: Path) -> None:
+def test_a_file_that_kills_its_workers_fails_and_the_others_continue(card: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     make(card / "long.mp4", Clip(frames=250, size=(160, 120)))
     with started(card, out, "--retries", "1", "--json") as running:
@@ -238,7 +240,7 @@ def test_a_file_that_kills_each_worker_fails_alone(card: Path, tmp_path: Path) -
     assert failed.attempts == 2
 
 
-def test_timeout(card: Path, tmp_path: Path) -> None:
+def test_a_file_that_exceeds_the_timeout_fails(card: Path, tmp_path: Path) -> None:
     make(card / "long.mp4", Clip(frames=200, size=(640, 480)))
     flags = ("--include", "long*", "--timeout", "6", "--retries", "0", "--json")
     with started(card, tmp_path / "out", *flags, network=True) as running:
@@ -248,7 +250,7 @@ def test_timeout(card: Path, tmp_path: Path) -> None:
     assert ended["error"] == "it took longer than 6 s."
 
 
-def test_ctrl_c_ends_within_two_seconds_and_the_next_run_goes_on(card: Path, tmp_path: Path, vderain: Run) -> None:
+def test_ctrl_c_exits_within_two_seconds_and_the_next_run_resumes(card: Path, tmp_path: Path, vderain: Run) -> None:
     out = tmp_path / "out"
     make(card / "long.mp4", Clip(frames=1200, size=(160, 120)))
     with started(card, out, "--include", "long*", "--segment", "50", "--json") as running:
@@ -270,7 +272,7 @@ def test_ctrl_c_ends_within_two_seconds_and_the_next_run_goes_on(card: Path, tmp
     assert len(decoded_pts(out / "long.mp4")) == 1200
 
 
-def test_a_second_ctrl_c_ends_at_once(card: Path, tmp_path: Path) -> None:
+def test_a_second_ctrl_c_exits_immediately(card: Path, tmp_path: Path) -> None:
     make(card / "long.mp4", Clip(frames=1200, size=(160, 120)))
     with started(card, tmp_path / "out", "--json") as running:
         wait_for(running, "progress")
@@ -282,7 +284,7 @@ def test_a_second_ctrl_c_ends_at_once(card: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.long
-def test_killed_anywhere_and_run_again(card: Path, tmp_path: Path) -> None:
+def test_a_run_that_was_killed_resumes_without_repeating_results(card: Path, tmp_path: Path) -> None:
     """A few instants of many; `docs/batch_benchmarks.py kills` takes fifty."""
     out, calm = tmp_path / "out", tmp_path / "calm"
     for number in range(3):
@@ -308,7 +310,7 @@ def test_killed_anywhere_and_run_again(card: Path, tmp_path: Path) -> None:
         assert (out / name).read_bytes() == (calm / name).read_bytes()
 
 
-def test_two_runs_at_once_do_each_file_once(card: Path, tmp_path: Path) -> None:
+def test_two_concurrent_runs_process_each_file_once(card: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for number in range(20):
         shutil.copy(card / "Front" / "2026_00F.MP4", card / f"{number}.mp4")
@@ -334,12 +336,42 @@ def test_a_dry_run_measures_and_writes_nothing(vderain: Run, card: Path, tmp_pat
     assert all(event["frames"] == 5 and event["seconds"] >= 0 and event["bytes"] > 500 for event in sound)
     assert told[-1]["would_fail"] == 1
     assert told[-1]["bytes"] == sum(event["bytes"] for event in sound)
-    in_words = vderain("batch", card, "-o", out, "--dry-run", *QUICK)
-    assert "4 files to do, 1 would fail: 20 frames, about 0:0" in in_words.stdout
-    assert "empty.mp4: would fail: " in in_words.stdout
+    text = vderain("batch", card, "-o", out, "--dry-run", *QUICK).stdout
+    assert "4 files to do, 1 would fail: 20 frames, about 0:0" in text
+    assert f"free in {out}." in text
+    assert "empty.mp4: would fail: " in text
+    assert "\nFront/2026_00F.MP4: 5 frames, about 0:0" in text, "source and result have one name"
 
 
-def test_a_dry_run_leaves_out_what_is_done(vderain: Run, card: Path, tmp_path: Path) -> None:
+def test_a_dry_run_names_results_that_are_called_otherwise(vderain: Run, card: Path, tmp_path: Path) -> None:
+    text = vderain("batch", card, "-o", tmp_path / "out", "--dry-run", "--container", "mkv", *QUICK).stdout
+    assert "Front/2026_00F.MP4 -> Front/2026_00F.mkv: 5 frames" in text
+
+
+def test_a_dry_run_opens_a_sample_of_a_long_list(
+    vderain: Run, card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("vderain.batch.estimate.OPENED", 2)
+    command = ("batch", card, "-o", tmp_path / "out", "--dry-run", *QUICK)
+    told = events(vderain(*command, "--json"))
+    assert [event["guessed"] for event in told] == [False, True, True, False, 2]
+    assert [event["frames"] for event in told] == [5, 5, 5, 5, 20]
+    assert "2 files were opened, the others judged by their size." in vderain(*command).stdout
+
+
+def test_damaged_files_are_listed_again_with_the_same_exit_code(vderain: Run, card: Path, tmp_path: Path) -> None:
+    (card / "empty.mp4").touch()
+    command = ("batch", card, "-o", tmp_path / "out", *QUICK)
+    first, second = vderain(*command), vderain(*command)
+    assert (first.exit_code, second.exit_code) == (1, 1)
+    assert second.stderr == first.stderr
+    assert "0 done, 1 failed (1 known to be damaged), 4 done before" in second.stdout
+    assert "tried again with --retry-failed" in second.stdout
+    assert "known" not in vderain(*command, "--retry-failed").stdout
+    assert vderain(*command, "--exclude", "empty.mp4").exit_code == 0
+
+
+def test_a_dry_run_omits_finished_files(vderain: Run, card: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     vderain("batch", card / "Front", "-o", out, *QUICK)
     before = {path: path.stat().st_mtime_ns for path in out.rglob("*")}
@@ -348,7 +380,7 @@ def test_a_dry_run_leaves_out_what_is_done(vderain: Run, card: Path, tmp_path: P
     assert {path: path.stat().st_mtime_ns for path in out.rglob("*")} == before
 
 
-def test_new_files_are_taken_when_they_are_complete(card: Path, tmp_path: Path) -> None:
+def test_watch_processes_new_files_when_they_are_complete(card: Path, tmp_path: Path) -> None:
     out, sound = tmp_path / "out", (card / "Front" / "2026_00F.MP4").read_bytes()
     inbox = tmp_path / "in"
     inbox.mkdir()
@@ -370,7 +402,7 @@ def test_new_files_are_taken_when_they_are_complete(card: Path, tmp_path: Path) 
     assert (told[-1]["done"], told[-1]["failed"]) == (2, 0)
 
 
-def test_too_little_space_is_found_first(
+def test_too_little_disk_space_is_reported_before_any_work(
     vderain: Run, card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     usage = shutil.disk_usage(tmp_path)
@@ -393,14 +425,16 @@ def test_too_little_space_is_found_first(
     (("--on", "slurm"), "--on must be 'ray'"),
     (("--include", "*.nix"), "there is no video in the inputs"),
 ])  # fmt: skip
-def test_flags_out_of_range(vderain: Run, card: Path, tmp_path: Path, flags: tuple[object, ...], said: str) -> None:
+def test_invalid_flags_are_usage_errors(
+    vderain: Run, card: Path, tmp_path: Path, flags: tuple[object, ...], said: str
+) -> None:
     result = vderain("batch", card, "-o", tmp_path / "out", *flags)
     assert result.exit_code == 2
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
 
 
-def test_a_device_that_is_not_there_is_said_once(vderain: Run, card: Path, tmp_path: Path) -> None:
+def test_a_missing_device_is_reported_once(vderain: Run, card: Path, tmp_path: Path) -> None:
     result = vderain("batch", card, "-o", tmp_path / "out", "--device", "cuda:99")
     assert result.exit_code == 2
     assert len(result.stderr.splitlines()) == 1
@@ -408,7 +442,7 @@ def test_a_device_that_is_not_there_is_said_once(vderain: Run, card: Path, tmp_p
 
 
 @pytest.mark.parametrize("out", ["card/out", "file/out", "a" * 300])
-def test_places_for_results_that_cannot_be(vderain: Run, card: Path, tmp_path: Path, out: str) -> None:
+def test_an_impossible_output_folder_is_one_error_line(vderain: Run, card: Path, tmp_path: Path, out: str) -> None:
     (tmp_path / "file").touch()
     result = vderain("batch", card, "-o", tmp_path / out, *QUICK)
     assert result.exit_code in (1, 2)
@@ -416,7 +450,7 @@ def test_places_for_results_that_cannot_be(vderain: Run, card: Path, tmp_path: P
     assert result.stderr.startswith("vderain: ")
 
 
-def test_a_damaged_ledger_is_said_and_nothing_is_lost(vderain: Run, card: Path, tmp_path: Path) -> None:
+def test_a_damaged_ledger_is_reported_and_results_are_kept(vderain: Run, card: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     vderain("batch", card, "-o", out, *QUICK)
     (out / NAME).write_bytes(b"gone" * 5000)
@@ -426,7 +460,7 @@ def test_a_damaged_ledger_is_said_and_nothing_is_lost(vderain: Run, card: Path, 
     assert "4 done before" in result.stdout
 
 
-def test_a_full_disk_is_said(vderain: Run, card: Path, tmp_path: Path) -> None:
+def test_a_full_disk_is_one_error_line(vderain: Run, card: Path, tmp_path: Path) -> None:
     """Nothing can be written to /dev/full; SQLite says so in its own way."""
     out = tmp_path / "out"
     vderain("batch", card, "-o", out, *QUICK)

@@ -2,9 +2,11 @@
 
 import math
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from vderain.batch.plan import Item
 from vderain.errors import VderainError
@@ -12,9 +14,13 @@ from vderain.media.clip import open_source
 from vderain.options import Options
 from vderain.process import Hooks, LoadedModels, load_models, process
 
-TRIALS = 3  # files, from all over the list
+OPENED = 500  # files, from all over the list: to open each of a long list would take minutes
+TRIALS = 3  # of these
 TRIAL_FRAMES = 36
 WARM_UP_FRAMES = 4  # before the first trial: the first frames of a process take longer
+
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +32,7 @@ class Estimate:
         frames: according to its container; 0 where unknown.
         seconds, bytes_out: for the whole file on one device; None where nothing could be measured.
         error, cure: why it would fail, or empty.
+        opened: whether the file was opened; else `frames` is guessed from its size.
     """
 
     item: Item
@@ -34,20 +41,22 @@ class Estimate:
     bytes_out: int | None = None
     error: str = ""
     cure: str = ""
+    opened: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class _Probe:
-    """Length and size of a file."""
+    """Length and size of a file; where it was not opened, both are guessed."""
 
     item: Item
     frames: int
     frame_px: int
     rate: float
+    opened: bool = True
 
 
 def estimate(items: Sequence[Item], options: Options) -> list[Estimate]:
-    """Opens every file, and processes the first frames of a few.
+    """Opens the files, or a sample of a long list, and processes the first frames of a few.
 
     Args:
         items: the files.
@@ -60,20 +69,20 @@ def estimate(items: Sequence[Item], options: Options) -> list[Estimate]:
         VderainError: the model or the device does not exist.
     """
     models = load_models(options)
-    probes, failures = _probe(items, options)
-    trials = _spread(probes)
+    probes, failures = _probe(_spread(items, OPENED), options)
+    trials = _spread(probes, TRIALS)
     for probe in trials[:1]:
         _measure(probe, options, models, WARM_UP_FRAMES)
     measured = [each for probe in trials if (each := _measure(probe, options, models, TRIAL_FRAMES)) is not None]
     pixels = sum(px for px, _, _ in measured)
     estimates = dict(failures)
-    for probe in probes:
+    for probe in [*probes, *_guess(items, probes, failures)]:
         seconds = bytes_out = None
         if pixels and probe.frames:
             share = probe.frames * probe.frame_px / pixels
             seconds = share * sum(seconds for _, seconds, _ in measured)
             bytes_out = round(share * sum(written for _, _, written in measured))
-        estimates[probe.item] = Estimate(probe.item, probe.frames, seconds, bytes_out)
+        estimates[probe.item] = Estimate(probe.item, probe.frames, seconds, bytes_out, opened=probe.opened)
     return [estimates[item] for item in items]
 
 
@@ -92,10 +101,27 @@ def _probe(items: Iterable[Item], options: Options) -> tuple[list[_Probe], dict[
     return probes, failures
 
 
-def _spread(probes: list[_Probe]) -> list[_Probe]:
-    """A few files, evenly spread over the list."""
-    count = min(TRIALS, len(probes))
-    return [probes[number * (len(probes) - 1) // max(1, count - 1)] for number in range(count)]
+def _guess(items: Iterable[Item], probes: Sequence[_Probe], failures: Mapping[Item, Estimate]) -> Iterator[_Probe]:
+    """Probes of the files that were not opened, by their sizes and the frames of those that were."""
+    opened = {probe.item for probe in probes} | failures.keys()
+    frames = sum(probe.frames for probe in probes)
+    frames_per_byte = frames / max(1, sum(_size(probe.item) for probe in probes))
+    frame_px = sum(probe.frames * probe.frame_px for probe in probes) // max(1, frames)
+    for item in items:
+        if item not in opened:
+            yield _Probe(item, round(_size(item) * frames_per_byte), frame_px, 30.0, opened=False)
+
+
+def _size(item: Item) -> int:
+    with suppress(OSError):
+        return item.source.stat().st_size
+    return 0
+
+
+def _spread(several: Sequence[T], count: int) -> list[T]:
+    """At most so many, evenly spread over the list."""
+    count = min(count, len(several))
+    return [several[number * (len(several) - 1) // max(1, count - 1)] for number in range(count)]
 
 
 def _measure(

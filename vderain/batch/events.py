@@ -68,6 +68,7 @@ class Summary:
     Attributes:
         ended: records of this run's files by target; a file that was processed twice counts once.
         skipped: how many files were done before.
+        known: how many of those that failed were known to be damaged, and not processed again.
         waiting: how many files were not started or not finished.
         seconds: wall-clock time.
         report: first page of the report, or None where none was written.
@@ -76,6 +77,7 @@ class Summary:
 
     ended: dict[str, Record] = field(default_factory=dict)
     skipped: int = 0
+    known: int = 0
     waiting: int = 0
     seconds: float = 0.0
     report: Path | None = None

@@ -298,7 +298,8 @@ def _without_conflicts(
         sidecars: suffixes of further files written beside each video.
         report: receives each conflict; it may raise it.
     """
-    sources = {item: _real(item.source) for item in items}
+    folders = _RealFolders()
+    sources = {item: folders.real(os.fspath(item.source)) for item in items}
     owners: dict[str, Item] = {}  # by path below OUTDIR
     refused: set[Item] = set()
 
@@ -306,7 +307,7 @@ def _without_conflicts(
         report(UsageError(what, cure))
         refused.update(conflicting)
 
-    _refuse_overlaps(sources, outdir, refuse)
+    _refuse_overlaps(sources, outdir, folders, refuse)
     for item, source in sources.items():
         for path in _outputs(item, sidecars):
             other = owners.setdefault(path, item)
@@ -315,22 +316,43 @@ def _without_conflicts(
                 in_one_folder = other.source.parent == item.source.parent
                 refuse(what, f"{_EXCLUDE if in_one_folder else _PARENT}, {_TWO_FOLDERS}.", other, item)
     for path, item in owners.items():
-        for folder in map(str, PurePosixPath(path).parents):
+        folder = path
+        while folder := folder.rpartition("/")[0]:
             if owner := owners.get(folder):
                 what = f"{owner.source} would become {outdir / folder}, which is the folder for {item.source}."
                 refuse(what, f"{_EXCLUDE}, {_TWO_FOLDERS}.", owner, item)
     return [item for item in sources if item not in refused and owners[item.target] is item]
 
 
-def _refuse_overlaps(sources: dict[Item, Path], outdir: Path, refuse: Callable[..., None]) -> None:
+def _refuse_overlaps(
+    sources: dict[Item, str], outdir: Path, folders: "_RealFolders", refuse: Callable[..., None]
+) -> None:  # fmt: skip
     """Refuses inputs inside OUTDIR, and results that would replace an input."""
-    results, inputs = _real(outdir), set(sources.values())
+    results, inputs = os.path.join(_real(outdir), ""), set(sources.values())  # noqa: PTH118
     for item, source in sources.items():
-        target = outdir / item.target
-        if source.is_relative_to(results):
+        if source.startswith(results):
             refuse(f"the input {item.source} lies inside the folder of results {outdir}.", "Choose another.", item)
-        elif _real(target.parent) / target.name in inputs:  # through a link in OUTDIR
-            refuse(f"the result {target} would replace an input.", "Choose another folder with -o.", item)
+        elif folders.joined(f"{outdir}/{item.target}") in inputs:  # through a link in OUTDIR
+            what = f"the result {outdir / item.target} would replace an input."
+            refuse(what, "Choose another folder with -o.", item)
+
+
+class _RealFolders:
+    """Follows links in the paths of many files, but only once for each folder."""
+
+    def __init__(self) -> None:
+        self._known: dict[str, str] = {}
+
+    def real(self, path: str) -> str:
+        """The path of a file with all links followed."""
+        return os.path.realpath(path) if os.path.islink(path) else self.joined(path)  # noqa: PTH114
+
+    def joined(self, path: str) -> str:
+        """The path of a file with the links in the path of its folder followed."""
+        folder, name = os.path.split(path)
+        if folder not in self._known:
+            self._known[folder] = os.path.join(os.path.realpath(folder), "")  # noqa: PTH118
+        return self._known[folder] + name
 
 
 def _outputs(item: Item, sidecars: tuple[str, ...]) -> list[str]:

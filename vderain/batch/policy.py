@@ -14,9 +14,11 @@ class RetryPolicy:
     Attributes:
         retries: further attempts where a worker died, timed out, or failed in a way that may not repeat.
         fail_fast: stop at the first file that failed.
+        retry_failed: process files again that are known to be damaged.
         segment_frames: see `process`.
     """
 
     retries: int = 1
     fail_fast: bool = False
+    retry_failed: bool = False
     segment_frames: int = SEGMENT_FRAMES

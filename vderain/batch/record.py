@@ -17,8 +17,9 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from vderain import __version__
 from vderain.batch.plan import Item
-from vderain.errors import VderainError
+from vderain.errors import InputError, VderainError
 from vderain.runtime.files import Fingerprint
 
 State = Literal["waiting", "running", "written", "done", "failed"]
@@ -75,15 +76,16 @@ class FileResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """Why a file failed: the parts of a `VderainError`."""
+    """Why a file failed: the parts of a `VderainError`, and the version of vderain that raised it."""
 
     error: str
     cure: str
     exit_code: int
+    version: str = ""
 
     @staticmethod
     def of(error: VderainError) -> "Failure":
-        return Failure(error=error.what, cure=error.cure, exit_code=error.exit_code)
+        return Failure(error=error.what, cure=error.cure, exit_code=error.exit_code, version=__version__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -129,6 +131,10 @@ class Record:
         """Whether this file can still become done: it is being worked on, or its source exists."""
         return self.state in ("running", "written") or (self.state != "done" and os.path.lexists(self.item.source))
 
+    def is_of_same_work(self, other: "Record") -> bool:
+        """Whether both are about the same source, settings and weights."""
+        return (self.fingerprint, self.settings, self.weights) == (other.fingerprint, other.settings, other.weights)
+
     def is_intact(self, outdir: Path) -> bool:
         """Whether the file under the target's name is the one that this record describes."""
         with suppress(OSError):
@@ -171,11 +177,22 @@ def is_done(outdir: Path, known: Record | None, wanted: Record) -> bool:
     Returns:
         Whether an intact result of the same source, settings and weights exists.
     """
+    return known is not None and known.state == "done" and known.is_of_same_work(wanted) and known.is_intact(outdir)
+
+
+def is_known_to_fail(known: Record | None, wanted: Record) -> bool:
+    """Whether this version has found before that the source itself is damaged, so that another attempt is useless.
+
+    Args:
+        known: the file's record in the ledger.
+        wanted: the file as it is now, with the settings and weights asked for.
+    """
     return (
         known is not None
-        and known.state == "done"
-        and (known.fingerprint, known.settings, known.weights) == (wanted.fingerprint, wanted.settings, wanted.weights)
-        and known.is_intact(outdir)
+        and known.state == "failed"
+        and known.failure is not None
+        and (known.failure.exit_code, known.failure.version) == (InputError.exit_code, __version__)
+        and known.is_of_same_work(wanted)
     )
 
 

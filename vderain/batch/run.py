@@ -14,7 +14,7 @@ from vderain.batch.events import Ended, EventHandler, Planned, Retried, Started,
 from vderain.batch.ledger import Ledger
 from vderain.batch.plan import Item
 from vderain.batch.policy import RetryPolicy
-from vderain.batch.record import Failure, FileResult, Record
+from vderain.batch.record import Failure, FileResult, Record, is_known_to_fail
 from vderain.batch.result_folder import ResultFolder, thumbnail_folder, work_folder
 from vderain.batch.workers.task import Outcome, Progressed, Task, TaskEvent, Workers
 from vderain.errors import InputError, OutputError, UsageError, VderainError
@@ -58,10 +58,12 @@ class Run:
         return [record.item for record in self._waiting.values()]
 
     def add(self, items: Iterable[Item]) -> None:
-        """Queues the files that are not done yet, and counts the others as skipped."""
+        """Queues the files that are not done yet; counts the others as skipped, or as failed where they are damaged."""
         known = self.ledger.records()
         todo: list[Record] = []
         unreadable: list[tuple[Item, InputError]] = []
+        damaged: list[Record] = []
+        retry = self.policy.retry_failed or self.options.overwrite
         done = 0
         for item in items:
             try:  # reading a long list from a slow card takes time, which a stopped run does not have
@@ -69,17 +71,24 @@ class Run:
             except InputError as error:
                 unreadable.append((item, error))
                 continue
-            if self.ledger.is_done(known.get(item.target), wanted):
+            before = known.get(item.target)
+            if self.ledger.is_done(before, wanted):
                 done += 1
+            elif before is not None and is_known_to_fail(before, wanted) and not retry:
+                damaged.append(before)
             else:
                 todo.append(wanted)
         if todo:
             self.ledger.register(todo)
-        new = [wanted for wanted in todo if wanted.target not in self._waiting | self._elsewhere]
+        queued = self._waiting | self._elsewhere
+        new = [wanted for wanted in todo if wanted.target not in queued]
         self._waiting |= {wanted.target: wanted for wanted in todo if wanted.target not in self._elsewhere}
         self.summary.skipped += done
-        planned = (*(wanted.item for wanted in new), *(item for item, _ in unreadable))
-        self.emit(Planned(planned, sum(wanted.fingerprint.size_bytes for wanted in new), done))
+        planned = (*(each.item for each in (*new, *damaged)), *(item for item, _ in unreadable))
+        self.emit(Planned(planned, sum(each.fingerprint.size_bytes for each in (*new, *damaged)), done))
+        for record in damaged:
+            self.summary.known += record.target not in self.summary.ended
+            self._end(record)
         for item, reason in unreadable:
             self._fail_unreadable(item, reason)
 
@@ -111,7 +120,7 @@ class Run:
                 on_idle()
             for event in workers.poll(POLL_S):
                 self._handle(event)
-            if self.policy.fail_fast and self.summary.failed:
+            if self.policy.fail_fast and len(self.summary.failed) > self.summary.known:
                 break
             self._recheck_elsewhere()
             self.ledger.heartbeat()

@@ -86,6 +86,12 @@ def batch_command(
     fail_fast: Annotated[
         bool, typer.Option("--fail-fast", help="Stop at the first file that fails.", rich_help_panel=RUNNING)
     ] = POLICY.fail_fast,
+    retry_failed: Annotated[
+        bool,
+        typer.Option(
+            "--retry-failed", help="Process files again that are known to be damaged.", rich_help_panel=RUNNING
+        ),
+    ] = POLICY.retry_failed,
     on: Annotated[
         str | None,
         typer.Option(metavar="ray[://HOST:PORT]", help="Work on a Ray cluster.", rich_help_panel=RUNNING),
@@ -125,7 +131,7 @@ def batch_command(
         with _stopping() as stop, Ledger(output) as ledger, batch_display(quiet, as_json, verbose) as shown:
             for sentence in ledger.warnings:
                 print_error(sentence, "")
-            policy = RetryPolicy(retries, fail_fast, segment)
+            policy = RetryPolicy(retries, fail_fast, retry_failed, segment)
             run = Run(ledger=ledger, options=chosen, policy=policy, emit=shown.tell, stop=stop)
             make_workers = partial(_make_workers, on, chosen.device, workers, timeout, retries)
             if watch:

@@ -176,6 +176,7 @@ class Events(BatchDisplay):
 
     def close(self, summary: Summary) -> None:
         counts = {"done": len(summary.done), "failed": len(summary.failed), "skipped": summary.skipped}
+        counts["known"] = summary.known
         rest = {"waiting": summary.waiting, "seconds": round(summary.seconds, 3), "report": summary.report}
         stopped = {"interrupted": summary.stopped}
         out.print(json.dumps({"event": "summary", **counts, **rest, **stopped}, default=str), markup=False)
@@ -257,12 +258,14 @@ def _say(summary: Summary) -> None:
     ended = [*summary.done, *summary.failed]
     if ended:
         out.print(_by_camera(ended))
-    parts = [f"{len(summary.done)} done", f"{len(summary.failed)} failed"]
+    known = f" ({summary.known} known to be damaged)" if summary.known else ""
+    parts = [f"{len(summary.done)} done", f"{len(summary.failed)} failed{known}"]
     parts += [f"{summary.skipped} done before"] if summary.skipped else []
     parts += [f"{summary.waiting} still to do"] if summary.waiting else []
     stopped = "interrupted: " if summary.stopped else ""
     page = f" The report is {summary.report}." if summary.report else ""
     again = " Run the same command again to go on." if summary.waiting else ""
+    again += " Damaged files are tried again with --retry-failed." if summary.known else ""
     out.print(f"{stopped}{', '.join(parts)} in {format_time(summary.seconds)}.{page}{again}", markup=False)
 
 

@@ -1,6 +1,7 @@
 """The report: complete, escaped, bounded in size, and written atomically."""
 
 import re
+import time
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
@@ -109,6 +110,31 @@ def test_long_reports_have_pages_of_bounded_size(tmp_path: Path) -> None:
     assert "and 4,988 more" in first.text
     write_report(tmp_path, records[:10], "Title", {})
     assert [path.name for path in tmp_path.glob("*.html")] == ["report.html"]
+
+
+def test_a_page_links_the_first_the_next_and_the_last_pages(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    monkeypatch.setattr(report, "FILES_PER_PAGE", 1)
+    write_report(tmp_path, [record(f"{number}.mp4") for number in range(30)], "Title", {})
+    links = [link["href"] or "" for link in Page(tmp_path / "report-20.html").all("a") if "report" in str(link["href"])]
+    numbers = [1, *range(15, 20), *range(21, 26), 30]
+    assert links[: len(numbers)] == [f"./{report.page_name(number)}" for number in numbers]
+
+
+@pytest.mark.long
+def test_a_report_of_100_000_files_is_linear_in_time_and_size(tmp_path: Path) -> None:
+    spent_s, sizes = [], []
+    for count in (10_000, 100_000):
+        records = [record(f"front/{number:06}_F.mp4") for number in range(count)]
+        begun_s = time.process_time()
+        write_report(tmp_path, records, "Title", {})
+        spent_s.append(time.process_time() - begun_s)
+        sizes.append([page.stat().st_size for page in tmp_path.glob("*.html")])
+    assert len(sizes[1]) == 100
+    assert max(sizes[1]) < 2_000_000
+    assert sum(sizes[1]) < 11 * sum(sizes[0])
+    assert spent_s[1] < 20 * spent_s[0]
 
 
 def test_an_empty_report(tmp_path: Path) -> None:

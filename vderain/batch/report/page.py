@@ -25,6 +25,7 @@ from vderain.errors import OutputError
 NAME = "report.html"
 HERE = Path(__file__).parent
 FILES_PER_PAGE = 1000  # what a browser lays out without delay
+NEIGHBOURS = 5  # pages before and after, which a page has links to
 LINES = 12  # of damage for one file; a broken card can have thousands
 LABELS = {"failed": "failed", "running": "running", "written": "running", "waiting": "waiting", "done": "done"}
 ORDER = list(LABELS)  # failures first
@@ -54,8 +55,8 @@ def write_report(outdir: Path, records: Sequence[Record], title: str, choices: M
         "style": Markup(style), "style_hash": _csp_hash(style), "version": __version__,
         "now": datetime.now().astimezone().isoformat(timespec="seconds"),
     }  # fmt: skip
-    for name, part in zip(names, parts, strict=True):
-        _write_page(outdir / name, template.render(shared, records=part, page=name))
+    for index, (name, part) in enumerate(zip(names, parts, strict=True)):
+        _write_page(outdir / name, template.render(shared, records=part, page=name, linked=_linked(names, index)))
     _remove_stale_pages(outdir, names)
     return outdir / NAME
 
@@ -63,6 +64,12 @@ def write_report(outdir: Path, records: Sequence[Record], title: str, choices: M
 def page_name(number: int) -> str:
     """``report.html``, ``report-2.html``, ``report-3.html``, ..."""
     return NAME if number == 1 else f"report-{number}.html"
+
+
+def _linked(names: Sequence[str], index: int) -> list[tuple[int, str]]:
+    """Number and name of the pages to link: the first, the neighbours, and the last."""
+    near = range(max(0, index - NEIGHBOURS), min(len(names), index + NEIGHBOURS + 1))
+    return [(each + 1, names[each]) for each in sorted({0, *near, len(names) - 1})]
 
 
 def _template() -> Any:
