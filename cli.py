@@ -1,6 +1,6 @@
 """Run vderain from a checkout: `python cli.py process in.mp4`."""
 
-from vderain.cli.main import main
+from vderain.__main__ import main
 
 if __name__ == "__main__":
     main()

@@ -156,7 +156,7 @@ def test_two_hours_of_1080p(tmp_path: Path, suffix: str, request: pytest.Fixture
 
 def peak_bytes(*arguments: object) -> int:
     """The most memory that the command line takes in a process of its own; it must succeed."""
-    program = [sys.executable, "-c", "from vderain.cli.main import main; main()", *map(str, arguments)]
+    program = [sys.executable, "-c", "from vderain.__main__ import main; main()", *map(str, arguments)]
     process_id = os.spawnv(os.P_NOWAIT, sys.executable, program)
     _, status, used = os.wait4(process_id, 0)
     assert os.waitstatus_to_exitcode(status) == 0

@@ -316,7 +316,7 @@ def test_a_disk_that_is_too_small_is_seen_at_once(small_disk: Path, tmp_path: Pa
 
 def alone(*arguments: object, **limits: Any) -> "subprocess.CompletedProcess[str]":
     """The command line in a process of its own."""
-    program = [sys.executable, "-c", "from vderain.cli.main import main; main()"]
+    program = [sys.executable, "-c", "from vderain.__main__ import main; main()"]
     return subprocess.run([*program, *map(str, arguments)], capture_output=True, text=True, **limits)
 
 
