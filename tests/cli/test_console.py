@@ -2,13 +2,26 @@
 
 import os
 import pty
+import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import IO, Any
 
 import pytest
+from rich.console import Console
 
+from vderain.batch.plan import Item
+from vderain.batch.record import FileResult, Record
+from vderain.cli.batch_output import _table_by_group
 from vderain.cli.console import one_line, print_error
+
+ROOT = Path(__file__).parents[2]
+FULL = Path("/dev/full")
+needs_full_device = pytest.mark.skipif(not FULL.exists(), reason="needs /dev/full")
 
 
 @pytest.mark.parametrize(("name", "shown"), [
@@ -40,9 +53,74 @@ def test_a_terminal_that_is_closed_is_an_interruption() -> None:
     ours, theirs = pty.openpty()
     running = subprocess.Popen(
         [sys.executable, "-c", RUN], stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True,
-        cwd=Path(__file__).parents[2],
+        cwd=ROOT,
     )  # fmt: skip
     os.close(theirs)
     assert b"ready" in os.read(ours, 1000)
     os.close(ours)
     assert running.wait(60) == 130
+
+
+def command(*arguments: object, **redirected: int | IO[bytes]) -> "subprocess.Popen[bytes]":
+    """The command line in a process of its own; its streams are pipes where they are not redirected."""
+    program = [sys.executable, str(ROOT / "cli.py"), *map(str, arguments)]
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **redirected}
+    return subprocess.Popen(program, cwd=ROOT, **pipes)
+
+
+@needs_full_device
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["info", "--json"], ["process", "--help"]])
+def test_standard_output_on_a_full_disk_is_one_clear_line(arguments: list[str]) -> None:
+    with FULL.open("wb") as full:
+        running = command(*arguments, stdout=full)
+        _, said = running.communicate(timeout=60)
+    assert running.returncode == 4
+    assert re.fullmatch(rb"vderain: standard output cannot be written \(.*\)\. Free some space, .*\n", said), said
+
+
+@needs_full_device
+def test_a_result_that_cannot_be_printed_is_kept(clip: Callable[..., Path], tiny: Path) -> None:
+    source = clip("in.mp4", frames=2)
+    with FULL.open("wb") as full:
+        running = command("process", source, "--model", tiny, stdout=full)
+        running.communicate(timeout=60)
+    assert running.returncode == 4
+    assert {path.name for path in source.parent.glob("*.mp4")} == {"in.mp4", "in.derained.mp4"}
+
+
+@needs_full_device
+def test_standard_error_on_a_full_disk_changes_no_exit_code(tmp_path: Path) -> None:
+    with FULL.open("wb") as full:
+        assert command("info", tmp_path / "missing.mp4", stderr=full).wait(60) == 3
+
+
+START = """
+import sys
+from vderain.__main__ import main
+print("begun", flush=True)
+main()
+"""
+
+
+@pytest.mark.parametrize("instant_s", [n / 40 for n in range(1, 21)])
+def test_ctrl_c_while_the_program_starts_gives_no_traceback(instant_s: float, tmp_path: Path) -> None:
+    program = [sys.executable, "-c", START, "info", str(tmp_path / "missing.mp4")]
+    running = subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert running.stdout is not None
+    assert running.stdout.readline() == b"begun\n"
+    time.sleep(instant_s)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode in (130, 3), said  # 3: it had ended already, because the file is missing
+    assert len(said.splitlines()) <= 1
+
+
+def test_at_80_columns_no_number_of_the_summary_is_cut() -> None:
+    item = Item(source=Path("/card/front.mp4"), name="front.mp4", target="front.mp4", group="front camera of the car")
+    result = FileResult(frames=1_079_920, repeated=1_200, dry=250_000, media_s=36_000)
+    record = Record(item=item, state="done", result=result, bytes_out=52_000_000_000)
+    narrow = Console(width=80)
+    with narrow.capture() as shown:
+        narrow.print(_table_by_group([record]))
+    row = shown.get().splitlines()[3]
+    assert row.split()[-8:] == ["1079920", "1200", "250000", "10:00:00", "0.0", "MB", "52.0", "GB"]

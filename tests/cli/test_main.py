@@ -79,6 +79,18 @@ def test_the_closing_line_says_what_where_and_how_fast(vderain: Run, clip: Make,
     assert result.stderr == ""
 
 
+@pytest.mark.parametrize("mode", ["off", "strong"])
+def test_a_clip_without_rain_is_named_even_with_quiet(vderain: Run, tmp_path: Path, mode: str) -> None:
+    source = ROOT / "samples" / "driving_dry.mp4"
+    flags = ("-o", tmp_path / "out.mp4", "--duration", 0.05, "--model", "fast", "--temporal", mode, "--overwrite")
+    assert ": 2 frames, no rain was found, nothing was changed in " in vderain("process", source, *flags).stdout
+    result = vderain("process", source, *flags, "-q")
+    assert (result.exit_code, result.stdout) == (0, "")
+    assert result.stderr == (
+        f"vderain: {source}: no rain was found, nothing was changed. Add --no-guard to process it anyway.\n"
+    )
+
+
 def test_one_frame_is_one_frame(vderain: Run, clip: Make, tiny: Path) -> None:
     assert ": 1 frame in " in vderain("process", clip(frames=1), "--model", tiny).stdout
 

@@ -1,102 +1,95 @@
 """`vderain batch`: removes the rain from many files."""
 
+import json
 import os
 import re
+import shutil
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from vderain.batch.policy import SETTLE_S, RetryPolicy
-from vderain.cli.console import STOP_SIGNALS, Json, Quiet, Verbose, detach_terminal, exit_on_error, print_error
-from vderain.cli.flags import MakeOptions, build_options, with_options
-from vderain.errors import CheckpointError, DeviceError, Interrupted, OutputError, UsageError, VderainError
+from vderain.cli.console import (
+    STOP_SIGNALS,
+    counted,
+    detach_terminal,
+    err,
+    exit_on_error,
+    format_size,
+    format_time,
+    one_line,
+    out,
+    print_error,
+)
+from vderain.cli.flags import Json, MakeOptions, Quiet, Verbose, build_options, with_options
+from vderain.errors import CheckpointError, DeviceError, InputError, Interrupted, OutputError, UsageError, VderainError
+from vderain.options import Options, settings, weights
 
 if TYPE_CHECKING:
-    from vderain.batch.plan import Plan, Selection
+    from vderain.batch.estimate import Estimate
+    from vderain.batch.plan import Item, Plan, Selection
     from vderain.batch.run import Run
     from vderain.batch.watch import Watcher
     from vderain.batch.workers.task import Workers
-    from vderain.cli.batch_progress import BatchDisplay
+    from vderain.cli.batch_output import BatchDisplay
 
 INTERRUPTED = 130
 POLICY = RetryPolicy()
 RAY_ADDRESS = re.compile(r"ray(://[^/:]+(:\d+)?)?")
-SELECTION, RUNNING = "Selection of files", "Running"  # help panels
+
+selection_flag = partial(typer.Option, rich_help_panel="Selection of files")
+running_flag = partial(typer.Option, rich_help_panel="Running")
+
+Inputs = Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders, or quoted patterns.")]
+Outdir = Annotated[Path, typer.Option("-o", "--output", metavar="OUTDIR", help="Folder for the results.")]
+Include = Annotated[list[str] | None, selection_flag(metavar="PATTERN", help="Take only matching files; repeatable.")]
+Exclude = Annotated[
+    list[str] | None, selection_flag(metavar="PATTERN", help="Skip matching files and folders; repeatable.")
+]
+Watch = Annotated[bool, selection_flag("--watch", help="Keep running, and process new files.")]
+Settle = Annotated[
+    float,
+    selection_flag(min=0.01, metavar="SECONDS", help="Time without changes after which a new file counts as complete."),
+]
+WorkerCount = Annotated[
+    int | None,
+    running_flag(min=1, max=1024, metavar="N", show_default="one per device", help="Worker processes."),
+]
+Retries = Annotated[int, running_flag(min=0, metavar="N", help="Further attempts after a worker died or timed out.")]
+Timeout = Annotated[
+    float | None, running_flag(min=0.01, metavar="SECONDS", help="Time limit for one attempt at a file.")
+]
+Segment = Annotated[int, running_flag(min=1, metavar="FRAMES", help="Save progress every so many frames.")]
+FailFast = Annotated[bool, running_flag("--fail-fast", help="Stop at the first file that fails.")]
+RetryFailed = Annotated[bool, running_flag("--retry-failed", help="Process files again that are known to be damaged.")]
+On = Annotated[str | None, running_flag(metavar="ray[://HOST:PORT]", help="Work on a Ray cluster.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the work, with time and space needed.")]
 
 
 @with_options
 def batch_command(
-    inputs: Annotated[list[str], typer.Argument(metavar="INPUT...", help="Files, folders, or quoted patterns.")],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUTDIR", help="Folder for the results.")],
-    include: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Take only matching files; repeatable.", rich_help_panel=SELECTION),
-    ] = None,
-    exclude: Annotated[
-        list[str] | None,
-        typer.Option(metavar="PATTERN", help="Skip matching files and folders; repeatable.", rich_help_panel=SELECTION),
-    ] = None,
-    watch: Annotated[
-        bool, typer.Option("--watch", help="Keep running, and process new files.", rich_help_panel=SELECTION)
-    ] = False,
-    settle: Annotated[
-        float,
-        typer.Option(
-            min=0.01,
-            metavar="SECONDS",
-            help="Time without changes after which a new file counts as complete.",
-            rich_help_panel=SELECTION,
-        ),
-    ] = SETTLE_S,
-    workers: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            max=1024,
-            metavar="N",
-            show_default="one per device",
-            help="Worker processes.",
-            rich_help_panel=RUNNING,
-        ),
-    ] = None,
-    retries: Annotated[
-        int,
-        typer.Option(
-            min=0, metavar="N", help="Further attempts after a worker died or timed out.", rich_help_panel=RUNNING
-        ),
-    ] = POLICY.retries,
-    timeout: Annotated[
-        float | None,
-        typer.Option(
-            min=0.01, metavar="SECONDS", help="Time limit for one attempt at a file.", rich_help_panel=RUNNING
-        ),
-    ] = None,
-    segment: Annotated[
-        int,
-        typer.Option(min=1, metavar="FRAMES", help="Save progress every so many frames.", rich_help_panel=RUNNING),
-    ] = POLICY.segment_frames,
-    fail_fast: Annotated[
-        bool, typer.Option("--fail-fast", help="Stop at the first file that fails.", rich_help_panel=RUNNING)
-    ] = POLICY.fail_fast,
-    retry_failed: Annotated[
-        bool,
-        typer.Option(
-            "--retry-failed", help="Process files again that are known to be damaged.", rich_help_panel=RUNNING
-        ),
-    ] = POLICY.retry_failed,
-    on: Annotated[
-        str | None,
-        typer.Option(metavar="ray[://HOST:PORT]", help="Work on a Ray cluster.", rich_help_panel=RUNNING),
-    ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only list the work, with time and space needed.")] = False,
+    inputs: Inputs,
+    output: Outdir,
+    include: Include = None,
+    exclude: Exclude = None,
+    watch: Watch = False,
+    settle: Settle = SETTLE_S,
+    workers: WorkerCount = None,
+    retries: Retries = POLICY.retries,
+    timeout: Timeout = None,
+    segment: Segment = POLICY.segment_frames,
+    fail_fast: FailFast = POLICY.fail_fast,
+    retry_failed: RetryFailed = POLICY.retry_failed,
+    on: On = None,
+    dry_run: DryRun = False,
     make_options: MakeOptions = build_options,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -105,77 +98,85 @@ def batch_command(
     """Remove the rain from many files. Finished files are skipped when the command is run again."""
     with exit_on_error(quiet, verbose), _limit_exit_codes():
         from vderain.batch.ledger import Ledger
-        from vderain.batch.plan import Selection, make_plan
-        from vderain.batch.record import GPX_SUFFIX
+        from vderain.batch.plan import make_plan
         from vderain.batch.run import Run
-        from vderain.cli.batch_progress import batch_display
+        from vderain.batch.watch import Watcher
+        from vderain.cli.batch_output import batch_display
 
-        chosen = make_options()
-        if on is not None and not RAY_ADDRESS.fullmatch(on):
-            raise UsageError(f"--on must be 'ray' or 'ray://HOST:PORT', not {on!r}.", "Or leave it out.")
-        suffix = f".{chosen.container}" if chosen.container else None
-        sidecars = (GPX_SUFFIX,) if chosen.gpx else ()
-        selection = Selection(
-            inputs=tuple(inputs), include=tuple(include or ()), exclude=tuple(exclude or ()), suffix=suffix,
-            sidecars=sidecars, allow_empty=watch,
-        )  # fmt: skip
-        chosen = replace(chosen, container=None)  # the plan names every result; pictures stay pictures
+        options = make_options()
+        _check_ray_address(on)
+        selection = _selection(inputs, include, exclude, options, watch)
+        options = replace(options, container=None)  # the plan names every result; images stay images
         plan = make_plan(selection, output)
         _check_found(plan, watch)
         if dry_run:
-            from vderain.cli.dry_run import print_estimate
-
-            print_estimate(plan, output, chosen, as_json, quiet)
+            _print_estimate(plan, output, options, as_json, quiet)
             raise typer.Exit(1 if plan.incomplete else 0)
         _create_folder(output)
-        with _stopping() as stop, Ledger(output) as ledger, batch_display(quiet, as_json, verbose) as shown:
-            for sentence in ledger.warnings:
-                print_error(sentence, "")
+        watching = Watcher(selection, output, print_error, settle) if watch else nullcontext()
+        with _stopping() as stop, Ledger(output) as ledger, batch_display(quiet, as_json, verbose) as display:
+            for warning in ledger.warnings:
+                print_error(warning, "")
             policy = RetryPolicy(retries, fail_fast, retry_failed, segment)
-            run = Run(ledger=ledger, options=chosen, policy=policy, emit=shown.tell, stop=stop)
-            make_workers = partial(_make_workers, on, chosen.device, workers, timeout, retries)
-            if watch:
-                from vderain.batch.watch import Watcher
-
-                with Watcher(selection, output, print_error, settle) as watcher:
-                    code = _run(run, make_workers, shown, selection, watcher)
-            else:
-                run.add(plan.items)
-                run.check_space()
-                code = _run(run, make_workers, shown, selection)
+            run = Run(ledger=ledger, options=options, policy=policy, emit=display.tell, stop=stop)
+            make_workers = partial(_make_workers, on, options.device, workers, timeout, retries)
+            with watching as watcher:
+                if watcher is None:
+                    run.add(plan.items)
+                    run.check_space()
+                code = _run(run, make_workers, display, selection, watcher)
     raise typer.Exit(1 if code == 0 and plan.incomplete else code)
+
+
+def _check_ray_address(on: str | None) -> None:
+    if on is not None and not RAY_ADDRESS.fullmatch(on):
+        raise UsageError(f"--on must be 'ray' or 'ray://HOST:PORT', not {on!r}.", "Or leave it out.")
+
+
+def _selection(
+    inputs: list[str], include: list[str] | None, exclude: list[str] | None, options: Options, watch: bool
+) -> "Selection":
+    from vderain.batch.plan import Selection
+    from vderain.batch.record import GPX_SUFFIX
+
+    return Selection(
+        inputs=tuple(inputs),
+        include=tuple(include or ()),
+        exclude=tuple(exclude or ()),
+        suffix=f".{options.container}" if options.container else None,
+        sidecars=(GPX_SUFFIX,) if options.gpx else (),
+        allow_empty=watch,
+    )
 
 
 def _run(
     run: "Run",
     make_workers: Callable[[], "Workers"],
-    shown: "BatchDisplay",
+    display: "BatchDisplay",
     selection: "Selection",
-    watcher: "Watcher | None" = None,
+    watcher: "Watcher | None",
 ) -> int:
     """Process the files, write the report and print the summary. Returns the exit code."""
     workers: Workers | None = None
-    whole = False
-
-    def page() -> None:
-        run.write_report("vderain batch", _settings_table(run, selection))
+    complete = False
+    write_report = partial(run.write_report, "vderain batch", _settings_table(run, selection))
 
     try:
         if watcher is not None:
             workers = make_workers()
-            run.work(workers, watcher, page)
+            run.work(workers, watcher, write_report)
         elif run.todo:
             workers = make_workers()
             run.work(workers)
-        whole = True
+        complete = True
     finally:
         summary = run.close(workers)
-        if not whole and summary.ended:  # report the files that ended before the interruption
+        if not complete and summary.ended:  # report the files that ended before the interruption
             with suppress(OutputError):
-                page()
-            shown.close(summary)
-    page()  # in any case: the run before may have been killed on the way to it
-    shown.close(summary)
+                write_report()
+            display.close(summary)
+    write_report()  # in any case: the run before may have been killed on the way to it
+    display.close(summary)
     return INTERRUPTED if summary.stopped else 1 if summary.failed else 0
 
 
@@ -251,3 +252,90 @@ def _stopping() -> Iterator[threading.Event]:
         if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, interrupt)
     yield stop
+
+
+def _print_estimate(plan: "Plan", outdir: Path, options: Options, as_json: bool, quiet: bool) -> None:
+    """Print what a run would do, with the estimated time and space. Nothing is written to OUTDIR."""
+    from vderain.batch.estimate import estimate
+
+    items = _todo(plan, outdir, options)
+    if items and not (quiet or as_json):
+        err.print("Reading the files, and measuring the first frames of a few ...")
+    found = estimate(items, options) if items else []
+    total = _total(found, len(plan.items) - len(items), _free_bytes(outdir))
+    if as_json:
+        lines = [json.dumps(each, default=str) for each in (*map(_estimate_facts, found), total)]
+    else:
+        lines = [one_line(line) for line in (*map(_estimate_line, found), _total_line(total, outdir))]
+    out.print("\n".join(lines), markup=False)  # at once: each call of rich takes a while
+
+
+def _todo(plan: "Plan", outdir: Path, options: Options) -> list["Item"]:
+    from vderain.batch.ledger import read_only
+    from vderain.batch.record import Record, is_done
+    from vderain.runtime.files import fingerprint
+
+    known, asked, by = read_only(outdir), settings(options), weights(options)
+
+    def done(item: "Item") -> bool:
+        if item.target not in known:  # without reading the source
+            return False
+        try:
+            wanted = Record(item=item, fingerprint=fingerprint(item.source), settings=asked, weights=by)
+            return is_done(outdir, known.get(item.target), wanted)
+        except InputError:
+            return False
+
+    return [item for item in plan.items if not done(item)]
+
+
+def _free_bytes(outdir: Path) -> int:
+    there = next(path for path in (outdir.absolute(), *outdir.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
+
+
+def _total(found: list["Estimate"], done: int, free_bytes: int) -> dict[str, Any]:
+    sound = [each for each in found if not each.error]
+    seconds = [each.seconds for each in sound if each.seconds is not None]
+    sizes = [each.bytes_out for each in sound if each.bytes_out is not None]
+    return {
+        "event": "estimate", "files": len(sound), "would_fail": len(found) - len(sound), "done": done,
+        "unknown": len(sound) - len(seconds), "guessed": sum(not each.opened for each in sound),
+        "frames": sum(each.frames for each in sound),
+        "seconds": round(sum(seconds), 1), "bytes": sum(sizes), "free_bytes": free_bytes,
+    }  # fmt: skip
+
+
+def _estimate_facts(each: "Estimate") -> dict[str, Any]:
+    item = each.item
+    facts = {"source": item.source, "target": item.target, "group": item.group, "frames": each.frames}
+    seconds = round(each.seconds, 1) if each.seconds is not None else None
+    return {
+        "event": "would", **facts, "seconds": seconds, "bytes": each.bytes_out, "error": each.error,
+        "guessed": not each.opened,
+    }  # fmt: skip
+
+
+def _estimate_line(each: "Estimate") -> str:
+    name, target = each.item.name, each.item.target
+    if each.error:
+        return f"{name}: would fail: {each.error} {each.cure}"
+    names = name if name == target else f"{name} -> {target}"
+    if each.seconds is None or each.bytes_out is None:
+        return f"{names}: of unknown length"
+    about = "" if each.opened else "about "
+    need = f"about {format_time(each.seconds)}, {format_size(each.bytes_out)}"
+    return f"{names}: {about}{counted(each.frames, 'frame')}, {need}"
+
+
+def _total_line(total: dict[str, Any], outdir: Path) -> str:
+    failing = f", {total['would_fail']} would fail" if total["would_fail"] else ""
+    done = f", {total['done']} done before" if total["done"] else ""
+    unknown = f" (and {total['unknown']} of unknown length)" if total["unknown"] else ""
+    opened = total["files"] + total["would_fail"] - total["guessed"]
+    guessed = f" {counted(opened, 'file')} were opened, the others judged by their size." if total["guessed"] else ""
+    return (
+        f"{counted(total['files'], 'file')} to do{failing}{done}: {counted(total['frames'], 'frame')}, about "
+        f"{format_time(total['seconds'])} on one device{unknown}; about {format_size(total['bytes'])} of the "
+        f"{format_size(total['free_bytes'])} that are free in {outdir}.{guessed}"
+    )

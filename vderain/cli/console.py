@@ -3,23 +3,28 @@
 Results go to stdout, everything else to stderr.
 """
 
+import io
 import json
 import logging
 import os
 import re
 import signal
 import stat
+import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Annotated, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 from rich.console import Console
 
-from vderain.errors import Interrupted, VderainError
+from vderain.errors import Interrupted, OutputError, VderainError
+
+if TYPE_CHECKING:
+    from vderain.media.clip import Progress
 
 out = Console(highlight=False, soft_wrap=True, emoji=False)  # without emoji, so that a file name like :car: stays
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -31,32 +36,8 @@ STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP"
 UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 SENTENCE = re.compile(r"(A|The|There|No) ")  # starts a message, where others start with a file name
 
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.", rich_help_panel="Advanced")]
-Verbose = Annotated[
-    bool, typer.Option("--verbose", "-v", help="Print decisions and tracebacks.", rich_help_panel="Advanced")
-]
-Json = Annotated[
-    bool, typer.Option("--json", help="Print progress and result as JSON lines.", rich_help_panel="Advanced")
-]
 
-
-class HasProgress(Protocol):
-    """Progress of one file, as `process` and `render` report it."""
-
-    @property
-    def frames(self) -> int:
-        """Frames written so far."""
-
-    @property
-    def done_s(self) -> float:
-        """Seconds of media written so far."""
-
-    @property
-    def total_s(self) -> float | None:
-        """Seconds of media in all, where known."""
-
-
-ProgressHandler = Callable[[HasProgress], None]
+ProgressHandler = Callable[["Progress"], None]
 
 
 def counted(number: int, what: str) -> str:
@@ -82,8 +63,9 @@ def exit_on_error(quiet: bool, verbose: bool) -> Iterator[None]:
         typer.Exit: an error occurred; carries its exit code.
     """
     _configure_logging(quiet, verbose)
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup and in a shell's background
+    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    for number, handler in handlers.items():
+        if handler != signal.SIG_IGN:  # ignored under nohup and in a shell's background
             signal.signal(number, _interrupt)
     try:
         yield
@@ -99,6 +81,9 @@ def exit_on_error(quiet: bool, verbose: bool) -> Iterator[None]:
         reason = str(error).splitlines()[0] if str(error) else ""
         what = f"an error in vderain itself: {type(error).__name__}: {reason}."
         _fail(VderainError(what, "Please report it, with the output of the same command with -v."), verbose, error)
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
@@ -113,10 +98,59 @@ def detach_terminal(number: int) -> None:
     """After SIGHUP, redirect output to a closed terminal to the null device, so that writing does not fail."""
     if number != getattr(signal, "SIGHUP", None):
         return
-    null = os.open(os.devnull, os.O_WRONLY)
     for stream in (1, 2):
         if stat.S_ISCHR(os.fstat(stream).st_mode):  # isatty() is false for a closed terminal
-            os.dup2(null, stream)
+            _discard(stream)
+
+
+def _discard(stream: int) -> None:
+    """Redirect a file descriptor to the null device."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream)
+    os.close(null)
+
+
+class _StandardStream(io.TextIOWrapper):
+    """Standard output or error, which may be redirected to a file on a full disk.
+
+    Text that standard error cannot take is dropped, because it must not stop the work. Standard output raises an
+    `OutputError`. Broken pipes stay as they are: Typer and rich handle them.
+    """
+
+    def write(self, text: str, /) -> int:
+        try:
+            return super().write(text)
+        except OSError as error:
+            self._give_up(error)
+        return len(text)
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError as error:
+            self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        if isinstance(error, BrokenPipeError):
+            raise error
+        _discard(self.fileno())  # else the text still in the buffer would fail again when Python exits
+        if self is sys.stdout:
+            what = f"standard output cannot be written ({error.strerror})."
+            raise OutputError(what, "Free some space, or redirect it elsewhere.") from error
+
+
+def check_standard_streams() -> None:
+    """Report errors of standard output, and drop those of standard error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        # surrogateescape: file names that are not UTF-8 are printed byte for byte
+        sys.stdout = _checked(sys.stdout, "surrogateescape")
+    if isinstance(sys.stderr, io.TextIOWrapper):
+        sys.stderr = _checked(sys.stderr, sys.stderr.errors or "backslashreplace")
+
+
+def _checked(stream: io.TextIOWrapper, errors: str) -> _StandardStream:
+    encoding, line_buffering = stream.encoding, stream.line_buffering
+    return _StandardStream(stream.detach(), encoding, errors, line_buffering=line_buffering)
 
 
 def _fail(error: VderainError, verbose: bool, cause: BaseException | None = None) -> NoReturn:
@@ -181,7 +215,7 @@ class _Throttled:
         self.every_s, self.show = every_s, show
         self.started_s = self.shown_s = time.monotonic()
 
-    def __call__(self, progress: HasProgress) -> None:
+    def __call__(self, progress: "Progress") -> None:
         now_s = time.monotonic()
         if now_s - self.shown_s < self.every_s:
             return
@@ -208,9 +242,15 @@ def format_time(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
+def format_size(size_bytes: int) -> str:
+    """A size in MB, from 1 GB on in GB."""
+    return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"
+
+
 @contextmanager
 def _bar(name: str) -> Iterator[ProgressHandler]:
-    from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bars
     from rich.table import Column
     from rich.text import Text
 
@@ -226,11 +266,11 @@ def _bar(name: str) -> Iterator[ProgressHandler]:
         TimeRemainingColumn(compact=True),
         TextColumn("left"),
     )
-    with Progress(*columns, console=err, transient=True, expand=True) as bars:
+    with Bars(*columns, console=err, transient=True, expand=True) as bars:
         task = bars.add_task(name, total=None, fps=0.0)
         started_s = time.monotonic()
 
-        def update(progress: HasProgress) -> None:
+        def update(progress: "Progress") -> None:
             done_s = min(progress.done_s, progress.total_s) if progress.total_s else progress.done_s
             fps = progress.frames / max(1e-6, time.monotonic() - started_s)
             bars.update(task, completed=done_s, total=progress.total_s, fps=fps)

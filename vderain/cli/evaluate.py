@@ -9,44 +9,58 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vderain.cli.console import Quiet, Verbose, counted, exit_on_error, out, progress_display
-from vderain.cli.flags import ADVANCED, DEFAULTS, Device, Mode, Model, NetworkPrecision, Strength
+from vderain.cli.console import counted, exit_on_error, out, progress_display
+from vderain.cli.flags import (
+    DEFAULTS,
+    Device,
+    Mode,
+    Model,
+    NetworkPrecision,
+    Quiet,
+    Strength,
+    Verbose,
+    advanced,
+    option,
+)  # fmt: skip
 from vderain.errors import UsageError
+from vderain.media.encode import EncodeOptions
+from vderain.options import Options
 
 NETWORK_FLAGS = ("model", "strength", "temporal", "device", "precision")
 
 if TYPE_CHECKING:
     from vderain.evaluation.evaluate import PairedScores, Report, UnpairedScores
     from vderain.evaluation.footage import Footage
-    from vderain.process import Options, Progress
+    from vderain.process import Progress
+
+
+Rain = Annotated[Path, option(metavar="PATH", help="Rainy video, image, or folder of images.")]
+Clear = Annotated[Path | None, option(metavar="PATH", help="Ground truth: the scene without rain, frame by frame.")]
+Out = Annotated[
+    Path | None, option("--out", metavar="PATH", help="Measure this derained clip instead of processing --rain.")
+]
+Single = Annotated[bool, option("--single", help="Treat the folder as unrelated images, not as a video.")]
+Identity = Annotated[bool, option("--identity", help="Also process the clear clip, to measure unwanted changes.")]
+Limit = Annotated[int | None, option(min=1, metavar="N", help="Use the first N frames only.")]
+Sheet = Annotated[Path | None, option(metavar="FILE.png", help="Write a contact sheet: before, after, difference.")]
+AsJson = Annotated[bool, advanced("--json", help="Print one JSON object.")]
 
 
 def evaluate_command(
     ctx: typer.Context,
-    rain: Annotated[Path, typer.Option(metavar="PATH", help="Rainy video, image, or folder of images.")],
-    clear: Annotated[
-        Path | None, typer.Option(metavar="PATH", help="Ground truth: the same scene without rain, frame by frame.")
-    ] = None,
-    derained: Annotated[
-        Path | None,
-        typer.Option("--out", metavar="PATH", help="Measure this derained clip instead of processing --rain."),
-    ] = None,
-    single: Annotated[
-        bool, typer.Option("--single", help="Treat the folder as unrelated images, not as a video.")
-    ] = False,
-    identity: Annotated[
-        bool, typer.Option("--identity", help="Also process the clear clip, to measure unwanted changes.")
-    ] = False,
+    rain: Rain,
+    clear: Clear = None,
+    derained: Out = None,
+    single: Single = False,
+    identity: Identity = False,
     strength: Strength = DEFAULTS.strength,
     model: Model = DEFAULTS.model,
     device: Device = DEFAULTS.device,
-    limit: Annotated[int | None, typer.Option(min=1, metavar="N", help="Use the first N frames only.")] = None,
-    sheet: Annotated[
-        Path | None, typer.Option(metavar="FILE.png", help="Write a contact sheet: before, after, difference.")
-    ] = None,
+    limit: Limit = None,
+    sheet: Sheet = None,
     temporal: Mode = DEFAULTS.temporal,
     precision: NetworkPrecision = DEFAULTS.precision,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.", rich_help_panel=ADVANCED)] = False,
+    as_json: AsJson = False,
     quiet: Quiet = False,
     verbose: Verbose = False,
 ) -> None:
@@ -55,41 +69,21 @@ def evaluate_command(
         chosen = [name for name in NETWORK_FLAGS if _was_given(ctx, name)]
         _check(rain, clear, derained, single, identity, chosen)
         from vderain.evaluation.contact_sheet import check_target, write_sheet
-        from vderain.evaluation.evaluate import evaluate_against_truth, evaluate_without_truth
         from vderain.evaluation.footage import Footage, zip_frames
-        from vderain.media.encode import EncodeOptions
-        from vderain.options import Options
-        from vderain.process import Progress
 
         if sheet:
             check_target(sheet)
-        options = Options(
-            model=model,
-            strength=strength,
-            temporal=temporal,
-            device=device,
-            precision=precision,
-            encode=EncodeOptions(codec="ffv1"),
-        )
+        network = Options(model=model, strength=strength, temporal=temporal, device=device, precision=precision)
         before = Footage(rain, single, limit)
         truth = Footage(clear, single, limit) if clear else None
-        known = [before, *([truth] if truth else []), *([Footage(derained, single, limit)] if derained else [])]
-        for _ in zip_frames(known):  # reports clips that do not match before the long work
-            pass
+        given = Footage(derained, single, limit) if derained else None
+        for _ in zip_frames([each for each in (before, truth, given) if each]):
+            pass  # reports clips that do not match before the long work
         with TemporaryDirectory(prefix="vderain-") as folder:
-            work = Work(Path(folder), options, quiet)
-            after = Footage(derained, single, limit) if derained else work.derained(before, "out")
+            work = Work(Path(folder), replace(network, encode=EncodeOptions(codec="ffv1")), quiet)
+            after = given or work.derained(before, "out")
             kept = work.derained(truth, "clear") if truth and identity else None
-            with progress_display("measuring", quiet, False) as report:
-
-                def on_progress(frames: int) -> None:
-                    report(Progress(frames, 0, None))
-
-                found = (
-                    evaluate_against_truth(before, after, truth, kept, on_progress)
-                    if truth
-                    else evaluate_without_truth(before, after, on_progress)
-                )
+            found = _measure(before, after, truth, kept, quiet)
             if sheet:
                 write_sheet(sheet, before, after, truth, found.frames)
         if as_json:
@@ -99,6 +93,31 @@ def evaluate_command(
             _print(found, rain, work)
 
 
+def _measure(
+    before: "Footage", after: "Footage", truth: "Footage | None", kept: "Footage | None", quiet: bool
+) -> "Report":
+    """Compare all clips, with progress.
+
+    Args:
+        before: the rainy clip.
+        after: the clip without rain.
+        truth: the clear clip, if there is one.
+        kept: the clear clip after processing, if asked for.
+        quiet: show no progress.
+    """
+    from vderain.evaluation.evaluate import evaluate_against_truth, evaluate_without_truth
+    from vderain.process import Progress
+
+    with progress_display("measuring", quiet, False) as report:
+
+        def on_progress(frames: int) -> None:
+            report(Progress(frames, 0, None))
+
+        if truth:
+            return evaluate_against_truth(before, after, truth, kept, on_progress)
+        return evaluate_without_truth(before, after, on_progress)
+
+
 class Work:
     """Processes the clips to measure, into a temporary folder.
 
@@ -106,7 +125,7 @@ class Work:
         model, device: as in `process.Result`; None where nothing was processed.
     """
 
-    def __init__(self, folder: Path, options: "Options", quiet: bool) -> None:
+    def __init__(self, folder: Path, options: Options, quiet: bool) -> None:
         self.folder, self.options, self.quiet = folder, options, quiet
         self.model: str | None = None
         self.device: str | None = None

@@ -1,4 +1,4 @@
-"""The flags that choose how a file is processed, declared once for `process` and `batch`."""
+"""The flags that choose how a file is processed, declared once for `process`, `batch` and `evaluate`."""
 
 import inspect
 from collections.abc import Callable
@@ -13,21 +13,52 @@ from vderain.media.encode import CRF_MAX, EncodeOptions
 from vderain.options import STRENGTH_MAX, Comparison, Options, Precision, Temporal
 
 DEFAULTS = Options()
-ADVANCED = "Advanced"
 
 MakeOptions = Callable[[], Options]
 
-Model = Annotated[
-    str, typer.Option(metavar="NAME|FILE", help="Released model (see `vderain info`) or .safetensors file.")
-]
+option, advanced = typer.Option, partial(typer.Option, rich_help_panel="Advanced")
+
+Model = Annotated[str, option(metavar="NAME|FILE", help="Released model (see `vderain info`) or .safetensors file.")]
 Strength = Annotated[
-    float, typer.Option(min=0, max=STRENGTH_MAX, metavar="X", help="How much of the detected rain to remove.")
+    float, option(min=0, max=STRENGTH_MAX, metavar="X", help="How much of the detected rain to remove.")
 ]
-Mode = Annotated[
-    Temporal, typer.Option(help="Use of neighbouring frames. `only` runs no network.", rich_help_panel=ADVANCED)
+Drops = Annotated[bool, option("--drops/--no-drops", help="Also remove raindrops on the windshield.")]
+Device = Annotated[str, option(metavar="auto|cpu|cuda|mps", help="Where to run the network.")]
+Codec = Annotated[
+    str | None,
+    option(
+        metavar="NAME", show_default="that of INPUT", help="h264, hevc, av1, vp9, ffv1, prores or any FFmpeg encoder."
+    ),
 ]
-Device = Annotated[str, typer.Option(metavar="auto|cpu|cuda|mps", help="Where to run the network.")]
-NetworkPrecision = Annotated[Precision, typer.Option(help="Precision of the network.", rich_help_panel=ADVANCED)]
+Crf = Annotated[
+    float | None, option(min=0, max=CRF_MAX, metavar="X", show_default="by codec", help="Quality; lower is better.")
+]
+Start = Annotated[float | None, option(min=0, metavar="SECONDS", help="Where to begin.")]
+Duration = Annotated[float | None, option(min=0, metavar="SECONDS", help="How much to process.")]
+Compare = Annotated[Comparison | None, option(help="Show before and after in one frame.")]
+Overwrite = Annotated[bool, option("--overwrite", help="Replace existing output.")]
+
+Mode = Annotated[Temporal, advanced(help="Use of neighbouring frames. `only` runs no network.")]
+Guard = Annotated[bool, advanced("--guard/--no-guard", help="Copy dry scenes unchanged.")]
+Auto = Annotated[bool, advanced("--auto", help="Scan the video first and skip dry parts (faster).")]
+Container = Annotated[
+    str | None,
+    advanced(metavar="mp4|mov|mkv|...", show_default="that of -o or INPUT", help="Container of the output."),
+]
+Lossless = Annotated[bool, advanced("--lossless", help="Encode without loss.")]
+Preset = Annotated[str | None, advanced(metavar="NAME", show_default="by codec", help="Speed preset of the encoder.")]
+EncoderOpts = Annotated[list[str] | None, advanced(metavar="NAME=VALUE", help="Further encoder option; repeatable.")]
+NetworkPrecision = Annotated[Precision, advanced(help="Precision of the network.")]
+BatchSize = Annotated[
+    int | None,
+    advanced(min=1, metavar="N", show_default="what fits into memory", help="Frames per network call."),
+]
+Rate = Annotated[str, advanced(metavar="FPS", help="Frame rate of a folder of images, such as 30000/1001.")]
+Gpx = Annotated[bool, advanced("--gpx", help="Write the camera's GPS track to a .gpx file.")]
+Strict = Annotated[bool, advanced("--strict", help="Stop at damaged frames, and refuse interlaced video.")]
+Json = Annotated[bool, advanced("--json", help="Print progress and result as JSON lines.")]
+Quiet = Annotated[bool, advanced("--quiet", "-q", help="Print errors only.")]
+Verbose = Annotated[bool, advanced("--verbose", "-v", help="Print decisions and tracebacks.")]
 
 
 def with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -55,110 +86,40 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
 def build_options(
     *,
     strength: Strength = DEFAULTS.strength,
-    drops: Annotated[
-        bool, typer.Option("--drops/--no-drops", help="Also remove raindrops on the windshield.")
-    ] = DEFAULTS.drops,
+    drops: Drops = DEFAULTS.drops,
     model: Model = DEFAULTS.model,
     device: Device = DEFAULTS.device,
-    codec: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            show_default="that of INPUT",
-            help="h264, hevc, av1, vp9, ffv1, prores or any FFmpeg encoder.",
-        ),
-    ] = DEFAULTS.encode.codec,
-    crf: Annotated[
-        float | None,
-        typer.Option(min=0, max=CRF_MAX, metavar="X", show_default="by codec", help="Quality; lower is better."),
-    ] = DEFAULTS.encode.crf,
-    start: Annotated[float | None, typer.Option(min=0, metavar="SECONDS", help="Where to begin.")] = DEFAULTS.start_s,
-    duration: Annotated[
-        float | None, typer.Option(min=0, metavar="SECONDS", help="How much to process.")
-    ] = DEFAULTS.duration_s,
-    compare: Annotated[Comparison | None, typer.Option(help="Show before and after in one frame.")] = DEFAULTS.compare,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace existing output.")] = DEFAULTS.overwrite,
+    codec: Codec = DEFAULTS.encode.codec,
+    crf: Crf = DEFAULTS.encode.crf,
+    start: Start = DEFAULTS.start_s,
+    duration: Duration = DEFAULTS.duration_s,
+    compare: Compare = DEFAULTS.compare,
+    overwrite: Overwrite = DEFAULTS.overwrite,
     temporal: Mode = DEFAULTS.temporal,
-    guard: Annotated[
-        bool,
-        typer.Option("--guard/--no-guard", help="Copy dry scenes unchanged.", rich_help_panel=ADVANCED),
-    ] = DEFAULTS.guard,
-    auto: Annotated[
-        bool,
-        typer.Option("--auto", help="Scan the video first and skip dry parts (faster).", rich_help_panel=ADVANCED),
-    ] = DEFAULTS.auto,
-    container: Annotated[
-        str | None,
-        typer.Option(
-            metavar="mp4|mov|mkv|...",
-            show_default="that of -o or INPUT",
-            help="Container of the output.",
-            rich_help_panel=ADVANCED,
-        ),
-    ] = DEFAULTS.container,
-    lossless: Annotated[
-        bool, typer.Option("--lossless", help="Encode without loss.", rich_help_panel=ADVANCED)
-    ] = DEFAULTS.encode.lossless,
-    preset: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", show_default="by codec", help="Speed preset of the encoder.", rich_help_panel=ADVANCED
-        ),
-    ] = DEFAULTS.encode.preset,
-    encoder_opt: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="Further encoder option; repeatable.", rich_help_panel=ADVANCED),
-    ] = None,
+    guard: Guard = DEFAULTS.guard,
+    auto: Auto = DEFAULTS.auto,
+    container: Container = DEFAULTS.container,
+    lossless: Lossless = DEFAULTS.encode.lossless,
+    preset: Preset = DEFAULTS.encode.preset,
+    encoder_opt: EncoderOpts = None,
     precision: NetworkPrecision = DEFAULTS.precision,
-    batch_size: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            show_default="what fits into memory",
-            help="Frames per network call.",
-            rich_help_panel=ADVANCED,
-        ),
-    ] = DEFAULTS.batch_size,
-    rate: Annotated[
-        str,
-        typer.Option(
-            metavar="FPS", help="Frame rate of a folder of images, such as 30000/1001.", rich_help_panel=ADVANCED
-        ),
-    ] = str(DEFAULTS.rate),
-    gpx: Annotated[
-        bool, typer.Option("--gpx", help="Write the camera's GPS track to a .gpx file.", rich_help_panel=ADVANCED)
-    ] = DEFAULTS.gpx,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Stop at damaged frames, and refuse interlaced video.", rich_help_panel=ADVANCED),
-    ] = DEFAULTS.strict,
+    batch_size: BatchSize = DEFAULTS.batch_size,
+    rate: Rate = str(DEFAULTS.rate),
+    gpx: Gpx = DEFAULTS.gpx,
+    strict: Strict = DEFAULTS.strict,
 ) -> Options:
     """Build the options of one file from the values of the flags.
 
     Raises:
         UsageError: a value is out of range.
     """
+    encode = EncodeOptions(codec, crf, preset, _pairs(encoder_opt or []), lossless)
     return Options(
-        model=model,
-        strength=strength,
-        temporal=temporal,
-        device=device,
-        precision=precision,
-        batch_size=batch_size,
-        encode=EncodeOptions(codec, crf, preset, _pairs(encoder_opt or []), lossless),
-        start_s=start,
-        duration_s=duration,
-        rate=_fraction(rate),
-        drops=drops,
-        guard=guard,
-        auto=auto,
-        gpx=gpx,
-        container=container.lower().lstrip(".") if container else None,
-        compare=compare,
-        overwrite=overwrite,
+        model=model, strength=strength, temporal=temporal, device=device, precision=precision, batch_size=batch_size,
+        encode=encode, start_s=start, duration_s=duration, rate=_fraction(rate), drops=drops, guard=guard, auto=auto,
+        gpx=gpx, container=container.lower().lstrip(".") if container else None, compare=compare, overwrite=overwrite,
         strict=strict,
-    )
+    )  # fmt: skip
 
 
 def _pairs(encoder_options: list[str]) -> tuple[tuple[str, str], ...]:

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 
 from vderain import __version__
-from vderain.cli.console import Verbose, exit_on_error, out
+from vderain.cli.console import exit_on_error, format_size, out
+from vderain.cli.flags import Verbose
 
 
 def info_command(
@@ -68,7 +69,7 @@ def _facts_of_file(file: Path, container: str | None) -> dict[str, Any]:
 
 def _print_file(facts: dict[str, Any]) -> None:
     length = f"{facts['duration_s']:.2f} s" if facts["duration_s"] is not None else "unknown length"
-    out.print(f"{facts['path']}: {facts['container']}, {length}, {facts['size_bytes'] / 1e6:.1f} MB", markup=False)
+    out.print(f"{facts['path']}: {facts['container']}, {length}, {format_size(facts['size_bytes'])}", markup=False)
     for stream in facts["streams"]:
         outcome = "derained" if stream["processed"] else "copied" if stream["kept"] else "NOT KEPT"
         outcome = f"written as {stream['becomes']}" if stream["becomes"] else outcome

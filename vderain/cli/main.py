@@ -1,6 +1,5 @@
 """The command-line application. Commands import their heavy modules when they run, so that --help is instant."""
 
-import io
 import re
 import shlex
 import sys
@@ -12,13 +11,13 @@ from typer.core import TyperGroup
 
 from vderain import __version__
 from vderain.cli.batch import batch_command
-from vderain.cli.console import exit_on_error, out, print_error
+from vderain.cli.console import check_standard_streams, exit_on_error, out, print_error
 from vderain.cli.evaluate import evaluate_command
 from vderain.cli.info import info_command
 from vderain.cli.process import process_command
 from vderain.cli.render import render_command
 from vderain.cli.train import train_command
-from vderain.errors import UsageError
+from vderain.errors import UsageError, VderainError
 
 EMPTY = re.compile(r"(--[^=]+=)?")  # what an unset shell variable leaves of an argument
 ParserError: type[Exception] = typer.BadParameter.__mro__[1]  # click's UsageError, which typer does not export
@@ -75,10 +74,13 @@ app.command("train")(train_command)
 
 
 def main() -> None:
-    """Entry point of the `vderain` command."""
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="surrogateescape")  # file names that are not UTF-8 are printed byte for byte
-    app()
+    """Run the command line with the arguments of this process, and exit."""
+    check_standard_streams()
+    try:
+        app()
+    except VderainError as error:  # outside of the commands, which report their own: the help could not be printed
+        print_error(error.what, error.cure)
+        sys.exit(error.exit_code)
 
 
 @app.callback(invoke_without_command=True)

@@ -7,12 +7,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vderain.cli.console import Json, Quiet, Verbose, counted, exit_on_error, format_time, out, progress_display
-from vderain.cli.flags import MakeOptions, build_options, with_options
+from vderain.cli.console import counted, exit_on_error, format_time, out, print_error, progress_display
+from vderain.cli.flags import Json, MakeOptions, Quiet, Verbose, build_options, with_options
 from vderain.errors import Interrupted
 
 if TYPE_CHECKING:
     from vderain.process import Result
+
+NOTHING_DONE = "no rain was found, nothing was changed"
 
 
 @with_options
@@ -62,7 +64,10 @@ def _print_result(result: "Result", as_json: bool, quiet: bool) -> None:
     if as_json:
         facts = asdict(result)
         out.print(json.dumps({"event": "done"} | facts, default=str), markup=False)
-    elif not quiet:
+    elif quiet:
+        if result.dry == result.frames:
+            print_error(f"{result.source}: {NOTHING_DONE}.", "Add --no-guard to process it anyway.")
+    else:
         out.print(_closing_line(result), markup=False)
         _print_intervals(result)
         if result.gpx:
@@ -72,7 +77,10 @@ def _print_result(result: "Result", as_json: bool, quiet: bool) -> None:
 def _closing_line(result: "Result") -> str:
     notes = f", {counted(result.repeated, 'damaged frame')} concealed" if result.repeated else ""
     notes += f", {counted(result.missing, 'frame')} missing" if result.missing else ""
-    notes += f", {counted(result.dry, 'dry frame')} left unchanged" if result.dry else ""
+    if result.dry == result.frames:
+        notes += f", {NOTHING_DONE}"
+    elif result.dry:
+        notes += f", {counted(result.dry, 'dry frame')} left unchanged"
     rate = result.frames / max(1e-6, result.seconds)
     model = f"{result.model} on {result.device}" if result.model else "no network"
     return (

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vderain.cli.console import Json, Quiet, Verbose, counted, exit_on_error, format_time, out, progress_display
-from vderain.cli.flags import Device
+from vderain.cli.console import counted, exit_on_error, format_time, out, progress_display
+from vderain.cli.flags import Device, Json, Quiet, Verbose
 from vderain.media.encode import CRF_MAX, EncodeOptions
 from vderain.options import NOISE_MAX, RainStyle, RenderOptions
 

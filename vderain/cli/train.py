@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vderain.cli.console import Quiet, Verbose, err, exit_on_error, format_time, out
+from vderain.cli.console import err, exit_on_error, format_time, out
+from vderain.cli.flags import Quiet, Verbose
 from vderain.errors import Interrupted, VderainError
 
 if TYPE_CHECKING:

@@ -164,7 +164,8 @@ def test_a_missing_folder_is_reported(tmp_path: Path) -> None:
     ("name", "value", "text"),
     [("clock", 0, "0:00"), ("clock", 4.04, "4.0 s"), ("clock", 59.6, "1:00"), ("clock", 3661, "1:01:01"),
      ("clock", 3_600_000, "1,000:00:00"), ("size", 0, "0 B"), ("size", 999_600, "1.0 MB"),
-     ("size", 98_000_000, "98 MB"), ("when", "", ""), ("when", "soon", "soon"), ("levels", 0.01, "0")],
+     ("size", 98_000_000, "98 MB"), ("when", "", ""), ("when", "soon", "soon"), ("rain", 0.01, "none"),
+     ("rain", 1.1, "moderate")],
 )  # fmt: skip
 def test_numbers_are_formatted_for_people(name: str, value: Any, text: str) -> None:
     assert report.FILTERS[name](value) == text

@@ -160,10 +160,13 @@ def _when(iso: str) -> str:
         return iso
 
 
+# Mean light removed from the rainiest frame, in levels of 255, and its name for the reader of the report.
+RAIN = ((4.0, "heavy"), (1.0, "moderate"), (0.05, "light"), (0.0, "none"))
+
 FILTERS: dict[str, Callable[..., Any]] = {
     "clock": _clock, "link": _link, "share": _share, "size": _size, "when": _when,
     "count": lambda number: f"{number:,}",
     "label": LABELS.__getitem__,
-    "levels": lambda removed: f"{removed:.1f}" if removed >= 0.05 else "0",
+    "rain": lambda removed: next(word for least, word in RAIN if removed >= least),
     "plural": lambda count, noun: f"{count:,} {noun}" + "s" * (count != 1),
 }  # fmt: skip
