@@ -111,7 +111,8 @@ def test_ctrl_c_while_the_program_starts_gives_no_traceback(instant_s: float, tm
     time.sleep(instant_s)
     running.send_signal(signal.SIGINT)
     _, said = running.communicate(timeout=60)
-    assert running.returncode in (130, 3), said  # 3: it had ended already, because the file is missing
+    # 3: it had ended already, because the file is missing; -SIGINT: Python itself was on its way out
+    assert running.returncode in (130, 3, -signal.SIGINT), said
     assert len(said.splitlines()) <= 1
 
 

@@ -64,10 +64,10 @@ def exit_on_error(quiet: bool, verbose: bool) -> Iterator[None]:
     """
     _configure_logging(quiet, verbose)
     handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
-    for number, handler in handlers.items():
-        if handler != signal.SIG_IGN:  # ignored under nohup and in a shell's background
-            signal.signal(number, _interrupt)
     try:
+        for number, handler in handlers.items():
+            if handler != signal.SIG_IGN:  # ignored under nohup and in a shell's background
+                signal.signal(number, _interrupt)
         yield
     except VderainError as error:
         _fail(error, verbose)
