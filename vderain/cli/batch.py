@@ -110,8 +110,7 @@ def batch_command(
         plan = make_plan(selection, output)
         _check_found(plan, watch)
         if dry_run:
-            _print_estimate(plan, output, options, as_json, quiet)
-            raise typer.Exit(1 if plan.incomplete else 0)
+            raise typer.Exit(_print_estimate(plan, output, options, as_json, quiet))
         _create_folder(output)
         watching = Watcher(selection, output, print_error, settle) if watch else nullcontext()
         with _stopping() as stop, Ledger(output) as ledger, batch_display(quiet, as_json, verbose) as display:
@@ -254,8 +253,12 @@ def _stopping() -> Iterator[threading.Event]:
     yield stop
 
 
-def _print_estimate(plan: "Plan", outdir: Path, options: Options, as_json: bool, quiet: bool) -> None:
-    """Print what a run would do, with the estimated time and space. Nothing is written to OUTDIR."""
+def _print_estimate(plan: "Plan", outdir: Path, options: Options, as_json: bool, quiet: bool) -> int:
+    """Print what a run would do, with the estimated time and space. Nothing is written to OUTDIR.
+
+    Returns:
+        The exit code.
+    """
     from vderain.batch.estimate import estimate
 
     items = _todo(plan, outdir, options)
@@ -268,6 +271,7 @@ def _print_estimate(plan: "Plan", outdir: Path, options: Options, as_json: bool,
     else:
         lines = [one_line(line) for line in (*map(_estimate_line, found), _total_line(total, outdir))]
     out.print("\n".join(lines), markup=False)  # at once: each call of rich takes a while
+    return 1 if plan.incomplete else 0
 
 
 def _todo(plan: "Plan", outdir: Path, options: Options) -> list["Item"]:
