@@ -351,7 +351,7 @@ def test_a_gpu_that_is_not_there(refused: Callable[..., str], clip: Make, device
     assert device in refused(DEVICE, clip(frames=2), "--device", device)
 
 
-@pytest.mark.parametrize("flags", ["--device tpu", "--device cpu:fast", "--precision fp8"])
+@pytest.mark.parametrize("flags", ["--device tpu", "--device cpu:fast"])
 def test_a_device_that_is_none(refused: Callable[..., str], clip: Make, flags: str) -> None:
     assert flags.split()[1] in refused(DEVICE, clip(frames=2), *flags.split())
 

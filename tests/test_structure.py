@@ -42,7 +42,7 @@ def test_the_import_graph_has_no_cycle(structure: Any) -> None:
 
 
 def test_the_longest_chain_of_imports_is_within_budget(structure: Any) -> None:
-    assert structure.floors <= 20
+    assert structure.floors <= 8
 
 
 def test_every_function_is_typed(structure: Any) -> None:

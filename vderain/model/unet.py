@@ -318,7 +318,15 @@ class Block(nn.Module):
 
 
 def median_of_five(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor) -> Tensor:
-    """Median of five equally shaped tensors, by the comparisons of a selection network (torch.median sorts)."""
+    """Median of five tensors, by the comparisons of a selection network (torch.median sorts).
+
+    Args:
+        a: of any shape.
+        b: like `a`.
+        c: like `a`.
+        d: like `a`.
+        e: like `a`.
+    """
     low = torch.maximum(torch.minimum(a, b), torch.minimum(c, d))
     high = torch.minimum(torch.maximum(a, b), torch.maximum(c, d))
     return torch.maximum(torch.minimum(low, high), torch.minimum(torch.maximum(low, high), e))

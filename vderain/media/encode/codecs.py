@@ -135,27 +135,36 @@ def quieten(encoder: str) -> None:
 
 
 def with_hdr_metadata(options: Mapping[str, str], encoder: str, light: HdrMetadata | None) -> dict[str, str]:
-    """An encoder's options with the metadata added, where it has words for it; the user's own come last and win."""
-    said = _said(encoder, light) if light is not None else {}
+    """Add HDR10 metadata to an encoder's options, if the encoder can write it.
+
+    Args:
+        options: of the encoder; values that the user gave come last and win.
+        encoder: FFmpeg's name of it.
+        light: mastering display and light levels of the source, if any.
+
+    Returns:
+        The options, in a new dict.
+    """
+    parameters = _hdr_parameters(encoder, light) if light is not None else {}
     name = {"libx264": "x264-params", "libx265": "x265-params", "libsvtav1": "svtav1-params"}.get(encoder)
-    if not said or name is None:
+    if not parameters or name is None:
         return dict(options)
-    text = ":".join(f"{key}={value}" for key, value in said.items())
+    text = ":".join(f"{key}={value}" for key, value in parameters.items())
     return {**options, name: f"{text}:{options[name]}" if options.get(name) else text}
 
 
-def _said(encoder: str, light: HdrMetadata) -> dict[str, str]:
+def _hdr_parameters(encoder: str, light: HdrMetadata) -> dict[str, str]:
     display, content = {
         "libx264": ("mastering-display", "cll"),
         "libx265": ("master-display", "max-cll"),
         "libsvtav1": ("mastering-display", "content-light"),
     }.get(encoder, ("", ""))
-    said = {}
+    parameters = {}
     if display and light.primaries and light.luminance:
-        said[display] = _display(light.primaries, light.luminance, decimal=encoder == "libsvtav1")
+        parameters[display] = _display(light.primaries, light.luminance, decimal=encoder == "libsvtav1")
     if content and light.content:
-        said[content] = f"{light.content[0]},{light.content[1]}"
-    return said
+        parameters[content] = f"{light.content[0]},{light.content[1]}"
+    return parameters
 
 
 def _display(primaries: tuple[Fraction, ...], luminance: tuple[Fraction, Fraction], decimal: bool) -> str:
