@@ -115,7 +115,7 @@ class Bench:
             stills = (("Rain100L", "rain100l", "rain100l"), ("Rain100H", "rain100h", "rain100l"))
             for name, rainy_in, clear_in in (*stills, ("driving, rendered weather", "driving", "driving")):
                 rainy, clear = self.data / rainy_in / "rain", self.data / clear_in / "clear"
-                self._row(name, "picture", rainy, self._stills(rainy), clear, moving=False)
+                self._row(name, "image", rainy, self._stills(rainy), clear, moving=False)
 
     def clear(self) -> None:
         """Clear pictures, which should stay as they are."""
@@ -137,7 +137,7 @@ class Bench:
                 self._harm(name, mode, source, self._clip(source, temporal=mode))
         if self.data:
             source = self.data / "driving/clear"
-            self._harm("driving, clear", "picture", source, self._stills(source))
+            self._harm("driving, clear", "image", source, self._stills(source))
 
     def exact(self) -> None:
         """Strength 0 to a lossless codec: every code value of every plane as it was."""
