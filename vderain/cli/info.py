@@ -71,7 +71,8 @@ def _print_file(facts: dict[str, Any]) -> None:
     length = f"{facts['duration_s']:.2f} s" if facts["duration_s"] is not None else "unknown length"
     out.print(f"{facts['path']}: {facts['container']}, {length}, {format_size(facts['size_bytes'])}", markup=False)
     for stream in facts["streams"]:
-        outcome = "derained" if stream["processed"] else "copied" if stream["kept"] else "NOT KEPT"
+        lost = "empty" if stream["empty"] else "NOT KEPT"
+        outcome = "derained" if stream["processed"] else "copied" if stream["kept"] else lost
         outcome = f"written as {stream['becomes']}" if stream["becomes"] else outcome
         language = f" ({stream['language']})" if stream["language"] else ""
         out.print(

@@ -8,7 +8,7 @@ import av
 from av.stream import Stream
 
 from vderain.media.decode.media_file import TIMECODE, MediaFile, StreamInfo
-from vderain.media.decode.open import first_packet
+from vderain.media.decode.open import first_packet, is_empty
 from vderain.media.decode.probe import frame_rate, open_media
 from vderain.media.decode.side_data import is_kept
 from vderain.media.encode.verify import joined_programs
@@ -36,6 +36,7 @@ class StreamDescription:
         processed: True for the video stream that is restored.
         kept: whether the output will have it, restored or copied.
         becomes: description of its replacement where it is not kept as it is, or None.
+        empty: whether it is not kept because it has no packets.
     """
 
     index: int
@@ -46,6 +47,7 @@ class StreamDescription:
     processed: bool
     kept: bool
     becomes: str | None
+    empty: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +145,7 @@ def _describe_stream(stream: Stream, info: StreamInfo, media: MediaFile, muxer: 
         processed=processed,
         kept=kept,
         becomes=becomes,
+        empty=not kept and not becomes and is_empty(stream, info),
     )
 
 

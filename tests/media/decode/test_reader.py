@@ -318,3 +318,23 @@ def test_pictures_that_were_read_do_not_stay_in_memory(clip: Make) -> None:
     finally:
         gc.enable()
     assert left <= _COLLECT_AFTER
+
+
+def with_unlisted_packets(source: Path, target: Path) -> Path:
+    """A transport stream with packets in its last third whose PID no table lists, as dashcams write GPS positions."""
+    pes = b"\0\0\1\xbd" + (43).to_bytes(2, "big") + b"\x80\0\0" + b"position" * 5
+    stuffing = bytes([183 - len(pes), 0]) + b"\xff" * (182 - len(pes))
+    unlisted = b"\x47\x43\x00\x30" + stuffing + pes
+    content = source.read_bytes()
+    cut = len(content) // 188 * 2 // 3 * 188
+    target.write_bytes(content[:cut] + unlisted * 3 + content[cut:])
+    return target
+
+
+def test_streams_that_the_header_does_not_list_are_named(clip: Make, tmp_path: Path) -> None:
+    # FFmpeg probes the first seconds only; the last third comes later.
+    whole = clip("clip.ts", frames=60, rate=Fraction(1), time_base=Fraction(1, 90000))
+    with VideoReader(with_unlisted_packets(whole, tmp_path / "gps.ts")) as reader:
+        assert len(list(reader.frames())) == 60
+    assert reader.damage == Damage()
+    assert reader.dropped == ["unknown stream #1 (none), which the header does not list"]

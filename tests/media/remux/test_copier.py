@@ -1,14 +1,16 @@
 """The copy of other streams: each packet is there, at its instant, whatever the demuxer says or does not say of it."""
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import av
 import pytest
-from clips import Clip, decoded_pts, packets
+from clips import Clip, decoded_pts, make, packets
 from fidelity.sources import assemble, film, mov_text, sound
 
+from vderain.media.describe import describe
 from vderain.media.encode.encoder import EncodeOptions
 from vderain.process import Options, Result, process
 
@@ -61,3 +63,18 @@ def test_sound_lasts_into_the_next_recording(tmp_path: Path) -> None:
     source.write_bytes(one.read_bytes() * 2)
     result = untouched(source, tmp_path / "out.mp4")
     assert result.dropped == () and len(packets(result.target, "audio")) == len(packets(source, "audio"))
+
+
+def with_sampling_rate_zero(path: Path) -> Path:
+    """A Matroska file of which the audio track claims 0 samples a second."""
+    rate = b"\xb5\x88" + struct.pack(">d", 48000)  # SamplingFrequency
+    content = path.read_bytes()
+    assert content.count(rate) == 1
+    path.write_bytes(content.replace(rate, b"\xb5\x88" + bytes(8)))
+    return path
+
+
+def test_audio_with_a_sampling_rate_of_zero_is_left_out(tmp_path: Path) -> None:
+    source = with_sampling_rate_zero(make(tmp_path / "in.mkv", Clip(audio="flac")))
+    assert describe(source).streams[1].becomes is None
+    assert untouched(source, tmp_path / "out.mp4").target.is_file()

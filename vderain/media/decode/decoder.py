@@ -28,11 +28,10 @@ from typing import Self
 
 import av
 from av.codec.context import ThreadType
-from av.stream import Stream
 
 from vderain.media.decode.deinterlace import Deinterlacer
-from vderain.media.decode.media_file import FALLBACK_RATE, Crop, Packet, VideoInfo
-from vderain.media.decode.open import input_errors, main_video, open_input, read_packets
+from vderain.media.decode.media_file import FALLBACK_RATE, Crop, Packet, VideoInfo, late_streams
+from vderain.media.decode.open import demux, input_errors, main_video, open_input, read_packets
 from vderain.media.decode.side_data import LostSideData
 from vderain.media.decode.timestamps import VideoClock, is_joinable, shows_frame
 from vderain.media.frame import Frame
@@ -61,12 +60,14 @@ class FrameDecoder:
         converted: frames so far that came in another size or format than the first.
         deinterlacer: turns interlaced frames into progressive ones, and counts them.
         lost_side_data: what frames so far carried that an encoder does not write.
+        late_streams: after the last frame, names of the streams that the file's header does not list.
     """
 
     def __init__(self, path: Path, info: VideoInfo, begin_s: Fraction | None = None) -> None:
         self.missing = self.converted = 0
         self.deinterlacer = Deinterlacer(trust_flags=not info.misflagged)
         self.lost_side_data = LostSideData()
+        self.late_streams: list[str] = []
         self._path = path
         self._info = info
         self._begin_s = begin_s
@@ -112,6 +113,7 @@ class FrameDecoder:
                 # Without pts, the decoder's error is the only sign that a frame is lost; it belongs to this packet.
                 self._suspect = False
                 yield from self._conceal([heapq.heappop(self._expected)])
+        self.late_streams = late_streams(self._container)
         yield from self._deliver_all(self._decode(None), flush=True)
         if self._expected and not self._in_order:
             yield from self._deliver_all(self._decode_tail_again(), flush=True)
@@ -157,8 +159,7 @@ class FrameDecoder:
         """Whether seeking to ``offset`` leads to a packet at or before the start; reads that packet."""
         assert self._begin_s is not None
         self._container.seek(offset, stream=self._stream)
-        streams: list[Stream] = [self._stream]
-        first = next((packet for packet in self._container.demux(*streams) if packet.size), None)
+        first = next((packet for packet in demux(self._container, [self._stream]) if packet.size), None)
         pts = self._expected_pts(first) if first is not None else None
         return pts is not None and pts <= self._begin_s / self._info.time_base
 
@@ -212,7 +213,7 @@ class FrameDecoder:
         try:
             if self._last_key_pts is not None:
                 self._container.seek(self._last_key_pts, stream=self._stream)
-            for packet in self._container.demux(self._stream):
+            for packet in demux(self._container, [self._stream]):
                 try:
                     frames = self._stream.codec_context.decode(packet if packet.size else None)
                 except (av.error.FFmpegError, ValueError):

@@ -27,6 +27,7 @@ Clock = Literal["pts", "dts", "rate"]
 UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED, AVCOL_PRI_UNSPECIFIED and AVCOL_TRC_UNSPECIFIED share this number
 TIMECODE = "tmcd"  # the codec tag of a timecode track
 _TAG = re.compile(r"\((\w{4}) / 0x[0-9A-F]{8}\)")  # the four characters by which MP4 and MOV tell data apart
+_STREAM = re.compile(r"^ *Stream #0:(?P<index>\d+).*?: (?P<type>[A-Z]\w+): (?P<codec>\w+)", re.MULTILINE)
 FALLBACK_RATE = Fraction(25)  # frames a second of a raw stream that does not say; FFmpeg assumes the same
 
 
@@ -277,6 +278,18 @@ def description(container: Container, index: int) -> str:
 def programs(container: Container) -> int:
     """How many programs a transport stream has; 0 in all other formats."""
     return len(re.findall(r"^ *Program \d+", _described(container), re.MULTILINE))
+
+
+def late_streams(container: Container) -> list[str]:
+    """Names of the streams that appeared while a file was read; PyAV has no objects by which to copy them.
+
+    They are common in transport streams of dashcams, whose tables do not list the packets with GPS positions.
+    """
+    late = (match for match in _STREAM.finditer(_described(container)) if int(match["index"]) >= len(container.streams))
+    return [
+        f"{match['type'].lower()} stream #{match['index']} ({match['codec']}), which the header does not list"
+        for match in late
+    ]
 
 
 class _Dumpable(Protocol):

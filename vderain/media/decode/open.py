@@ -88,6 +88,20 @@ def _open(file: str | BinaryIO) -> InputContainer:
     return container
 
 
+def demux(container: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet]:
+    """The packets of some streams, closed by an empty one of each, which flushes its decoder.
+
+    Args:
+        container: an open file.
+        streams: some of its streams.
+    """
+    try:
+        yield from container.demux(*streams)
+    except IndexError as error:
+        # At the end PyAV also looks for streams that appeared on the way, for which it has no object.
+        log.debug("'%s' has more streams than its header names: %s", Path(container.name).name, error)
+
+
 def read_packets(container: InputContainer, streams: Sequence[Stream], level: int = logging.DEBUG) -> Iterator[Packet]:
     """The packets of some streams that are not empty; continues behind packets that cannot be read.
 
@@ -99,7 +113,7 @@ def read_packets(container: InputContainer, streams: Sequence[Stream], level: in
     errors, said = 0, False
     while streams and errors <= _READ_ERRORS_MAX:
         try:
-            for packet in container.demux(*streams):
+            for packet in demux(container, streams):
                 if packet.size:
                     errors = 0
                     yield packet
@@ -213,7 +227,7 @@ def read_head(container: InputContainer, stream: av.VideoStream, path: Path, oth
 def packets_until_error(container: InputContainer, streams: Sequence[Stream]) -> Iterator[Packet]:
     """The packets of some streams, the closing empty ones included, up to the first that cannot be read."""
     try:
-        yield from container.demux(*streams)
+        yield from demux(container, streams)
     except (av.error.FFmpegError, OSError) as error:
         log.debug("reading the head of a file: %s", error)
 
@@ -240,6 +254,16 @@ def first_packet(stream: Stream, info: StreamInfo) -> Packet | None:
     # It lies further on than the file was probed, or there is none.
     with open_input(Path(stream.container.name)) as container:
         return next(iter(read_packets(container, [container.streams[stream.index]])), None)
+
+
+def is_empty(stream: Stream, info: StreamInfo) -> bool:
+    """Whether a stream of audio or video has no packets.
+
+    Args:
+        stream: of an open input.
+        info: what the probe found of it.
+    """
+    return stream.type in ("audio", "video") and first_packet(stream, info) is None
 
 
 def _copy_packet(packet: Packet) -> Packet:

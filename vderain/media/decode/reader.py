@@ -79,7 +79,7 @@ class VideoReader:
         cut: the part that is read, on the source's clock; with ``start_s``, complete after the first frame.
         share: the part of the file's duration that is read, 0..1.
         changed: descriptions of how the frames delivered differ from those stored; complete after a pass.
-        dropped: descriptions of side data that the frames carried; complete after a pass.
+        dropped: descriptions of side data of the frames and of streams that cannot be copied; complete after a pass.
 
     Args:
         path: the file.
@@ -206,7 +206,7 @@ class VideoReader:
                         self._note_interlaced()
                     yield frame
                 self.changed += [CONVERTED] if decoder.converted else []
-                self.dropped[:] = sorted(decoder.lost_side_data.found)
+                self.dropped[:] = [*sorted(decoder.lost_side_data.found), *decoder.late_streams]
                 self._note_missing(decoder.missing)
         except av.error.FFmpegError as error:
             raise InputError(f"'{self.path}' cannot be read any further ({error}).", "Check the disk.") from error

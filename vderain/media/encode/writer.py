@@ -273,6 +273,8 @@ class VideoWriter:
         self._partial.replace(self.target)
         if self.changed:
             log.warning("'%s' holds in another form: %s.", self.target.name, ", ".join(self.changed))
+        if self._copier.empty:
+            log.warning("'%s' has empty streams: %s.", self._reader.path.name, ", ".join(self._copier.empty))
         if self.dropped:
             log.warning("'%s' cannot hold: %s.", self.target.name, ", ".join(self.dropped))
 

@@ -34,7 +34,7 @@ def fallback_codec(muxer: str, stream: Stream) -> str | None:
         muxer: FFmpeg's name.
         stream: of an open input.
     """
-    if not isinstance(stream, av.AudioStream) or stream.codec_context is None:
+    if not isinstance(stream, av.AudioStream) or stream.codec_context is None or not stream.codec_context.sample_rate:
         return None
     return next((name for name in _candidates(stream) if _holds(muxer, name, stream)), None)
 
@@ -69,7 +69,7 @@ def _holds(muxer: str, encoder: str, stream: av.AudioStream) -> bool:
         memory.seek(0)
         with av.open(memory) as written:
             return [each.type for each in written.streams] == ["audio"]
-    except (av.error.FFmpegError, ValueError, OSError):
+    except (av.error.FFmpegError, ValueError, OSError, ArithmeticError):
         return False
 
 

@@ -119,7 +119,7 @@ def can_hold(muxer: str, stream: Stream, packet: Packet | None) -> bool:
             if stream.type == "data":  # what reads back as unknown is useless
                 return [codec_name(each) for each in written.streams] == [codec_name(stream)] != ["unknown"]
             return [each.type for each in written.streams] == [stream.type]
-    except (av.error.FFmpegError, ValueError, OSError):
+    except (av.error.FFmpegError, ValueError, OSError, ArithmeticError):
         return False
 
 

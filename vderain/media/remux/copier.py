@@ -20,7 +20,7 @@ from vderain.media.decode.media_file import (
     codec_name,
     stream_name,
 )
-from vderain.media.decode.open import first_packet, input_errors, open_input, read_packets
+from vderain.media.decode.open import first_packet, input_errors, is_empty, open_input, read_packets
 from vderain.media.decode.timestamps import continuous, is_joinable, with_decode_times, without_hidden
 from vderain.media.remux import audio, copy_tags
 from vderain.media.remux.capabilities import (
@@ -51,6 +51,7 @@ class StreamCopier:
         kept: names of the streams that are copied.
         changed: names of the streams that are there in another form.
         dropped: names of what the container could not hold.
+        empty: names of streams without packets that are not in the output.
         kinds: by number of the track, what its samples have to be called once the file is closed.
     """
 
@@ -74,6 +75,7 @@ class StreamCopier:
         self.changed: list[str] = []
         self.kinds: dict[int, str] = {}
         self.dropped: list[str] = []
+        self.empty: list[str] = []
 
     def streams(self) -> list[Stream]:
         """All streams of the source in order, the main video included."""
@@ -102,6 +104,9 @@ class StreamCopier:
             self._add_nameless(output, stream)
             self.kept.append(name)
             return
+        if becomes_attachment(muxer, stream):
+            self._attach_cover(output, stream, info)
+            return
         if not self._can_hold(muxer, info):
             encoder = audio.fallback_codec(muxer, stream)
             if encoder is not None and isinstance(stream, av.AudioStream):
@@ -110,12 +115,9 @@ class StreamCopier:
                 self._targets[stream.index] = recoder.stream
                 self.changed.append(f"{name} written as {fallback_codec(muxer, stream)}")
             else:
-                self.dropped.append(name)
+                (self.empty if is_empty(stream, info) else self.dropped).append(name)
             return
-        if becomes_attachment(muxer, stream):
-            self._attach_cover(output, stream, info)
-        else:
-            self._targets[stream.index] = add_copy(output, stream)
+        self._targets[stream.index] = add_copy(output, stream)
         self.kept.append(name)
 
     def recoded_audio(self, muxer: str) -> list[StreamInfo]:
@@ -151,14 +153,14 @@ class StreamCopier:
             self.changed.append(f"{name} written as a tag")
 
     def _attach_cover(self, output: OutputContainer, stream: Stream, info: StreamInfo) -> None:
+        cover = first_packet(stream, info)
+        if cover is None:
+            self.empty.append(stream_name(stream))
+            return
         filename, mimetype = COVER_NAMES[codec_name(stream)]
-        if info.first_packet is not None:
-            cover = bytes(info.first_packet)
-        else:
-            with open_input(self._source) as container:
-                cover = next(bytes(p) for p in container.demux(container.streams[stream.index]) if p.size)
         filename = stream.metadata.get("filename", filename)
-        output.add_attachment(filename, stream.metadata.get("mimetype", mimetype), cover)
+        output.add_attachment(filename, stream.metadata.get("mimetype", mimetype), bytes(cover))
+        self.kept.append(stream_name(stream))
 
     def check(self, written: InputContainer) -> None:
         """Moves to ``dropped`` the streams that do not read back with their type and codec."""
@@ -169,8 +171,7 @@ class StreamCopier:
             readable[key] -= 1
             if readable[key] < 0:
                 self.kept.remove(stream_name(stream))
-                nothing = "" if index in self._copied else ", of which the source has no packets"
-                self.dropped.append(stream_name(stream) + nothing)
+                (self.dropped if index in self._copied else self.empty).append(stream_name(stream))
 
     def pairs(self, written: InputContainer, main_index: int) -> Iterator[tuple[Stream, Stream]]:
         """The streams that are in the output, each with what it reads back as.
