@@ -12,7 +12,6 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
-from zipfile import BadZipFile
 
 import cv2
 import numpy as np
@@ -131,7 +130,7 @@ class ThumbnailPicker:
         """Loads the saved candidates, unless the file is processed from its first frame again."""
         if self._saved is None:
             return
-        with suppress(OSError, ValueError, KeyError, BadZipFile), np.load(self._saved) as saved:  # without pickle
+        with suppress(Exception), np.load(self._saved) as saved:  # without pickle; damage only costs thumbnails
             begin_s, last_s, interval_s = (float(value) for value in saved["clock"])
             candidates = [
                 _Candidate(float(time_s), float(removed), saved[f"before{n}"].tobytes(), saved[f"after{n}"].tobytes())
