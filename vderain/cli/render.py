@@ -27,7 +27,7 @@ def render_command(
     ] = None,
     veil: Annotated[bool, typer.Option("--veil/--no-veil", help="Add the haze of distant rain.")] = DEFAULTS.haze,
     noise: Annotated[
-        float, typer.Option(min=0, max=NOISE_MAX, metavar="LEVELS", help="Sensor noise, in levels of 255.")
+        float, typer.Option(min=0, max=NOISE_MAX, metavar="LEVELS", help="Sensor noise, such as 4; 0 adds none.")
     ] = DEFAULTS.noise,
     crf: Annotated[
         float | None, typer.Option(min=0, max=CRF_MAX, metavar="X", help="Quality; lower is better.")
