@@ -88,7 +88,7 @@ def one_round(loop: Loop) -> tuple[list[bytes], Any]:
 class Watch:
     """Records memory and file size during processing."""
 
-    partial: Path
+    target: Path
     every: int
     memory_bytes: list[int] = field(default_factory=list)
     sizes: list[int] = field(default_factory=list)
@@ -96,7 +96,8 @@ class Watch:
     def __call__(self, progress: Progress) -> None:
         if progress.frames % self.every == 0:
             self.memory_bytes.append(int(Path("/proc/self/statm").read_text().split()[1]) * PAGE_BYTES)
-            self.sizes.append(self.partial.stat().st_size)
+            (partial,) = self.target.parent.glob(f".{self.target.name}.*.partial*")
+            self.sizes.append(partial.stat().st_size)
 
 
 def stamps(path: Path, kind: str) -> list[Fraction]:
@@ -108,7 +109,7 @@ def stamps(path: Path, kind: str) -> list[Fraction]:
 def run(tmp_path: Path, loop: Loop, suffix: str, may_grow_bytes: int) -> None:
     source, target = looped(tmp_path / "in.mp4", loop), tmp_path / f"out{suffix}"
     frames = int(loop.seconds * loop.rate)
-    watch = Watch(target.with_name(f".{target.name}.partial{suffix}"), frames // 40)
+    watch = Watch(target, frames // 40)
     encode = EncodeOptions(codec="h264", crf=30, preset="ultrafast", encoder_opts=(("g", str(loop.round_frames)),))
     result = process(source, target, Options(strength=0, encode=encode), watch)
     assert result.frames == frames

@@ -1,6 +1,7 @@
 """The main job as one call: the same instants, the same other streams, the rain residual and nothing else."""
 
 import shutil
+import sys
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -397,3 +398,34 @@ def test_what_the_container_refuses_is_said_before_the_look_at_the_weather(
     with pytest.raises(UsageError, match="cannot hold vp9"):
         process(clip(frames=8), tmp_path / "out.mov", options)
     assert looked == []
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="permissions of POSIX")
+@pytest.mark.parametrize("mode", [0o600, 0o644])
+def test_the_output_is_not_more_readable_than_the_input(clip: Make, mode: int) -> None:
+    source = clip(frames=3)
+    source.chmod(mode)
+    target = process(source, source.with_name("out.mp4"), Options(strength=0)).target
+    assert target.stat().st_mode & 0o777 == mode
+
+
+def test_a_file_that_appears_during_the_run_is_kept(clip: Make) -> None:
+    source = clip(frames=3)
+    target = source.with_name("out.mp4")
+    with pytest.raises(OutputError, match="exists already"):
+        process(source, target, Options(strength=0), lambda _: target.write_bytes(b"of another") and None)
+    assert target.read_bytes() == b"of another"
+    assert names_in(source.parent) == {source.name, "out.mp4"}
+
+
+def test_a_second_run_on_the_same_output_is_refused_while_the_first_goes_on(clip: Make) -> None:
+    source, refused = clip(frames=3), []
+    target = source.with_name("out.mp4")
+
+    def second(_: object) -> None:
+        with pytest.raises(OutputError, match="another run is writing") as caught:
+            process(source, target, Options(strength=0))
+        refused.append(caught.value)
+
+    assert process(source, target, Options(strength=0), second).frames == len(refused) == 3
+    assert names_in(source.parent) == {source.name, "out.mp4"}

@@ -26,6 +26,7 @@ from vderain.pipeline import LoadedModels, Pipeline, RestoredFrame, load_models
 from vderain.restore.frames import RADIUS
 from vderain.restore.rain_intervals import RainInterval
 from vderain.runtime.device import configure_malloc, trim_memory
+from vderain.runtime.draft import Draft
 from vderain.runtime.files import fingerprint
 from vderain.runtime.threads import measure_stages, prefetch, until_stopped
 
@@ -174,6 +175,7 @@ class _Job:
         self._started_s, self._started_cpu_s = time.monotonic(), time.process_time()
         self._source, self._options, self._hooks = source, options, hooks
         self._target = _checked_target(source, target, options)
+        self._draft = Draft(self._target, options.overwrite, source)
         cv2.setNumThreads(1)  # whole frames are processed in parallel instead
         configure_malloc()
         self._pipeline = Pipeline(options, hooks.models or load_models(options))
@@ -204,9 +206,11 @@ class _Job:
             fingerprint(reader.path), settings(options), weights(options), self._pipeline.device,
             self._target.suffix.lower(), __version__,
         )  # fmt: skip
-        with SegmentStore(path, repr(facts), length) as store:
-            self._frames, self._dry, self._first_s = store.frames, store.dry, store.origin_s
-            yield store
+        with self._draft:
+            self._draft.create()  # before the store, so that a second run does not touch that of the first
+            with SegmentStore(path, repr(facts), length) as store:
+                self._frames, self._dry, self._first_s = store.frames, store.dry, store.origin_s
+                yield store
 
     def restore(self, reader: FrameSource, store: SegmentStore | None) -> Generator[RestoredFrame, None, None]:
         """Decode and restore the frames that are not in the store; each of the two in a thread of its own."""
@@ -242,7 +246,7 @@ class _Job:
             log.warning("'%s' has no GPS track that can be read: no .gpx was written.", reader.path.name)
             yield None
             return
-        with gpx_file(path, fixes, reader.path.stem):
+        with gpx_file(Draft(path, options.overwrite, reader.path), fixes, reader.path.stem):
             yield path
 
     def open_sink(self, reader: FrameSource, store: SegmentStore | None) -> FrameSink:
@@ -251,7 +255,7 @@ class _Job:
         if self._options.compare == "side":  # side by side as shown: stored below each other if the video is rotated
             rotated = reader.rotation_quarters % 2
             width_px, height_px = (width_px, 2 * height_px) if rotated else (2 * width_px, height_px)
-        return open_sink(self._target, reader, self._options.encode, (width_px, height_px), store)
+        return open_sink(self._draft, reader, self._options.encode, (width_px, height_px), store)
 
     def count(self, restored: RestoredFrame, reader: FrameSource) -> Progress:
         """Count a frame that was written, and return the progress; frames of an earlier run are included."""

@@ -12,6 +12,7 @@ from vderain.media.frame import FrameSink, FrameSource, Progress
 from vderain.media.image.codec import refuse_unsupported_image
 from vderain.media.image.sequence import ImageReader, ImageWriter, is_image_source
 from vderain.media.remux.capabilities import CONTAINERS
+from vderain.runtime.draft import Draft
 
 __all__ = ["FrameSink", "FrameSource", "Progress", "check_name", "check_source", "open_sink", "open_source"]
 
@@ -78,7 +79,7 @@ def open_source(
 
 
 def open_sink(
-    target: Path,
+    target: Path | Draft,
     source: FrameSource,
     encode: EncodeOptions,
     size_px: tuple[int, int] | None = None,
@@ -87,7 +88,7 @@ def open_sink(
     """A sink for the processed frames of a source, of the same kind, not yet entered.
 
     Args:
-        target: a file, or a folder if the source is one.
+        target: a file, or a folder if the source is one; or its draft, which tells whether it may be replaced.
         source: entered already.
         encode: codec and quality of a video.
         size_px: stored width and height of a video's frames, where they differ from the source's.

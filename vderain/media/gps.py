@@ -22,7 +22,8 @@ from vderain.media.decode.media_file import MediaFile
 from vderain.media.decode.open import input_errors, open_input, read_packets
 from vderain.media.mp4.boxes import read_span
 from vderain.media.mp4.vendor_boxes import GPS_MAGIC, within
-from vderain.runtime.files import output_error, temporary_path
+from vderain.runtime.draft import Draft
+from vderain.runtime.files import output_error
 
 KNOT_MPS = 1852 / 3600
 _GPS_EPOCH = datetime(1980, 1, 6, tzinfo=UTC)
@@ -236,27 +237,25 @@ def _camm(packet: bytes) -> Iterator[Fix]:
 
 
 @contextmanager
-def gpx_file(path: Path, fixes: list[Fix], name: str) -> Iterator[None]:
+def gpx_file(draft: Draft, fixes: list[Fix], name: str) -> Iterator[None]:
     """Writes a GPX file that gets its name only if the body of the ``with`` statement succeeds.
 
     Args:
-        path: the file.
+        draft: of the file.
         fixes: the points of its track.
         name: name of the track.
 
     Raises:
         OutputError: it cannot be written.
     """
-    partial = temporary_path(path, ".partial")
-    try:
+    with draft:
+        draft.create()
         try:
-            write_gpx(partial, fixes, name)
+            write_gpx(draft.path, fixes, name)
         except OSError as error:
-            raise output_error(path, error) from error
+            raise output_error(draft.target, error) from error
         yield
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+        draft.publish()
 
 
 def is_gpx_of_ours(path: Path) -> bool:

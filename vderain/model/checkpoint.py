@@ -17,6 +17,7 @@ from safetensors.torch import save
 from vderain.errors import CheckpointError
 from vderain.model.released import DEFAULT_MODEL, WEIGHTS, released_models, weights_file
 from vderain.model.unet import UNet, UNetConfig
+from vderain.runtime.draft import Draft
 
 __all__ = [
     "DEFAULT_MODEL", "FORMAT", "WEIGHTS", "Checkpoint", "load_checkpoint", "released_models", "save_checkpoint",
@@ -48,12 +49,16 @@ def save_checkpoint(path: Path, generator: UNet, facts: dict[str, Any]) -> None:
         path: the file to write.
         generator: whose weights to save.
         facts: for the header; must be JSON.
+
+    Raises:
+        OutputError, OSError: it cannot be written; an earlier file is intact.
     """
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in generator.state_dict().items()}
     metadata = {"format": FORMAT, "architecture": json.dumps(generator.config.to_dict()), "facts": json.dumps(facts)}
-    partial = path.with_name(f".{path.name}.partial")
-    partial.write_bytes(save(tensors, metadata))  # save_file would make it readable for its owner only
-    partial.replace(path)
+    with Draft(path) as draft:
+        draft.create()
+        draft.path.write_bytes(save(tensors, metadata))  # save_file would make it readable for its owner only
+        draft.publish()
 
 
 def load_checkpoint(model: str) -> Checkpoint:

@@ -19,6 +19,7 @@ from vderain.media.frame import Frame
 from vderain.options import NOISE_SEED, RenderOptions
 from vderain.rain.weather import STYLES, Weather
 from vderain.runtime.device import choose_device
+from vderain.runtime.draft import Draft
 
 LOSSLESS_CRF = 0.0  # for the mask, whose values are measurements
 
@@ -73,9 +74,10 @@ def render(
     with ExitStack() as stack:
         reader = open_source(source)
         stack.enter_context(reader)
-        writer = open_sink(target, reader, options.encode)
+        writer = open_sink(Draft(target, options.overwrite, source), reader, options.encode)
         stack.enter_context(writer)
-        masker = open_sink(mask, reader, EncodeOptions(crf=LOSSLESS_CRF)) if mask else None
+        draft = Draft(mask, options.overwrite, source) if mask else None
+        masker = open_sink(draft, reader, EncodeOptions(crf=LOSSLESS_CRF)) if draft else None
         stack.enter_context(masker or nullcontext())
         rain = _Rain(options, device, reader.rotation_quarters)
         total_s, frames = reader.duration_s, 0

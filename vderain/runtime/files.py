@@ -74,6 +74,10 @@ def output_error(target: Path, error: Exception) -> OutputError:
         return OutputError(
             f"The disk is full: '{target}' was not written.", "Free some space or choose another folder."
         )
+    if number in (errno.ENOENT, errno.ENOTDIR):
+        return OutputError(
+            f"The folder '{target.absolute().parent}' does not exist.", "Create it, or choose another output."
+        )
     if number == errno.ENAMETOOLONG:
         return OutputError(f"'{target}' cannot be written (its name is too long).", "Choose a shorter name with -o.")
     if number in DISK_ERRORS:

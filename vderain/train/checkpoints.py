@@ -8,7 +8,7 @@ the error says what they are.
 
 import re
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from pickle import UnpicklingError
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from vderain.errors import CheckpointError, InputError, OutputError
 from vderain.model.checkpoint import load_checkpoint
 from vderain.model.unet import UNet, UNetConfig
+from vderain.runtime.draft import Draft
 
 SUFFIXES = {".pth", ".pt"}
 TRAIN_INSTEAD = "Train a generator instead, with configs/base.toml or configs/cyclegan.toml."
@@ -52,10 +53,10 @@ class RunState:
         Raises:
             OutputError: it cannot be written; an earlier state is intact.
         """
-        partial = _partial(path)
-        with removed_on_error(path):
-            save_file(self._flattened(), partial, facts)
-            partial.replace(path)
+        with output_errors(path), Draft(path) as draft:
+            draft.create()
+            save_file(self._flattened(), draft.path, facts)
+            draft.publish()
 
     def load(self, path: Path) -> dict[str, str]:
         """Load a saved state; returns the facts in its header.
@@ -103,8 +104,8 @@ class RunState:
 
 
 @contextmanager
-def removed_on_error(path: Path) -> Iterator[None]:
-    """Remove the temporary file of `path` if writing fails.
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn an error of writing a file into an OutputError.
 
     Raises:
         OutputError: writing failed.
@@ -112,14 +113,7 @@ def removed_on_error(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, SafetensorError) as error:
-        with suppress(OSError):
-            _partial(path).unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written: {error}.", "Free some space.") from error
-
-
-def _partial(path: Path) -> Path:
-    """Temporary name under which a file is written."""
-    return path.with_name(f".{path.name}.partial")
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -15,7 +15,7 @@ from vderain.errors import UsageError, VderainError
 from vderain.model.checkpoint import save_checkpoint
 from vderain.model.unet import UNet, UNetConfig
 from vderain.runtime.device import DevicePlacement
-from vderain.train.checkpoints import RunState, load_start, removed_on_error
+from vderain.train.checkpoints import RunState, load_start, output_errors
 from vderain.train.config import Recipe
 from vderain.train.data.loader import ExampleLoader
 from vderain.train.data.scenes import Scenes
@@ -279,7 +279,7 @@ class Trainer(ABC):
         self.best_db = validated.blend_db
 
     def _save_mean(self, name: str, facts: dict[str, Any]) -> None:
-        with removed_on_error(self.out / name):
+        with output_errors(self.out / name):
             save_checkpoint(self.out / name, self.mean, facts)
 
     @property

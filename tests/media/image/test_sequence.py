@@ -127,7 +127,8 @@ def test_a_folder_is_copied_exactly_under_the_same_names(folder: Path, tmp_path:
         for frame in reader.frames():
             assert not target.exists()
             writer.write(frame)
-        assert (tmp_path / ".out ütput.partial").is_dir()
+        (partial,) = tmp_path.glob(".out ütput.*.partial")
+        assert partial.is_dir()
     assert sorted(p.name for p in target.iterdir()) == ["frame1.png", "frame10.png", "frame2.png", "frame3.png"]
     assert all(np.array_equal(load(target / f"frame{i}.png"), noise(seed=i)) for i in (1, 2, 10))
     assert not list(tmp_path.glob(".*.partial"))
@@ -265,8 +266,8 @@ def test_targets_of_the_wrong_kind_are_refused(folder: Path, tmp_path: Path) -> 
         (folder, folder / "..", "exists already"),
         (picture, folder, "is a folder"),
         (picture, tmp_path / "new.mp4", "no suffix of an image"),
-        (picture, tmp_path / "no" / "such" / "new.png", "cannot be written: No such file"),
-        (folder, tmp_path / "no" / "such", "cannot be written: No such file"),
+        (picture, tmp_path / "no" / "such" / "new.png", "does not exist"),
+        (folder, tmp_path / "no" / "such", "does not exist"),
     ):
         with pytest.raises(OutputError, match=says) as caught:
             copy(source, target)
@@ -276,17 +277,19 @@ def test_targets_of_the_wrong_kind_are_refused(folder: Path, tmp_path: Path) -> 
 
 def test_a_target_that_cannot_be_created_is_an_output_error(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    with pytest.raises(OutputError, match="cannot be written"):
+    with pytest.raises(OutputError, match="does not exist"):
         copy(folder, tmp_path / "file" / "out")
 
 
 def test_a_full_disk_is_an_output_error(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(self: Path, data: bytes) -> int:
+    def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
+    monkeypatch.setattr("vderain.media.image.sequence.write_new", full)
     monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(OutputError, match="No space left"):
-        copy(folder, tmp_path / "out")
+    for source, target in ((folder, "out"), (folder / "frame1.png", "out.jpg")):
+        with pytest.raises(OutputError, match="disk is full"):
+            copy(source, tmp_path / target)
     assert not list(tmp_path.glob("*out*"))
 
 
@@ -305,7 +308,7 @@ def test_a_failure_keeps_the_old_file(folder: Path, tmp_path: Path) -> None:
 
 
 def test_an_image_can_replace_itself_and_a_stale_partial_is_removed(folder: Path, tmp_path: Path) -> None:
-    stale = tmp_path / ".out.partial"
+    stale = tmp_path / ".out.01234567.partial"
     stale.mkdir()
     (stale / "frame99.png").write_bytes(b"of a run that was killed")
     (tmp_path / "out").mkdir()

@@ -20,6 +20,7 @@ from vderain.batch.record import Thumbnail
 from vderain.errors import OutputError
 from vderain.media.colour import code_scale, to_rgb8
 from vderain.media.frame import Frame, Plane
+from vderain.runtime.draft import Draft
 
 THUMBNAILS = 3  # for each file
 LONGEST_PX = 640
@@ -225,10 +226,11 @@ def _jpeg(frame: Frame | bytes, rotation_quarters: int) -> bytes:
 
 
 def _write(path: Path, data: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_bytes(data)
-        partial.replace(path)
+        with Draft(path) as draft:
+            draft.create()
+            draft.path.write_bytes(data)
+            draft.publish()
     except OSError as error:
         raise OutputError(f"{path} cannot be written: {error.strerror}.", "Check the space left.") from error

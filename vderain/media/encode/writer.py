@@ -31,7 +31,8 @@ from vderain.media.pixel_format import has_alpha, is_resampled, nearest_layout
 from vderain.media.remux import copy_tags, portable_tags
 from vderain.media.remux.capabilities import muxer_options, output_format
 from vderain.media.remux.copier import StreamCopier, chapters_in
-from vderain.runtime.files import output_error, temporary_path
+from vderain.runtime.draft import Draft
+from vderain.runtime.files import output_error
 
 if TYPE_CHECKING:
     from vderain.media.decode.reader import VideoReader
@@ -48,7 +49,8 @@ class VideoWriter:
     and verified; after any failure nothing is left.
 
     Args:
-        target: the file to write; its suffix chooses the container.
+        target: the file to write, or its draft; the suffix chooses the container. A file of that name is replaced,
+            unless the draft forbids it.
         like: the reader of the source, entered already.
         options: codec and quality.
         size_px: stored width and height of the frames that will be written, where they differ from the source's.
@@ -67,13 +69,14 @@ class VideoWriter:
 
     def __init__(
         self,
-        target: str | os.PathLike[str],
+        target: str | os.PathLike[str] | Draft,
         like: "VideoReader",
         options: EncodeOptions | None = None,
         size_px: tuple[int, int] | None = None,
         store: SegmentStore | None = None,
     ) -> None:
-        self.target = Path(target)
+        self._draft = target if isinstance(target, Draft) else Draft(Path(target), like=like.path)
+        self.target = self._draft.target
         self.kept: list[str] = []
         self.changed: list[str] = []
         self.dropped: list[str] = []
@@ -81,7 +84,7 @@ class VideoWriter:
         self._options = options or EncodeOptions()
         self._size_px = size_px
         self._store = store
-        self._partial = temporary_path(self.target, f".partial{self.target.suffix.lower()}")
+        self._partial = self._draft.path
         self._muxer = ""
         self._output: OutputContainer | None = None
         self._copier: StreamCopier | None = None
@@ -105,6 +108,7 @@ class VideoWriter:
         self._muxer = output_format(self.target)
         check_target(self.target, self._reader.media, self._reader.share, self._options)
         try:
+            self._draft.create()
             with self._output_errors():
                 self._open()
         except BaseException:
@@ -253,7 +257,7 @@ class VideoWriter:
             self._output.mux_one(packet)
 
     def _finish(self) -> None:
-        """Flushes, closes, verifies and renames the file."""
+        """Flushes, closes, verifies and publishes the file."""
         assert self._output is not None and self._copier is not None and self._encoder is not None
         if not self._count:
             raise OutputError(f"No frame was written to '{self.target}'.", "Check the input.")
@@ -270,7 +274,7 @@ class VideoWriter:
         written = probe_stream(self._partial, self._stream.index)
         self.dropped += lost_in_frames(self._reader.info, written, self._reader.dropped)
         self._copier.close()
-        self._partial.replace(self.target)
+        self._draft.publish()
         if self.changed:
             log.warning("'%s' holds in another form: %s.", self.target.name, ", ".join(self.changed))
         if self._copier.empty:
@@ -302,12 +306,9 @@ class VideoWriter:
     def _discard(self) -> None:
         """Closes everything and removes the temporary file; errors on the way do not hide the first one."""
         # Unlinked before it is closed: else the muxer would rewrite gigabytes to finish a file that is discarded.
-        for step in (self._unlink, self._close, self._unlink):
+        for step in (self._draft.discard, self._close, self._draft.discard):
             with suppress(Exception):
                 step()
-
-    def _unlink(self) -> None:
-        self._partial.unlink(missing_ok=True)
 
     def _close(self) -> None:
         with ExitStack() as stack:

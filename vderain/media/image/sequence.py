@@ -2,10 +2,8 @@
 
 import logging
 import math
-import shutil
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -15,7 +13,8 @@ from vderain.errors import InputError, OutputError, UsageError
 from vderain.media.frame import Colour, Frame, SinkReport, SourceReport
 from vderain.media.image import SUFFIXES, UNSUPPORTED_SUFFIXES, natural_key
 from vderain.media.image.codec import DecodedImage, changed_parts, encode_image, lost_parts, planes_of, read_image
-from vderain.runtime.files import temporary_path
+from vderain.runtime.draft import Draft, write_new
+from vderain.runtime.files import output_error
 
 log = logging.getLogger(__name__)
 
@@ -135,15 +134,19 @@ class ImageReader:
         """
         return read_image(self._paths[index])
 
+    def path_of(self, index: int) -> Path:
+        """The file of image number `index` of the part."""
+        return self._paths[index]
+
 
 class ImageWriter:
     """Writes frames to an image file or a folder of PNG files, under a temporary name until all are written.
 
     Frame number i takes the alpha channel and the metadata of image number i of `like`. An existing folder is never
-    written into; an existing image is replaced.
+    written into; an existing image is replaced, unless the draft forbids it.
 
     Args:
-        target: a folder if `like` reads one, else a file, whose suffix selects the format.
+        target: a folder if `like` reads one, else a file, whose suffix selects the format; or the draft of either.
         like: the entered reader that the frames come from.
 
     Attributes:
@@ -151,12 +154,12 @@ class ImageWriter:
         dropped: descriptions of what they no longer hold.
     """
 
-    def __init__(self, target: Path, like: ImageReader) -> None:
-        self.target = target
+    def __init__(self, target: Path | Draft, like: ImageReader) -> None:
+        self._draft = target if isinstance(target, Draft) else Draft(target, like=like.path)
+        self.target = self._draft.target
         self.changed: list[str] = []
         self.dropped: list[str] = []
         self._like = like
-        self._partial = temporary_path(target, ".partial")
         self._written = 0
 
     @property
@@ -168,17 +171,10 @@ class ImageWriter:
         """Creates the temporary folder or file.
 
         Raises:
-            OutputError: the target is of the wrong kind, exists, or cannot be written.
+            OutputError: the target is of the wrong kind, exists, is written by another run, or cannot be written.
         """
         self._check_kind()
-        self._discard()  # left over from a run that was killed
-        try:
-            if self._like.is_folder:
-                self._partial.mkdir()
-            else:
-                self._partial.touch()
-        except OSError as error:
-            raise _unwritable(self.target, error) from error
+        self._draft.create(folder=self._like.is_folder)
         return self
 
     def write(self, frame: Frame) -> None:
@@ -193,16 +189,18 @@ class ImageWriter:
         """
         if self._written >= self._like.count:
             raise ValueError(f"{self._like.path} has {self._like.count} images, and all are written")
-        path = self._partial / self._name(self._written) if self._like.is_folder else self._partial
         suffix = ".png" if self._like.is_folder else self.target.suffix.lower()
         source = self._like.image(self._written)
         data = encode_image(frame, source, suffix, self.target)
         self.changed += [part for part in changed_parts(source, suffix) if part not in self.changed]
         self.dropped += [part for part in lost_parts(source, suffix, data) if part not in self.dropped]
         try:
-            path.write_bytes(data)
+            if self._like.is_folder:
+                write_new(self._draft.path / self._name(self._written), data, self._like.path_of(self._written))
+            else:
+                self._draft.path.write_bytes(data)
         except OSError as error:
-            raise _unwritable(self.target, error) from error
+            raise output_error(self.target, error) from error
         self._written += 1
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -215,7 +213,7 @@ class ImageWriter:
             if kind is None:
                 self._finish()
         finally:
-            self._discard()
+            self._draft.discard()
 
     def _name(self, index: int) -> str:
         return Path(self._like.names[index]).stem + ".png"
@@ -237,23 +235,11 @@ class ImageWriter:
     def _finish(self) -> None:
         if not self._written:
             raise OutputError(f"{self.target} was not created: it received no frames.")
-        try:
-            if self._like.is_folder and self.target.is_dir():
-                self.target.rmdir()  # empty, as checked; not every system renames onto it
-            self._partial.replace(self.target)
-        except OSError as error:
-            raise _unwritable(self.target, error) from error
+        self._draft.publish()
         if self.changed:
             log.warning("'%s' holds in another form: %s.", self.target.name, ", ".join(self.changed))
         if self.dropped:
             log.warning("'%s' cannot hold: %s.", self.target.name, ", ".join(self.dropped))
-
-    def _discard(self) -> None:
-        with suppress(OSError):
-            if self._partial.is_dir():
-                shutil.rmtree(self._partial)
-            else:
-                self._partial.unlink(missing_ok=True)
 
 
 def _listed(folder: Path) -> tuple[Path, ...]:
@@ -287,10 +273,3 @@ def _part(count: int, rate: Fraction, start_s: float | None, duration_s: float |
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def _unwritable(target: Path, error: OSError) -> OutputError:
-    reason = error.strerror or type(error).__name__
-    return OutputError(
-        f"{target} cannot be written: {reason}.", "Check the permissions of its folder, and the free space."
-    )
