@@ -1,5 +1,6 @@
 """Videos written in pieces: after a crash the work goes on, and nobody can tell from the result."""
 
+import random
 import signal
 import sqlite3
 import subprocess
@@ -176,6 +177,78 @@ def test_segments_of_something_else_are_not_used(clip: Make, tiny: Path, change:
         source, target.with_name("new.mp4"), options, hooks=Hooks(segments=store.with_name("2"), segment_frames=length)
     )
     assert done.target.read_bytes() == fresh.target.read_bytes()
+
+
+def filled(path: Path, segments: int = 3) -> Path:
+    """A store of segments of four packets each."""
+    with SegmentStore(path, "key") as store:
+        store.set_origin(Fraction(0))
+        for segment in range(segments):
+            store.begin()
+            for number in range(4):
+                packet = av.Packet(bytes([segment, number]) * 900)
+                packet.pts, packet.duration = 4 * segment + number, 1
+                store.add(packet)
+            store.end(4, Fraction(segment))
+    return path
+
+
+CHANGES = [
+    "UPDATE packets SET data = zeroblob(1800) WHERE segment = 1 AND number = 2",
+    "UPDATE packets SET pts = 99 WHERE segment = 0 AND number = 0",
+    "UPDATE packets SET data = 'text'",
+    "UPDATE packets SET segment = segment + 5 WHERE segment = 2",
+    "DELETE FROM packets WHERE segment = 1 AND number = 3",
+    "DELETE FROM segments WHERE number = 1",
+    "DELETE FROM segments WHERE number = 2",
+    "UPDATE segments SET frames = 1000",
+    "UPDATE segments SET last_s = '1/0'",
+    "UPDATE work SET origin_s = 'soon'",
+    "DROP TABLE segments",
+    "ALTER TABLE segments DROP COLUMN checksum",
+]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_store_that_was_changed_is_discarded_with_a_warning(
+    tmp_path: Path, change: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = filled(tmp_path / "store")
+    with sqlite3.connect(path) as db:
+        db.execute(change)
+    db.close()
+    with SegmentStore(path, "key") as store:
+        assert (store.frames, store.origin_s, list(store.packets())) == (0, None, [])
+    assert "is damaged" in caplog.text
+    assert filled(path) == path
+
+
+def test_random_damage_to_a_store_gives_the_same_packets_or_none(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    original = filled(tmp_path / "original").read_bytes()
+    with SegmentStore(tmp_path / "original", "key") as store:
+        whole = [(packet.pts, bytes(packet)) for packet in store.packets()]
+    rng = random.Random(7)
+    for _ in range(150):
+        data = bytearray(original)
+        at, length = rng.randrange(len(data)), rng.choice([1, 8, 300, 5000])
+        data[at : at + length] = rng.randbytes(length) if rng.random() < 0.7 else b""
+        path = tmp_path / "store"
+        path.write_bytes(data)
+        caplog.clear()
+        with SegmentStore(path, "key") as store:
+            kept = [(packet.pts, bytes(packet)) for packet in store.packets()]
+        assert kept == whole or (not kept and caplog.records), (at, length)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="links and permissions of POSIX")
+def test_a_link_in_place_of_a_store_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "victim").touch()
+    (tmp_path / "store").symlink_to("victim")
+    filled(tmp_path / "store")
+    assert (tmp_path / "victim").read_bytes() == b""
+    assert (tmp_path / "store").stat().st_mode & 0o777 == 0o600
 
 
 def test_a_short_video_needs_no_pieces(clip: Make, tiny: Path) -> None:

@@ -1,11 +1,14 @@
 """Encodes a video in segments that are kept in a SQLite file, so that work can be resumed after a crash.
 
 Each segment has an encoder of its own and is one transaction: it is stored completely or not at all. Where segments end
-depends on the number of frames alone, so a video that was resumed is identical to one that was not.
+depends on the number of frames alone, so a video that was resumed is identical to one that was not. Each segment has a
+checksum; a store that was damaged or changed by others is discarded.
 """
 
 import errno
+import hashlib
 import logging
+import os
 import sqlite3
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -30,11 +33,19 @@ WAIT_S = 60.0  # for a worker that was given up to end its transaction
 SCHEMA = """
     BEGIN;
     CREATE TABLE work (key TEXT NOT NULL, origin_s TEXT);
-    CREATE TABLE segments (number INTEGER PRIMARY KEY, frames INTEGER NOT NULL, dry INTEGER NOT NULL, last_s TEXT);
+    CREATE TABLE segments (number INTEGER PRIMARY KEY, frames INTEGER NOT NULL, dry INTEGER NOT NULL, last_s TEXT,
+                           checksum BLOB NOT NULL);
     CREATE TABLE packets (segment INTEGER, number INTEGER, pts INTEGER, duration INTEGER, key INTEGER, data BLOB,
                           PRIMARY KEY (segment, number)) WITHOUT ROWID;
     COMMIT;
 """
+
+
+# Of the system rather than of the content of the file.
+_SYSTEM_ERRORS = frozenset({
+    sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_FULL, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN,
+    sqlite3.SQLITE_PERM, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_NOMEM, sqlite3.SQLITE_PROTOCOL,
+})  # fmt: skip
 
 
 class PacketEncoder(Protocol):
@@ -70,7 +81,7 @@ class SegmentStore:
 
     Args:
         path: of the file; it is never removed here, see `remove`.
-        key: identifies the input and the settings; segments with another key are discarded.
+        key: identifies the input and the settings; segments with another key, and damaged ones, are discarded.
         segment_frames: length of a segment.
 
     Attributes:
@@ -91,15 +102,17 @@ class SegmentStore:
         self._key = f"{key} {segment_frames}"
         self._packets = 0
         self._dry = 0  # frames of the current segment
+        self._checksum = hashlib.sha256()  # of the current segment
 
     def __enter__(self) -> Self:
         with output_errors(self.path), self._as_os_errors():
             try:
                 self._open()
-            except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.OperationalError):
+            except (sqlite3.Error, ValueError, TypeError, ArithmeticError) as error:
+                if _code(error) in _SYSTEM_ERRORS:
                     raise
-                self._start_over()  # damaged
+                log.warning("'%s' is damaged: its segments are discarded, and all frames are made again.", self.path)
+                self._start_over()
             return self
 
     def __exit__(
@@ -145,12 +158,15 @@ class SegmentStore:
             if (there, key) != (self._segments, self._key):
                 raise self._shared()
             self._db.execute("UPDATE work SET origin_s = ?", (str(self.origin_s),))
+        self._checksum = self._new_checksum(self._segments, str(self.origin_s))
 
     def add(self, packet: Packet) -> None:
         """Adds a packet to the current segment."""
-        values = (self._segments, self._packets, packet.pts, packet.duration, packet.is_keyframe, bytes(packet))
+        data = bytes(packet)
+        values = (self._packets, packet.pts, packet.duration, int(packet.is_keyframe))
         with self._as_os_errors():
-            self._db.execute("INSERT INTO packets VALUES (?, ?, ?, ?, ?, ?)", values)
+            self._db.execute("INSERT INTO packets VALUES (?, ?, ?, ?, ?, ?)", (self._segments, *values, data))
+        _update(self._checksum, values, data)
         self._packets += 1
 
     def end(self, frames: int, last_s: Fraction) -> None:
@@ -161,8 +177,10 @@ class SegmentStore:
             last_s: time of its last frame on the output's clock.
         """
         with self._as_os_errors():
-            row = (self._segments, frames, self._dry, str(last_s))
-            self._db.execute("INSERT INTO segments VALUES (?, ?, ?, ?)", row)
+            values = (frames, self._dry, str(last_s))
+            _update(self._checksum, values)
+            row = (self._segments, *values, self._checksum.digest())
+            self._db.execute("INSERT INTO segments VALUES (?, ?, ?, ?, ?)", row)
             self._db.execute("COMMIT")
         self._segments += 1
         self.frames, self.dry, self.last_s = self.frames + frames, self.dry + self._dry, last_s
@@ -179,19 +197,52 @@ class SegmentStore:
                 yield packet
 
     def _open(self) -> None:
+        self._segments = self.frames = self.dry = 0
+        self.origin_s, self.last_s = None, Fraction(0)
+        if self.path.is_symlink():
+            self.path.unlink()
+        with suppress(FileExistsError):  # readable for its owner only, as the source may be
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
         self._db = sqlite3.connect(self.path, timeout=WAIT_S, isolation_level=None)
         if not self._db.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone():
             self._db.executescript(SCHEMA)
             self._db.execute("INSERT INTO work VALUES (?, NULL)", (self._key,))
         key, origin_s = self._db.execute("SELECT key, origin_s FROM work").fetchone() or ("", None)
         if key != self._key:
-            log.info("'%s' was begun from another input or with other settings: it starts over.", self.path.name)
+            log.warning("'%s' was begun from another input or with other settings: it starts over.", self.path.name)
             self._start_over()
             return
-        for frames, dry, last_s in self._db.execute("SELECT frames, dry, last_s FROM segments ORDER BY number"):
+        self._read_segments(origin_s)
+
+    def _read_segments(self, origin_s: object) -> None:
+        """Counts the frames of the segments, after a check of all that is stored.
+
+        Args:
+            origin_s: as stored.
+
+        Raises:
+            ValueError, TypeError, ArithmeticError, sqlite3.Error: the store is damaged.
+        """
+        if self._db.execute("PRAGMA quick_check(1)").fetchone() != ("ok",):
+            raise ValueError("the file is malformed")
+        checksums: dict[int, hashlib._Hash] = {}
+        for segment, *values, data in self._db.execute("SELECT * FROM packets ORDER BY segment, number"):
+            checksum = checksums.setdefault(segment, self._new_checksum(segment, origin_s))
+            _update(checksum, tuple(values), data)
+        for number, *values, stored in self._db.execute("SELECT * FROM segments ORDER BY number").fetchall():
+            checksum = checksums.pop(number, self._new_checksum(number, origin_s))
+            _update(checksum, tuple(values))
+            if number != self._segments or checksum.digest() != stored:
+                raise ValueError("a checksum does not match")
+            frames, dry, last_s = values
             self.frames, self.dry, self.last_s = self.frames + frames, self.dry + dry, Fraction(last_s)
             self._segments += 1
-        self.origin_s = Fraction(origin_s) if origin_s is not None else None
+        if checksums:
+            raise ValueError("packets of no segment")
+        self.origin_s = Fraction(str(origin_s)) if self._segments else None
+
+    def _new_checksum(self, segment: int, origin_s: object) -> "hashlib._Hash":
+        return hashlib.sha256(repr((self._key, segment, origin_s)).encode("utf-8", "surrogateescape"))
 
     def _start_over(self) -> None:
         self._db.close()
@@ -207,12 +258,22 @@ class SegmentStore:
     def _as_os_errors(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.OperationalError as error:
-            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+        except sqlite3.Error as error:
+            code = _code(error)
             if code == sqlite3.SQLITE_BUSY:
                 raise self._shared() from error
             full = code == sqlite3.SQLITE_FULL
             raise OSError(errno.ENOSPC if full else errno.EIO, f"{error}: {self.path.name}") from error
+
+
+def _code(error: Exception) -> int:
+    """SQLite's code of an error, without its extension; 0 if it has none."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _update(checksum: "hashlib._Hash", values: tuple[object, ...], data: bytes = b"") -> None:
+    checksum.update(repr((*values, len(data))).encode("utf-8", "surrogateescape"))
+    checksum.update(data)
 
 
 def remove(path: Path) -> None:
