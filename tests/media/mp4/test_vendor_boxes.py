@@ -2,6 +2,7 @@
 
 import json
 import struct
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from fractions import Fraction
@@ -224,6 +225,27 @@ def test_a_list_that_lies_does_no_harm(tmp_path: Path, plain: Path) -> None:
     assert listed_records(result.target)[-1] == source.read_bytes()[24:124]
     assert result.dropped == ()
     assert same_streams(result.target, source)
+
+
+def test_gps_records_that_are_listed_many_times_are_copied_once(tmp_path: Path, plain: Path) -> None:
+    source = dashcam(plain, tmp_path / "one.mp4", Dashcam(RECORDS[:1]))
+    begin = source.read_bytes().index(RECORDS[0])
+    place, overlapping = (begin, len(RECORDS[0])), (begin + 1, len(RECORDS[0]) - 1)
+    entries = b"".join(struct.pack(">II", *each) for each in [place] * 1000 + [overlapping])
+    index = box(b"gps ", struct.pack(">II", 0x101, 1001) + entries)
+    repeated = dashcam(plain, tmp_path / "in.mp4", Dashcam(RECORDS[:1], listed=False, in_moov=index))
+    result = process(repeated, tmp_path / "out.mp4", COPY)
+    assert listed_records(result.target) == [RECORDS[0]] * 1000 + [b""]
+    assert result.target.read_bytes().count(RECORDS[0]) == 1
+    assert result.dropped == ()
+
+
+def test_twenty_thousand_boxes_of_the_maker_are_copied_in_seconds(tmp_path: Path, plain: Path) -> None:
+    source = dashcam(plain, tmp_path / "in.mp4", Dashcam(in_moov=ODD * 20_000))
+    begin_s = time.monotonic()
+    result = process(source, tmp_path / "out.mp4", COPY)
+    assert time.monotonic() - begin_s < 15
+    assert len(result.kept) == 1 + 20_000 and result.dropped == ()
 
 
 def test_a_cut_takes_its_records_along(tmp_path: Path, plain: Path) -> None:

@@ -75,6 +75,29 @@ def with_sampling_rate_zero(path: Path) -> Path:
 
 
 def test_audio_with_a_sampling_rate_of_zero_is_left_out(tmp_path: Path) -> None:
-    source = with_sampling_rate_zero(make(tmp_path / "in.mkv", Clip(audio="flac")))
+    source = with_sampling_rate_zero(make(tmp_path / "in.mkv", Clip(audio="tta")))
     assert describe(source).streams[1].becomes is None
     assert untouched(source, tmp_path / "out.mp4").target.is_file()
+
+
+def with_a_late_packet(source: Path, target: Path, late_s: int) -> Path:
+    """A copy of a file whose last packet of audio has a timestamp that is far too late."""
+    with av.open(str(source)) as input_, av.open(str(target), "w") as output:
+        streams = {each.index: output.add_stream_from_template(each, opaque=True) for each in input_.streams}
+        packets = [packet for packet in input_.demux() if packet.size]
+        last = [packet for packet in packets if packet.stream.type == "audio"][-1]
+        last.pts = last.dts = last.pts + int(late_s / last.time_base)
+        for packet in packets:
+            packet.stream = streams[packet.stream_index]
+            output.mux_one(packet)
+    return target
+
+
+def test_days_of_silence_are_not_encoded(tmp_path: Path) -> None:
+    source = with_a_late_packet(
+        make(tmp_path / "a.mkv", Clip(frames=60, audio="wavpack")), tmp_path / "in.mkv", 100_000
+    )
+    result = untouched(source, tmp_path / "out.mp4")
+    assert result.dropped == ("1 packets of audio #1 (wavpack)",)
+    with av.open(str(result.target)) as container:
+        assert container.duration < 10 * av.time_base

@@ -8,6 +8,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, TypedDict, cast
 
@@ -27,7 +28,7 @@ Clock = Literal["pts", "dts", "rate"]
 UNSPECIFIED = 2  # AVCOL_SPC_UNSPECIFIED, AVCOL_PRI_UNSPECIFIED and AVCOL_TRC_UNSPECIFIED share this number
 TIMECODE = "tmcd"  # the codec tag of a timecode track
 _TAG = re.compile(r"\((\w{4}) / 0x[0-9A-F]{8}\)")  # the four characters by which MP4 and MOV tell data apart
-_STREAM = re.compile(r"^ *Stream #0:(?P<index>\d+).*?: (?P<type>[A-Z]\w+): (?P<codec>\w+)", re.MULTILINE)
+_STREAM = re.compile(r"^ *Stream #0:(?P<index>\d+).*?: (?P<type>[A-Z]\w+): (?P<codec>\w+).*", re.MULTILINE)
 FALLBACK_RATE = Fraction(25)  # frames a second of a raw stream that does not say; FFmpeg assumes the same
 
 
@@ -264,9 +265,18 @@ def codec_name(stream: Stream) -> str:
         return str(context.codec.canonical_name)
     name = getattr(stream, "name", None)
     if name is None and stream.type == "data" and isinstance(stream.container, InputContainer):
-        match = _TAG.search(description(stream.container, stream.index).partition("\n")[0])
-        name = match[1] if match else None
+        name = _tags_of(stream.container).get(stream.index)
     return str(name or "unknown")
+
+
+@lru_cache(maxsize=4)  # FFmpeg describes all streams at once, and a file may have hundreds
+def _tags_of(container: InputContainer) -> dict[int, str]:
+    """The four-character codes of the streams that have one, by index."""
+    lines = (
+        (match, _TAG.search(match.string, match.start(), match.end()))
+        for match in _STREAM.finditer(_described(container))
+    )
+    return {int(match["index"]): tag[1] for match, tag in lines if tag}
 
 
 def description(container: Container, index: int) -> str:

@@ -162,8 +162,11 @@ class VideoWriter:
         if self._size_px:
             info = replace(info, width_px=self._size_px[0], height_px=self._size_px[1])
         self._info = info
-        self._hidden = [part for part in media.vendor_boxes if part.movable and self._muxer in HOLDERS]
-        self.dropped += [part.name for part in media.vendor_boxes if part not in self._hidden]
+        for part in media.vendor_boxes:
+            if part.movable and self._muxer in HOLDERS:
+                self._hidden.append(part)
+            else:
+                self.dropped.append(part.name)
         for stream in self._copier.streams():
             if stream.index == info.stream_index:
                 self._add_video(info)
@@ -299,9 +302,9 @@ class VideoWriter:
         end_s = float(cut.end_s) - zero_s if cut.end_s is not None else None
         duration_s = self._reader.media.duration_s
         parts = [within(part, duration_s, begin_s, end_s) for part in self._hidden]
-        lost = carry_over(self._reader.path, parts, self._partial)
+        lost = set(carry_over(self._reader.path, parts, self._partial))
         self.kept += [part.name for part in parts if part not in lost]
-        self.dropped += [part.name for part in lost]
+        self.dropped += [part.name for part in parts if part in lost]
 
     def _discard(self) -> None:
         """Closes everything and removes the temporary file; errors on the way do not hide the first one."""

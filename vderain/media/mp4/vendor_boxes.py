@@ -174,11 +174,19 @@ def _gps(file: BinaryIO, streams: Iterable[Stream], tops: list[Box], moov: Box) 
 
 
 def _listed(table: bytes, file_bytes: int) -> tuple[tuple[int, int], ...]:
-    """The (offset, size) pairs of a list: version and flags, a count, then 32 bits each; (0, 0) where invalid."""
+    """The (offset, size) pairs of a list: version and flags, a count, then 32 bits each; (0, 0) where invalid.
+
+    Records that overlap are invalid, so that all of them together are no larger than the file.
+    """
     count = min(int.from_bytes(table[4:8], "big"), (len(table) - 8) // 8)
     numbers = [int.from_bytes(table[8 + 4 * i : 12 + 4 * i], "big") for i in range(2 * count)]
-    pairs = zip(numbers[::2], numbers[1::2], strict=True)
-    return tuple((at, size) if at + size <= file_bytes and size <= _RECORD_MAX_BYTES else (0, 0) for at, size in pairs)
+    pairs = list(zip(numbers[::2], numbers[1::2], strict=True))
+    valid, reached = set(), 0
+    for at, size in sorted(set(pairs)):
+        if reached <= at and at + size <= file_bytes and size <= _RECORD_MAX_BYTES:
+            valid.add((at, size))
+            reached = at + size
+    return tuple(pair if pair in valid else (0, 0) for pair in pairs)
 
 
 def _holds_record(file: BinaryIO, begin: int) -> bool:
@@ -244,16 +252,21 @@ def carry_over(source: Path, parts: list[VendorBox], target: Path) -> list[Vendo
 
 
 def _digest(file: BinaryIO, part: VendorBox) -> tuple[bytes, bytes]:
+    digests = {span: _digest_of_span(file, *span) for span in set(part.spans)}  # a list may repeat its records
+    return part.kind, hashlib.sha256(b"".join(digests[span] for span in part.spans)).digest()
+
+
+def _digest_of_span(file: BinaryIO, begin: int, size: int) -> bytes:
     total = hashlib.sha256()
-    for begin, size in part.spans:
-        for start in range(begin, begin + size, _SCAN_BYTES):
-            total.update(read_span(file, start, min(_SCAN_BYTES, begin + size - start)))
-    return part.kind, total.digest()
+    for start in range(begin, begin + size, _SCAN_BYTES):
+        total.update(read_span(file, start, min(_SCAN_BYTES, begin + size - start)))
+    return total.digest()
 
 
 def _write(file: BinaryIO, parts: list[VendorBox], target: Path) -> None:
     listed = next((part for part in parts if part.table is not None), None)
-    records = _framed(file, listed.spans) if listed is not None else []
+    entries = listed.spans if listed is not None else ()
+    records = _framed(file, tuple(dict.fromkeys(entries)))
     records_bytes = sum(len(frame) + size for frame, (_, size) in records)
     spans = [span for place in ("file", "end") for part in parts if part.place == place for span in part.spans]
     spans_bytes = sum(size for _, size in spans)
@@ -262,19 +275,19 @@ def _write(file: BinaryIO, parts: list[VendorBox], target: Path) -> None:
         for place in ("moov", "udta")
     )
     if listed is not None and listed.table is not None:  # filled in once the offsets of the records are known
-        into_moov += make_box(GPS_INDEX, _table(listed.table, [(0, 0)] * len(records)))
+        into_moov += make_box(GPS_INDEX, _table(listed.table, [(0, 0)] * len(entries)))
     # At the end, so that a player need not fetch them first; but offsets in the list have only 32 bits.
     last = target.stat().st_size + 2 * len(into_moov) + records_bytes + spans_bytes + _INDEX_GROWTH_BYTES
     in_front = records_bytes if last > OFFSET32_MAX else 0
     end = grow_moov(target, into_moov, into_udta, in_front, spans_bytes + records_bytes - in_front)
     with target.open("r+b") as output:
         output.seek(end if in_front else 0, os.SEEK_SET if in_front else os.SEEK_END)
-        places = list(_write_records(file, output, records))
+        places = dict(zip(dict.fromkeys(entries), _write_records(file, output, records), strict=True))
         output.seek(0, os.SEEK_END)
         for span in spans:
             copy_span(file, output, *span)
         if listed is not None and listed.table is not None:
-            _fill(output, _table(listed.table, places))
+            _fill(output, _table(listed.table, [places[entry] for entry in entries]))
 
 
 def _framed(file: BinaryIO, spans: tuple[tuple[int, int], ...]) -> list[tuple[bytes, tuple[int, int]]]:

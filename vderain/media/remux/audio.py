@@ -22,6 +22,7 @@ _SMALL = ("aac", "libopus", "libmp3lame")
 _BITS_A_CHANNEL = 128_000  # a second: AAC is transparent to listeners above that
 _LAYOUTS = {1: "mono", 2: "stereo", 6: "5.1", 8: "7.1"}
 _TRIAL_SAMPLES = 4096  # more than any encoder's packet
+_PAUSE_MAX_S = 600  # a longer one is a damaged timestamp; silence for days would fill the memory
 _FILL_S = Fraction(1, 20)  # a longer pause between packets is filled with silence, so that nothing after it moves
 
 
@@ -110,6 +111,7 @@ class Recoder:
 
     Attributes:
         stream: of the output.
+        skipped: packets left out because of their timestamps.
     """
 
     def __init__(self, output: OutputContainer, source: av.AudioStream, encoder: str) -> None:
@@ -118,9 +120,14 @@ class Recoder:
         self._graph: av.filter.Graph | None = None
         self._kind: tuple[int, str, str] | None = None  # of the audio that the graph takes
         self._first: tuple[int, str, str] | None = None
+        self._last_s: Fraction | None = None  # time of the last packet
+        self.skipped = 0
 
     def __call__(self, packet: "Packet | None") -> "Iterator[Packet]":
         """The packets that are complete after one more (None: all that are left), in the source's time."""
+        if packet is not None and self._is_far(packet):
+            self.skipped += 1
+            return
         try:
             frames = self._source.codec_context.decode(packet)
         except (av.error.FFmpegError, ValueError):
@@ -130,6 +137,15 @@ class Recoder:
         if packet is None and self._graph is not None:
             yield from self._flushed()
             yield from self.stream.encode(None)
+
+    def _is_far(self, packet: "Packet") -> bool:
+        if packet.pts is None:
+            return False
+        time_s = packet.pts * packet.time_base
+        if self._last_s is not None and time_s - self._last_s > _PAUSE_MAX_S:
+            return True
+        self._last_s = time_s
+        return False
 
     def _encoded(self, frame: av.AudioFrame) -> "Iterator[Packet]":
         frame.time_base = self._source.time_base
