@@ -157,6 +157,11 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "a wrong shape": written_with(weights(stem__bias=torch.zeros(9)), header_of(ARCHITECTURE)),
     "NaN": written_with(weights(head__bias=torch.full((16,), torch.nan)), header_of(ARCHITECTURE)),
     "infinity": written_with(weights(head__bias=torch.full((16,), torch.inf)), header_of(ARCHITECTURE)),
+    "the largest float16": written_with(weights(head__bias=torch.full((16,), 65504.0)), header_of(ARCHITECTURE)),
+    "slope not a number": of(ARCHITECTURE | {"slope": float("nan")}),
+    "slope a word": of(ARCHITECTURE | {"slope": "steep"}),
+    "very many paths": of(ARCHITECTURE | {"paths": [1] * 100_000}),
+    "absurd dilation": of(ARCHITECTURE | {"paths": [1, 10**9]}),
     "facts not JSON": written_with(weights(), header_of(ARCHITECTURE) | {"facts": "{"}),
 }
 

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from vderain.errors import DeviceError
+from vderain.errors import CheckpointError, DeviceError
 from vderain.model.unet import UNet, UNetConfig
 from vderain.restore.frames import AlignedWindow
 from vderain.restore.inference import TILE_MIN_PX, NetworkInput, NetworkRunner, _batches
@@ -46,6 +46,18 @@ def test_tiles_give_the_same_as_the_whole(window: int, size: tuple[int, int], ti
     tiled = residuals(network, around)[0]
     assert np.abs(whole).max() > 0.01
     assert np.abs(tiled - whole).max() < 1e-4
+
+
+@pytest.mark.parametrize("value", [float("inf"), float("nan"), 1e6])
+@pytest.mark.parametrize("tile_px", [None, 64])
+def test_an_output_that_is_not_finite_stops_the_run(value: float, tile_px: int | None) -> None:
+    generator = tiny_generator(5)
+    with torch.no_grad():
+        generator.head.bias.fill_(value)
+    network = NetworkRunner(generator, CPU, 1)
+    network.tile_px = tile_px
+    with pytest.raises(CheckpointError, match="not finite"):
+        residuals(network, seen(1))
 
 
 @settings(max_examples=12, deadline=None)

@@ -24,6 +24,7 @@ __all__ = [
 ]  # fmt: skip
 
 FORMAT = "vderain-generator-1"
+WEIGHT_MAX = 1000.0  # weights of trained networks are below 10; far larger ones make the output infinite
 PARAMETERS_MAX = 200_000_000  # bounds what a header can make the loader allocate
 
 
@@ -97,8 +98,8 @@ def _read(path: Path) -> Checkpoint:
         if {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()} != shapes:  # noqa: SIM118
             raise ValueError("its weights do not fit its header")
         weights = {name: file.get_tensor(name).float() for name in shapes}
-    if not all(torch.isfinite(value).all() for value in weights.values()):
-        raise ValueError("some of its weights are not finite")
+    if not all(value.abs().amax() <= WEIGHT_MAX for value in weights.values()):  # not a number is refused, too
+        raise ValueError(f"some of its weights are not finite, or larger than {WEIGHT_MAX:g}")
     generator = UNet(config)
     generator.load_state_dict(weights)
     return Checkpoint(path.stem, generator.eval().requires_grad_(False), json.loads(metadata.get("facts", "{}")))

@@ -21,6 +21,8 @@ RGB = 3
 DIFFERENCE_GAIN = 4.0  # differences are small: they are scaled up before bf16 rounds them
 DETAIL_PX = 5  # side of the box blur that is subtracted to get a pixel's detail
 SCALE_MAX = 8
+PATHS_MAX = 8
+DILATION_MAX = 64  # cells; a wider path sees less of most frames than of their padding
 LEVELS_MAX = 8  # beyond it one cell of the coarsest level is wider than most frames
 
 
@@ -55,8 +57,12 @@ class UNetConfig:
             raise ValueError(f"widths {self.widths} and stem {self.stem} must be positive")
         if not 1 <= self.scale <= SCALE_MAX:
             raise ValueError(f"scale is {self.scale}; it must be from 1 to {SCALE_MAX}")
-        if not self.paths or min(self.paths) < 1:
-            raise ValueError(f"paths {self.paths} must be dilations of at least 1")
+        if not 1 <= len(self.paths) <= PATHS_MAX:
+            raise ValueError(f"{len(self.paths)} paths; there must be from 1 to {PATHS_MAX}")
+        if not (min(self.paths) >= 1 and max(self.paths) <= DILATION_MAX):
+            raise ValueError(f"paths {self.paths} must be dilations from 1 to {DILATION_MAX}")
+        if not 0 <= self.slope < 1:  # not a number is refused, too
+            raise ValueError(f"slope is {self.slope}; it must be at least 0 and below 1")
         if len(self.widths) > LEVELS_MAX:
             raise ValueError(f"{len(self.widths)} levels are more than {LEVELS_MAX}")
 

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vderain.errors import DeviceError
+from vderain.errors import CheckpointError, DeviceError
 from vderain.model.unet import UNet
 from vderain.restore.frames import RADIUS, AlignedWindow, Picture, Residual, Restoration, repeat_frame
 from vderain.runtime.device import DevicePlacement, frames_in_flight
@@ -56,6 +56,7 @@ class NetworkRunner:
 
         Raises:
             DeviceError: not even a small tile of a frame fits into memory.
+            CheckpointError: the network's output is infinite or not a number.
         """
         iterator = iter(windows)
         first = next(iterator, None)
@@ -162,7 +163,12 @@ class NetworkRunner:
             residual = (  # (B, 3, H, W)
                 generator(frames, confidence) if tile_px is None else _tiled(generator, frames, confidence, tile_px)
             )
-        return [np.moveaxis(chw, 0, -1) for chw in residual.half().cpu().numpy()]  # (H, W, 3) each
+            rounded = residual.half()
+            if not torch.isfinite(rounded.abs().amax()):
+                raise CheckpointError(
+                    "the network's output is not finite.", "Choose another --model; this one may be damaged."
+                )
+        return [np.moveaxis(chw, 0, -1) for chw in rounded.cpu().numpy()]  # (H, W, 3) each
 
     def _tensors(self, batch: list[NetworkInput]) -> tuple[Tensor, Tensor]:
         """(B, T*3, H, W) and (B, 1, H, W), both uint8, on the device; T is 1 or 5."""
