@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from clips import VFR_PTS, Clip, damaged, decoded_pts, make, picture, samples, truncated
+from clips import VFR_PTS, Clip, damaged, decoded_pts, make, picture, remux, samples, truncated
 
 from vderain.errors import DamageError, InputError, UsageError
 from vderain.media.decode.reader import Damage, VideoReader
@@ -338,3 +338,23 @@ def test_streams_that_the_header_does_not_list_are_named(clip: Make, tmp_path: P
         assert len(list(reader.frames())) == 60
     assert reader.damage == Damage()
     assert reader.dropped == ["unknown stream #1 (none), which the header does not list"]
+
+
+@pytest.mark.parametrize("suffix", [".ts", ".mkv", ".h264"])
+def test_packets_before_the_first_keyframe_are_lost_frames(clip: Make, tmp_path: Path, suffix: str) -> None:
+    whole = clip("whole.mp4", frames=20, gop=10, rate=Fraction(25), time_base=Fraction(1, 25))
+    headless = remux(whole, tmp_path / f"headless{suffix}", lambda number, data: data if number > 6 else None)
+    frames, damage = read(headless)
+    assert len(frames) == 13
+    assert [frame.concealed for frame in frames] == [True] * 3 + [False] * 10
+    assert damage.frames == 3 and damage.events[0].startswith("3 lost frames concealed")
+    with pytest.raises(DamageError, match="is damaged"):
+        read(headless, strict=True)
+
+
+def test_a_keyframe_sent_before_an_error_does_not_hide_the_lost_frame(clip: Make, tmp_path: Path) -> None:
+    whole = clip("whole.mp4", frames=20, gop=10, b_frames=0, rate=Fraction(25), time_base=Fraction(1, 12800))
+    broken = damaged(whole, tmp_path / "broken.mp4", [11])
+    frames, damage = read(broken)
+    assert len(frames) == 20
+    assert damage.frames >= 1

@@ -77,6 +77,9 @@ class FrameDecoder:
         self._typical = max(1, round(1 / (rate * info.time_base)))  # duration of a frame
         self._expected: list[Timestamp] = []  # heap: shown by a packet, not yet decoded
         self._suspect = False  # the decoder reported an error since the last good keyframe
+        self._good_key_pts: int | None = None  # of the first keyframe sent after that error
+        self._key_seen = False
+        self._headless = 0  # packets before the first keyframe, which cannot be decoded
         self._last: Frame | None = None  # last frame emitted
         self._good: Frame | None = None  # last frame emitted that is not concealed
         self._lost_at_start: list[Timestamp] = []  # lost before there was a good frame to conceal them with
@@ -198,7 +201,7 @@ class FrameDecoder:
             return iter(self._stream.codec_context.decode(packet))
         except (av.error.FFmpegError, ValueError) as error:
             log.debug("decoding '%s': %s", self._path.name, error)
-            self._suspect = True
+            self._suspect, self._good_key_pts = True, None
             return iter(())
 
     def _decode_tail_again(self) -> Iterator[av.VideoFrame]:
@@ -228,12 +231,15 @@ class FrameDecoder:
         """Notes the frame that a packet shows."""
         if packet.is_keyframe:
             self._last_key_pts = packet.pts
+            self._good_key_pts = packet.pts if self._good_key_pts is None else self._good_key_pts
+            self._key_seen = True
         if packet.is_corrupt and not self._in_order:
-            self._suspect = True
+            self._suspect, self._good_key_pts = True, None
         if packet.is_discard or not shows_frame(self._info.codec, packet):
             return
         pts = self._expected_pts(packet)
         if pts is not None:
+            self._headless += not self._key_seen
             heapq.heappush(self._expected, (pts, 1 if self._info.clock == "rate" else packet.duration or 0))
 
     def _expected_pts(self, packet: Packet) -> int | None:
@@ -247,7 +253,8 @@ class FrameDecoder:
 
         Some packets show no frame of their own: the second field of an interlaced frame, or the leading pictures of an
         open group at the beginning. Their timestamps are not lost frames. They are told apart by the decoder, which
-        reports no error, and by their distance: too close to a neighbour, or before the first frame.
+        reports no error, and by their distance: too close to a neighbour, or before the first frame of a file that
+        begins with a keyframe.
 
         Args:
             pts: of the decoded frame; None at the end of the file.
@@ -262,10 +269,18 @@ class FrameDecoder:
             expected, duration = heapq.heappop(self._expected)
             before = lost[-1][0] if lost else (self._last.pts if self._last else None)
             room = _MIN_GAP * (duration or self._typical)
-            has_room = before is not None and expected - before >= room and (pts is None or pts - expected >= room)
+            follows = expected - before >= room if before is not None else self._headless > 0
+            has_room = follows and (pts is None or pts - expected >= room)
             if self._suspect or has_room:
                 lost.append((expected, duration))
         return lost
+
+    def _lost_before_keyframe(self, decoded: av.VideoFrame) -> list[Timestamp]:
+        """Where frames take the packets' timestamps in order: those before the first frame, if that is a keyframe."""
+        if self._last is not None or not decoded.key_frame:
+            return []
+        lost = min(self._headless, len(self._expected) - 1)
+        return [heapq.heappop(self._expected) for _ in range(lost)]
 
     def _timestamp_of(self, frame: av.VideoFrame) -> Timestamp:
         """The pts and duration of a decoded frame, which is no longer expected then."""
@@ -284,14 +299,17 @@ class FrameDecoder:
 
     def _deliver(self, decoded: av.VideoFrame) -> Iterator[Frame]:
         """The frames that a decoded frame completes: those lost before it, then itself."""
-        if not self._in_order and decoded.pts is not None:
+        if self._in_order:
+            yield from self._conceal(self._lost_before_keyframe(decoded))
+        elif decoded.pts is not None:
             yield from self._conceal(self._lost_before(decoded.pts))
         pts, duration = self._timestamp_of(decoded)
         if decoded.is_corrupt:
             self._suspect = not self._in_order
             yield from self._conceal([(pts, duration)])
             return
-        if decoded.key_frame:
+        # With frame threads, a keyframe from before the error may come out after it.
+        if decoded.key_frame and (self._in_order or (self._good_key_pts is not None and pts >= self._good_key_pts)):
             self._suspect = False
         frame = self._to_frame(decoded, pts, duration)
         lost_at_start, self._lost_at_start = self._lost_at_start, []
