@@ -49,7 +49,6 @@ def test_every_function_is_typed(structure: Any) -> None:
     assert structure.typed_functions_percent == 100
 
 
-@pytest.mark.xfail(reason="longer functions are being split", strict=False)
 def test_no_function_is_longer_than_50_lines(structure: Any) -> None:
     assert structure.longest_function[1] <= 50, structure.longest_function
 

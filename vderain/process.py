@@ -26,8 +26,7 @@ from vderain.pipeline import LoadedModels, Pipeline, RestoredFrame, load_models
 from vderain.restore.frames import RADIUS
 from vderain.restore.rain_intervals import RainInterval
 from vderain.runtime.device import configure_malloc, trim_memory
-from vderain.runtime.draft import Draft
-from vderain.runtime.files import fingerprint
+from vderain.runtime.files import Draft, fingerprint
 from vderain.runtime.threads import measure_stages, prefetch, until_stopped
 
 __all__ = ["Hooks", "LoadedModels", "Options", "Progress", "Result", "default_target", "load_models", "process"]

@@ -89,9 +89,13 @@ def exit_on_error(quiet: bool, verbose: bool) -> Iterator[None]:
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """Handle SIGINT, SIGTERM and SIGHUP alike. Further signals are ignored, so that the clean-up is not interrupted."""
     for each in STOP_SIGNALS:
-        signal.signal(each, signal.SIG_IGN)
+        signal.signal(each, _ignore)  # with SIG_IGN, Python prints a traceback for a signal that is already pending
     detach_terminal(number)
     raise KeyboardInterrupt
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Do nothing."""
 
 
 def detach_terminal(number: int) -> None:

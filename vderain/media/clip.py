@@ -12,7 +12,7 @@ from vderain.media.frame import FrameSink, FrameSource, Progress
 from vderain.media.image.codec import refuse_unsupported_image
 from vderain.media.image.sequence import ImageReader, ImageWriter, is_image_source
 from vderain.media.remux.capabilities import CONTAINERS
-from vderain.runtime.draft import Draft
+from vderain.runtime.files import Draft
 
 __all__ = ["FrameSink", "FrameSource", "Progress", "check_name", "check_source", "open_sink", "open_source"]
 

@@ -22,8 +22,7 @@ from vderain.media.decode.media_file import MediaFile
 from vderain.media.decode.open import input_errors, open_input, read_packets
 from vderain.media.mp4.boxes import read_span
 from vderain.media.mp4.vendor_boxes import GPS_MAGIC, within
-from vderain.runtime.draft import Draft
-from vderain.runtime.files import output_error
+from vderain.runtime.files import Draft, output_error
 
 KNOT_MPS = 1852 / 3600
 _GPS_EPOCH = datetime(1980, 1, 6, tzinfo=UTC)

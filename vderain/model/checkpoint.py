@@ -17,7 +17,7 @@ from safetensors.torch import save
 from vderain.errors import CheckpointError
 from vderain.model.released import DEFAULT_MODEL, WEIGHTS, released_models, weights_file
 from vderain.model.unet import UNet, UNetConfig
-from vderain.runtime.draft import Draft
+from vderain.runtime.files import Draft
 
 __all__ = [
     "DEFAULT_MODEL", "FORMAT", "WEIGHTS", "Checkpoint", "load_checkpoint", "released_models", "save_checkpoint",

@@ -19,7 +19,7 @@ from vderain.media.frame import Frame
 from vderain.options import NOISE_SEED, RenderOptions
 from vderain.rain.weather import STYLES, Weather
 from vderain.runtime.device import choose_device
-from vderain.runtime.draft import Draft
+from vderain.runtime.files import Draft
 
 LOSSLESS_CRF = 0.0  # for the mask, whose values are measurements
 

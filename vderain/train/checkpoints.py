@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from vderain.errors import CheckpointError, InputError, OutputError
 from vderain.model.checkpoint import load_checkpoint
 from vderain.model.unet import UNet, UNetConfig
-from vderain.runtime.draft import Draft
+from vderain.runtime.files import Draft
 
 SUFFIXES = {".pth", ".pt"}
 TRAIN_INSTEAD = "Train a generator instead, with configs/base.toml or configs/cyclegan.toml."

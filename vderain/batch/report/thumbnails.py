@@ -20,7 +20,7 @@ from vderain.batch.record import Thumbnail
 from vderain.errors import OutputError
 from vderain.media.colour import code_scale, to_rgb8
 from vderain.media.frame import Frame, Plane
-from vderain.runtime.draft import Draft
+from vderain.runtime.files import Draft
 
 THUMBNAILS = 3  # for each file
 LONGEST_PX = 640

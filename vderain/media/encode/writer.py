@@ -31,8 +31,7 @@ from vderain.media.pixel_format import has_alpha, is_resampled, nearest_layout
 from vderain.media.remux import copy_tags, portable_tags
 from vderain.media.remux.capabilities import muxer_options, output_format
 from vderain.media.remux.copier import StreamCopier, chapters_in
-from vderain.runtime.draft import Draft
-from vderain.runtime.files import output_error
+from vderain.runtime.files import Draft, output_error
 
 if TYPE_CHECKING:
     from vderain.media.decode.reader import VideoReader

@@ -13,8 +13,7 @@ from vderain.errors import InputError, OutputError, UsageError
 from vderain.media.frame import Colour, Frame, SinkReport, SourceReport
 from vderain.media.image import SUFFIXES, UNSUPPORTED_SUFFIXES, natural_key
 from vderain.media.image.codec import DecodedImage, changed_parts, encode_image, lost_parts, planes_of, read_image
-from vderain.runtime.draft import Draft, write_new
-from vderain.runtime.files import output_error
+from vderain.runtime.files import Draft, output_error, write_new
 
 log = logging.getLogger(__name__)
 

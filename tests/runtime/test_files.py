@@ -12,8 +12,8 @@ import pytest
 from clips import names_in
 
 from vderain.errors import OutputError
-from vderain.runtime import draft as module
-from vderain.runtime.draft import Draft
+from vderain.runtime import files as module
+from vderain.runtime.files import Draft
 
 posix = pytest.mark.skipif(sys.platform == "win32", reason="links, locks and permissions of POSIX")
 ROOT = Path(__file__).parents[2]
@@ -166,7 +166,7 @@ def test_of_many_runs_on_a_target_one_wins(tmp_path: Path) -> None:
 import sys, time
 from pathlib import Path
 from vderain.errors import OutputError
-from vderain.runtime.draft import Draft
+from vderain.runtime.files import Draft
 while time.time() < {time.time() + 2.0}: pass
 try:
     with Draft(Path(sys.argv[1]), overwrite=False) as draft:
