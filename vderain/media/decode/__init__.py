@@ -1,1 +1,1 @@
-"""."""
+"""Probes media files, repairs their packets, and decodes them to frames."""
