@@ -16,6 +16,7 @@ from safetensors.torch import save
 
 from vderain.errors import CheckpointError
 from vderain.model.released import DEFAULT_MODEL, WEIGHTS, released_models, weights_file
+from vderain.model.recurrent import build_generator
 from vderain.model.unet import UNet, UNetConfig
 from vderain.runtime.files import Draft
 
@@ -92,7 +93,7 @@ def _read(path: Path) -> Checkpoint:
         architecture.setdefault("slope", 0.0)  # files written before the field existed
         config = UNetConfig(**architecture)
         with torch.device("meta"):
-            shapes = {name: tuple(value.shape) for name, value in UNet(config).state_dict().items()}
+            shapes = {name: tuple(value.shape) for name, value in build_generator(config).state_dict().items()}
         if sum(math.prod(shape) for shape in shapes.values()) > PARAMETERS_MAX:
             raise ValueError("its header describes a network that is too large")
         if {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()} != shapes:  # noqa: SIM118
@@ -100,6 +101,6 @@ def _read(path: Path) -> Checkpoint:
         weights = {name: file.get_tensor(name).float() for name in shapes}
     if not all(value.abs().amax() <= WEIGHT_MAX for value in weights.values()):  # not a number is refused, too
         raise ValueError(f"some of its weights are not finite, or larger than {WEIGHT_MAX:g}")
-    generator = UNet(config)
+    generator = build_generator(config)
     generator.load_state_dict(weights)
     return Checkpoint(path.stem, generator.eval().requires_grad_(False), json.loads(metadata.get("facts", "{}")))

@@ -17,12 +17,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vderain.model.convolution import convolve_activate, convolve_both_activate, strided_convolve_activate
+
 RGB = 3
+RECURRENT_IN, RECURRENT_OUT = 10, 4  # channels of a pixel, see `RecurrentUNet`
 DIFFERENCE_GAIN = 4.0  # differences are small: they are scaled up before bf16 rounds them
 DETAIL_PX = 5  # side of the box blur that is subtracted to get a pixel's detail
 SCALE_MAX = 8
 PATHS_MAX = 8
 DILATION_MAX = 64  # cells; a wider path sees less of most frames than of their padding
+STATE_MAX = 1024
 LEVELS_MAX = 8  # beyond it one cell of the coarsest level is wider than most frames
 
 
@@ -40,6 +44,8 @@ class UNetConfig:
         residual: whether the last layer predicts a residual (and starts at zero) or the restored image.
         scale: factor by which frames are downscaled for the convolutions. Their output is upscaled; the median of the
             window, which it weights, stays at full size, so edges stay sharp.
+        state: channels of the state that a recurrent generator carries from frame to frame (`RecurrentUNet`); 0 for a
+            generator that looks at a window of frames instead.
     """
 
     window: int = 5
@@ -49,10 +55,15 @@ class UNetConfig:
     slope: float = 0.1
     residual: bool = True
     scale: int = 1
+    state: int = 0
 
     def __post_init__(self) -> None:
         if self.window not in (1, 5):
             raise ValueError(f"window is {self.window}; it must be 1 or 5 frames")
+        if not 0 <= self.state <= STATE_MAX:
+            raise ValueError(f"state is {self.state}; it must be from 0 to {STATE_MAX}")
+        if self.state and (self.window > 1 or len(self.widths) < 2 or not self.residual):
+            raise ValueError("a recurrent generator needs window 1, two levels or more, and a residual")
         if not self.widths or min(self.widths) < 1 or self.stem < 1:
             raise ValueError(f"widths {self.widths} and stem {self.stem} must be positive")
         if not 1 <= self.scale <= SCALE_MAX:
@@ -65,6 +76,19 @@ class UNetConfig:
             raise ValueError(f"slope is {self.slope}; it must be at least 0 and below 1")
         if len(self.widths) > LEVELS_MAX:
             raise ValueError(f"{len(self.widths)} levels are more than {LEVELS_MAX}")
+
+    @property
+    def channels_in(self) -> int:
+        """Input channels of a pixel."""
+        if self.state:
+            return RECURRENT_IN
+        temporal = self.window > 1
+        return RGB * (1 + self.window + temporal) + temporal
+
+    @property
+    def channels_out(self) -> int:
+        """Output channels of a pixel."""
+        return RECURRENT_OUT if self.state else RGB + (self.window > 1)
 
     @property
     def stride_px(self) -> int:
@@ -96,10 +120,7 @@ class UNet(nn.Module):
         super().__init__()
         self.config = config
         widths = config.widths
-        temporal = config.window > 1
-        channels_in = (RGB * (1 + config.window + temporal) + temporal) * config.stem**2
-        channels_out = (RGB + temporal) * config.stem**2
-        self.stem = nn.Conv2d(channels_in, widths[0], 3, padding=1)
+        self.stem = nn.Conv2d(config.channels_in * config.stem**2, widths[0], 3, padding=1)
         paths, slope = config.paths, config.slope
         self.encoder = nn.ModuleList(
             Block(w, w, slope) if paths == (1,) else MultiPath(w, paths, slope) for w in widths[:-1]
@@ -108,7 +129,7 @@ class UNet(nn.Module):
         self.bottom = Block(widths[-1], widths[-1], slope)
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(Block(2 * w, w, slope) for w in widths[:-1])
-        self.head = nn.Conv2d(widths[0], channels_out, 3, padding=1)
+        self.head = nn.Conv2d(widths[0], config.channels_out * config.stem**2, 3, padding=1)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -158,9 +179,9 @@ class UNet(nn.Module):
                 confidence = pad_to_multiple(confidence, self.config.stride_px)
             median = median_of_five(*frames)  # (B, 3, H', W')
             gate, detail = torch.split(self._predict(frames, median, confidence), [1, RGB], 1)  # (B, 1 | 3, H', W')
-            residual = gate * (_unit(median) - _unit(centre)) + detail  # (B, 3, H', W')
+            residual = gate * (unit(median) - unit(centre)) + detail  # (B, 3, H', W')
         if not self.config.residual:  # the last layer predicts the image, and the caller adds to the centre
-            residual = torch.sigmoid(residual) - _unit(centre)
+            residual = torch.sigmoid(residual) - unit(centre)
         return residual[..., :height_px, :width_px]  # (B, 3, H, W)
 
     def _predict(self, frames: tuple[Tensor, ...], median: Tensor | None, confidence: Tensor | None) -> Tensor:
@@ -181,7 +202,7 @@ class UNet(nn.Module):
         scale = self.config.scale
         batch, _, height_px, width_px = frames[0].shape
         shape = (batch, self.stem.in_channels // self.config.stem**2, height_px // scale, width_px // scale)
-        dtype, device = _convolution_dtype(frames[0]), frames[0].device
+        dtype, device = convolution_dtype(frames[0], self.stem.weight), frames[0].device
         x = torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last)
         first = 0
         for part in _input_parts(frames, median, confidence, scale, dtype):  # one by one: large together in float32
@@ -191,7 +212,7 @@ class UNet(nn.Module):
 
     def _convolve(self, x: Tensor) -> Tensor:
         """The U-Net itself, from (B, C, h, w) to (B, 3 | 4 * s*s, h/s, w/s), where s is the stem's factor."""
-        x = F.leaky_relu(self._stem(x), self.config.slope, inplace=True)  # (B, w0, h/s, w/s)
+        x = self._stem(x)  # (B, w0, h/s, w/s)
         skips = []
         for block, down in zip(self.encoder, self.down, strict=True):
             x = block(x)  # (B, w_i, h/s/2^i, w/s/2^i)
@@ -199,12 +220,12 @@ class UNet(nn.Module):
             x = down(x)  # (B, w_i+1, h/s/2^(i+1), w/s/2^(i+1))
         x = self.bottom(x)
         for up, block in zip(reversed(self.up), reversed(self.decoder), strict=True):
-            x = block(torch.cat([up(x), skips.pop()], 1))  # (B, w_i, h/s/2^i, w/s/2^i)
+            x = block(up(x), skips.pop())  # (B, w_i, h/s/2^i, w/s/2^i)
         head: Tensor = self.head(x)  # (B, 3 | 4 * s*s, h/s, w/s)
         return head
 
     def _stem(self, x: Tensor) -> Tensor:
-        """The pixel-unshuffle and the first layer in one: a strided convolution with a larger kernel.
+        """The pixel-unshuffle and the first layer in one, a strided convolution with a larger kernel; and its activation.
 
         An unshuffle of so many pixels would take longer than all convolutions of this level.
         """
@@ -212,7 +233,7 @@ class UNet(nn.Module):
         side = stem * weight.shape[-1]
         kernel = weight.unflatten(1, (-1, stem, stem)).permute(0, 1, 4, 2, 5, 3)  # type: ignore[no-untyped-call]  # (w0, C, 3, s, 3, s)
         kernel = kernel.reshape(len(weight), -1, side, side).contiguous(memory_format=torch.channels_last)
-        return F.conv2d(x, kernel, self.stem.bias, stride=stem, padding=stem)
+        return strided_convolve_activate(x, kernel, self.stem.bias, stem, self.config.slope)
 
 
 def _input_parts(
@@ -236,18 +257,17 @@ def _input_parts(
         for neighbour in (before2, before1, after1, after2, middle):
             yield _difference(neighbour, centre, dtype)
         yield (
-            torch.ones_like(centre[:, :1], dtype=dtype) if confidence is None else _unit(_downscaled(confidence, scale))
+            torch.ones_like(centre[:, :1], dtype=dtype) if confidence is None else unit(_downscaled(confidence, scale))
         )
 
 
-def _convolution_dtype(x: Tensor) -> torch.dtype:
+def convolution_dtype(x: Tensor, weight: Tensor) -> torch.dtype:
+    """The type in which a layer with these weights computes: that of autocast, or of the weights."""
     device = x.device.type
-    if torch.is_autocast_enabled(device):
-        return torch.get_autocast_dtype(device)
-    return torch.float32 if x.dtype == torch.uint8 else x.dtype
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
 
 
-def _unit(x: Tensor) -> Tensor:
+def unit(x: Tensor) -> Tensor:
     """Floats in 0..1, from uint8 or from floats in 0..1."""
     return x.float() / 255 if x.dtype == torch.uint8 else x
 
@@ -272,11 +292,11 @@ def _appearance(centre: Tensor) -> tuple[Tensor, Tensor]:
 
     Convolutions may run in bf16, whose steps are whole grey levels near white: faint streaks survive as differences.
     """
-    unit = _unit(centre)
-    return unit - 0.5, DIFFERENCE_GAIN * (unit - _blurred(_blurred(unit, -1), -2))
+    x = unit(centre)
+    return x - 0.5, DIFFERENCE_GAIN * (x - blurred(blurred(x, -1), -2))
 
 
-def _blurred(x: Tensor, dim: int) -> Tensor:
+def blurred(x: Tensor, dim: int) -> Tensor:
     """Box blur of `DETAIL_PX` along one dimension, over existing pixels only; F.avg_pool2d is four times slower."""
     reach = DETAIL_PX // 2
     size = x.shape[dim]
@@ -318,9 +338,16 @@ class Block(nn.Module):
         self.second = nn.Conv2d(channels_out, channels_out, 3, padding=dilation, dilation=dilation)
         self.slope, self.residual = slope, channels_in == channels_out
 
-    def forward(self, x: Tensor) -> Tensor:
-        y = self.second(F.leaky_relu(self.first(x), self.slope, inplace=True))
-        return F.leaky_relu(x + y if self.residual else y, self.slope, inplace=True)
+    def forward(self, x: Tensor, skip: Tensor | None = None) -> Tensor:
+        """Apply the block to (B, C, H, W), or to `x` and `skip` concatenated along their channels."""
+        if skip is None:
+            y = convolve_activate(self.first, x, self.slope)
+        else:
+            y = convolve_both_activate(self.first, x, skip, self.slope)
+        if not self.residual:
+            return convolve_activate(self.second, y, self.slope)
+        y = self.second(y)
+        return F.leaky_relu(y.add_(x) if not torch.is_grad_enabled() else x + y, self.slope, inplace=True)
 
 
 def median_of_five(a: Tensor, b: Tensor, c: Tensor, d: Tensor, e: Tensor) -> Tensor:

@@ -115,6 +115,42 @@ def align(centre: Picture, neighbour: Picture, flow: ConsistentFlow) -> Picture:
     return np.asarray(cv2.blendLinear(warped, centre, confidence, 1 - confidence), dtype=np.uint8)
 
 
+def full_size(flow: ConsistentFlow, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """Enlarge a flow and its confidence to the size of a frame.
+
+    Args:
+        flow: at flow size.
+        shape: (H, W).
+
+    Returns:
+        (H, W, 2) float32 in pixels of the frame, and (H, W) uint8.
+    """
+    size = shape[1], shape[0]
+    h, w = flow.confidence.shape
+    scale = np.array([shape[1] / w, shape[0] / h], np.float32)
+    enlarged = cv2.resize(flow.flow * scale, size, interpolation=cv2.INTER_LINEAR)
+    confidence = cv2.resize(flow.confidence, size, interpolation=cv2.INTER_LINEAR)
+    return np.asarray(enlarged, np.float32), np.asarray(confidence, np.uint8)
+
+
+def align_plane(centre: Luma, neighbour: Luma, flow: ConsistentFlow) -> tuple[Luma, NDArray[np.uint8]]:
+    """Warp a neighbour's luma onto the centre's; blends to the centre's where the confidence is low.
+
+    Args:
+        centre: (H, W) uint8.
+        neighbour: (H, W) uint8.
+        flow: from centre to neighbour, at flow size.
+
+    Returns:
+        The luma and the confidence of the alignment, (H, W) uint8 each.
+    """
+    enlarged, confidence = full_size(flow, centre.shape)
+    where = enlarged + _grid(centre.shape)
+    warped = _sample(neighbour, where, cv2.BORDER_REPLICATE, interpolation=cv2.INTER_CUBIC)
+    weight = confidence.astype(np.float32) * np.float32(1 / 255)
+    return np.asarray(cv2.blendLinear(warped, centre, weight, 1 - weight), np.uint8), confidence
+
+
 def _sample(
     image: NDArray[Any],
     where: NDArray[np.float32],

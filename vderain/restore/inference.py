@@ -44,7 +44,7 @@ class NetworkRunner:
     def __init__(self, generator: UNet, placement: DevicePlacement, batch_size: int | None = None) -> None:
         self.placement, self.batch_size = placement, batch_size
         self.tile_px: int | None = None
-        self._generator = generator.to(placement.device, memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+        self._generator = placement.place(generator)
         self._threads = local()
 
     @property
@@ -153,10 +153,7 @@ class NetworkRunner:
         return smaller_px
 
     def _forward(self, batch: list[NetworkInput]) -> list[Residual]:
-        with (
-            torch.inference_mode(),
-            torch.autocast(self.placement.device.type, torch.bfloat16, enabled=self.placement.bf16),
-        ):
+        with torch.inference_mode():
             frames, confidence = self._tensors(batch)
             generator = self._at_scale(*frames.shape[-2:])
             tile_px = self.tile_px

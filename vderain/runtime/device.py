@@ -5,8 +5,10 @@ import os
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
+from torch import nn
 
 from vderain.errors import DeviceError
 
@@ -16,6 +18,8 @@ PRECISIONS = ("auto", "fp32", "bf16")
 HELD_BYTES_PX = 42  # of a frame between two stages: five aligned images, flow, confidence, planes, residual
 NETWORK_BYTES_PX = 200  # of a frame inside the network
 STAGES = 4  # each holds one frame more than it has workers
+
+N = TypeVar("N", bound=nn.Module)
 
 M_MMAP_THRESHOLD, M_ARENA_MAX = -3, -8  # of glibc's malloc.h
 LARGE_BYTES = 4 * 2**20
@@ -31,6 +35,18 @@ class DevicePlacement:
     def autocast(self) -> torch.autocast:
         """A context in which convolutions run in this precision on this device."""
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16)
+
+    def place(self, network: N) -> N:
+        """Move a network for inference: its convolutions in this precision, all other parameters as they are.
+
+        Args:
+            network: changed in place.
+        """
+        network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        for layer in network.modules():
+            if self.bf16 and isinstance(layer, nn.Conv2d | nn.ConvTranspose2d):
+                layer.bfloat16()
+        return network.eval().requires_grad_(False)
 
     def __str__(self) -> str:
         return f"{self.device.type}, {'bf16' if self.bf16 else 'fp32'}"

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from vderain.errors import CheckpointError, InputError, OutputError
 from vderain.model.checkpoint import load_checkpoint
+from vderain.model.recurrent import from_window
 from vderain.model.unet import UNet, UNetConfig
 from vderain.runtime.files import Draft
 
@@ -144,6 +145,10 @@ def _load(model: str, config: UNetConfig) -> dict[str, Tensor]:
     if Path(model).suffix.lower() in SUFFIXES:
         return import_state_dict(Path(model), config)
     generator = load_checkpoint(model).generator
+    if config.state and generator.config.window > 1:
+        as_window = replace(config, window=generator.config.window, state=0)
+        if replace(generator.config, slope=config.slope, scale=config.scale) == as_window:
+            return from_window(generator.state_dict(), config)
     if replace(generator.config, slope=config.slope, scale=config.scale) != config:
         cure = f"Set model.window, model.widths and model.stem to those of {generator.config}."
         raise CheckpointError(f"{model} is another network than the recipe's.", cure)

@@ -83,11 +83,14 @@ class Model(_Section):
     slope: float = Field(0.1, ge=0, lt=1, description="negative slope of the leaky ReLUs")
     residual: bool = Field(True, description="the output is added to the input; false: it replaces it")
     scale: int = Field(1, description="factor by which the network sees the picture reduced")
+    state: int = Field(
+        0, description="channels of the state that a recurrent generator carries from frame to frame; 0: not recurrent"
+    )
 
     @model_validator(mode="after")
     def _can_be_built(self) -> Self:
         UNetConfig(  # raises ValueError for what cannot be built
-            self.window, self.widths, self.stem, self.paths, self.slope, self.residual, self.scale
+            self.window, self.widths, self.stem, self.paths, self.slope, self.residual, self.scale, self.state
         )
         return self
 
@@ -225,6 +228,8 @@ class Recipe(_Section):
             raise ValueError("semi_supervised needs neighbouring frames: set model.window to 5")
         if semi_supervised is not None and semi_supervised.real > self.optimiser.batch:
             raise ValueError("semi_supervised.real is larger than optimiser.batch")
+        if self.model.state and (self.cyclegan is not None or semi_supervised is not None):
+            raise ValueError("cyclegan and semi_supervised train generators without a state: set model.state to 0")
         if self.cyclegan is not None and window > 1:
             raise ValueError("cyclegan trains on single frames: set model.window to 1")
         return self

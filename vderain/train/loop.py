@@ -20,6 +20,7 @@ from vderain.train.cyclegan import CycleGAN
 from vderain.train.data.scenes import Scenes
 from vderain.train.distributed import ProcessGroup, local_world_size, place_training, process_group
 from vderain.train.logger import Event, Examples, Progress, RunLogger, Stepped
+from vderain.train.recurrent import Recurrent
 from vderain.train.semi_supervised import SemiSupervised
 from vderain.train.supervised import Supervised, centre_of
 from vderain.train.trainer import GENERATOR, RESUME, Batch, Diverged, Losses, Trainer, learning_rate
@@ -80,6 +81,8 @@ def _trainer(recipe: Recipe, out: Path, group: ProcessGroup, placement: DevicePl
     """The way of training that the sections of a recipe ask for."""
     if recipe.cyclegan is not None:
         return CycleGAN(recipe, out, group, placement)
+    if recipe.model.state:
+        return Recurrent(recipe, out, group, placement)
     kind = Supervised if recipe.semi_supervised is None else SemiSupervised
     return kind(recipe, out, group, placement)
 
@@ -234,7 +237,10 @@ def _validator(trainer: Trainer, held: Scenes) -> Validator | None:
 
 def _pairs(batch: Batch) -> Tensor:
     """Rainy and clear crops of a batch in turn, (2 N, 3, H, W)."""
-    rainy, clear = (batch[0], batch[1]) if batch[0].shape[1] == 3 else (centre_of(batch[0]), batch[2])
+    if batch[0].ndim == 5:  # sequences: luma of the last frames
+        rainy, clear = (batch[part][:, -1].expand(-1, 3, -1, -1) for part in (1, 6))
+    else:
+        rainy, clear = (batch[0], batch[1]) if batch[0].shape[1] == 3 else (centre_of(batch[0]), batch[2])
     return torch.stack([rainy[:EXAMPLES], clear[:EXAMPLES]], 1).flatten(0, 1).clone()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from vderain.errors import UsageError, VderainError
 from vderain.model.checkpoint import save_checkpoint
+from vderain.model.recurrent import build_generator
 from vderain.model.unet import UNet, UNetConfig
 from vderain.runtime.device import DevicePlacement
 from vderain.train.checkpoints import RunState, load_start, output_errors
@@ -93,15 +94,15 @@ class Trainer(ABC):
         torch.manual_seed(recipe.run.seed)
         model = recipe.model
         self.config = UNetConfig(
-            model.window, model.widths, model.stem, model.paths, model.slope, model.residual, model.scale
+            model.window, model.widths, model.stem, model.paths, model.slope, model.residual, model.scale, model.state
         )
-        generator = UNet(self.config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        generator = build_generator(self.config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if model.start is not None:
             starts = (model.start,) if isinstance(model.start, str) else model.start
             known = load_start(starts, self.config)
             kept = {name: value for name, value in known.items() if not name.startswith(model.renew)}
             generator.load_state_dict(generator.state_dict() | kept)
-        mean = UNet(self.config)
+        mean = build_generator(self.config)
         mean.load_state_dict(generator.state_dict())
         self.add_network("generator", generator)
         self.add_network("mean", mean)

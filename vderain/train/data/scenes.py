@@ -156,23 +156,26 @@ def load_pairs(pairs: Sequence[Pair], side_px: int) -> list[NDArray[np.uint8]]:
     return found
 
 
-def clip_window(clips: Sequence[NDArray[np.uint8]], side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Cut five frames from a random clip, one to eight frames apart.
+def clip_window(
+    clips: Sequence[NDArray[np.uint8]], side_px: int, rng: np.random.Generator, count: int = WINDOW
+) -> NDArray[np.uint8]:
+    """Cut frames from a random clip, one to eight frames apart.
 
     Args:
         clips: (T, H, W, C) uint8 each.
         side_px: side of the window.
         rng: random number generator.
+        count: number of frames; every clip must be that long.
 
     Returns:
-        (5, side_px, side_px, C) uint8.
+        (count, side_px, side_px, C) uint8.
     """
     clip = clips[int(rng.integers(len(clips)))]
     stride = int(
-        min(rng.choice([1, 2, 3, 4, 6, 8], p=[0.4, 0.2, 0.12, 0.12, 0.08, 0.08]), (len(clip) - 1) // (WINDOW - 1))
+        min(rng.choice([1, 2, 3, 4, 6, 8], p=[0.4, 0.2, 0.12, 0.12, 0.08, 0.08]), (len(clip) - 1) // (count - 1))
     )
-    start = rng.integers(len(clip) - stride * (WINDOW - 1))
-    frames = clip[start : start + stride * (WINDOW - 1) + 1 : stride]
+    start = rng.integers(len(clip) - stride * (count - 1))
+    frames = clip[start : start + stride * (count - 1) + 1 : stride]
     frames = frames[::-1] if rng.random() < 0.15 else frames
     top, left, size = _place(frames.shape[1:3], side_px, rng)
     return np.stack([_cut(frame, top, left, size, side_px) for frame in frames])
@@ -193,16 +196,17 @@ def photo_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> Pict
     return _cut(photo, *_place(photo.shape[:2], side_px, rng), side_px)
 
 
-def drive_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> NDArray[np.uint8]:
+def drive_window(scenes: Scenes, side_px: int, rng: np.random.Generator, count: int = WINDOW) -> NDArray[np.uint8]:
     """Simulate a camera that drives through a random photograph.
 
     Args:
         scenes: with at least one photograph.
         side_px: side of the window.
         rng: random number generator.
+        count: number of frames.
 
     Returns:
-        (5, side_px, side_px, 3) uint8; the middle frame is the photograph itself.
+        (count, side_px, side_px, 3) uint8; the middle frame is the photograph itself.
     """
     photo = photo_window(scenes, side_px, rng)
     if rng.random() < 0.35:
@@ -212,13 +216,14 @@ def drive_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> NDAr
     speed = math.exp(rng.uniform(math.log(0.004), math.log(0.35)))  # growth per frame, one image side below the horizon
     far = speed * rng.uniform(0, 0.25)
     pan = rng.normal(size=2) * math.exp(rng.uniform(math.log(0.1), math.log(9.0)))
-    shake = rng.normal(size=(WINDOW, 2)) * rng.uniform(0, 0.8)
+    centre = count // 2
+    shake = rng.normal(size=(count, 2)) * rng.uniform(0, 0.8)
     y, x = np.mgrid[:side_px, :side_px].astype(np.float32)
     below = np.maximum((y - vanishing[1]) / side_px, 0)
     frames = []
-    for step in range(-CENTRE, CENTRE + 1):
+    for step in range(-centre, count - centre):
         scale = np.exp(-step * (far + speed * below)).astype(np.float32)
-        moved = (pan * step + shake[step + CENTRE]) if step else np.zeros(2)
+        moved = (pan * step + shake[step + centre]) if step else np.zeros(2)
         map_x = (vanishing[0] + (x - vanishing[0]) * scale + moved[0]).astype(np.float32)
         map_y = (vanishing[1] + (y - vanishing[1]) * scale + moved[1]).astype(np.float32)
         frame = cv2.remap(photo, map_x, map_y, cv2.INTER_CUBIC, borderMode=cv2.BORDER_REFLECT_101) if step else photo

@@ -94,10 +94,10 @@ class WindowMaker(Dataset[TrainingWindow]):
         if self.scenes.pairs and rng.random() < self.data.share_pairs:
             return self._without_border(*self._paired(rng))
         clear, kind = self._scene(rng)
-        clear = _tone(clear, rng)
+        clear = tone(clear, rng)
         if self.data.colour_jitter:
-            clear = _jittered(clear, self.data.colour_jitter, rng)
-        clear = _noise(clear, rng, same=kind == "repeat")
+            clear = jittered(clear, self.data.colour_jitter, rng)
+        clear = noise(clear, rng, same=kind == "repeat")
         dry = bool(rng.random() < self.data.share_dry)
         if self.data.remove == "drops":
             rainy, clear = self._drops(clear, index, rng, same=kind == "repeat", dry=dry)
@@ -133,7 +133,7 @@ class WindowMaker(Dataset[TrainingWindow]):
             return drive_window(self.scenes, self.side_px, rng), "moving"
         photo = photo_window(self.scenes, self.side_px, rng)
         still = draw < self.data.share_clips + self.data.share_drives + self.data.share_stills
-        frames = np.stack([_shifted(photo, rng) if still and t != CENTRE else photo for t in range(WINDOW)])
+        frames = np.stack([shifted(photo, rng) if still and t != CENTRE else photo for t in range(WINDOW)])
         return frames, "still" if still else "repeat"
 
     def _rain(self, clear: Frames, index: int, rng: np.random.Generator, same: bool) -> tuple[Frames, Frames]:
@@ -142,10 +142,10 @@ class WindowMaker(Dataset[TrainingWindow]):
         drops = rng.random() < self.data.share_drops
         if drops and rng.random() < 0.5:  # drops left on the glass after a shower
             opacity = np.zeros_like(opacity)
-        frames, rainy, sky, generator = _rained_on(clear, opacity, rng)
+        frames, rainy, sky, generator = rained_on(clear, opacity, rng)
         if drops:
             rainy = _through_glass(rainy, sky, generator)
-        return _frames8(rainy, same), _frames8(frames, same)
+        return frames8(rainy, same), frames8(frames, same)
 
     def _drops(
         self, clear: Frames, index: int, rng: np.random.Generator, same: bool, dry: bool
@@ -154,9 +154,9 @@ class WindowMaker(Dataset[TrainingWindow]):
         opacity = self._opacity(index, rng, same)
         if rng.random() < 0.7:
             opacity = np.zeros_like(opacity)
-        _, rained, sky, generator = _rained_on(clear, opacity, rng)
+        _, rained, sky, generator = rained_on(clear, opacity, rng)
         seen = rained if dry else _through_glass(rained, sky, generator)
-        return _frames8(seen, same), _frames8(rained, same)
+        return frames8(seen, same), frames8(rained, same)
 
     def _opacity(self, index: int, rng: np.random.Generator, same: bool) -> NDArray[np.uint8]:
         """(1 or 5, S, S) opacity of rain: one frame if all five are the same."""
@@ -184,7 +184,7 @@ class WindowMaker(Dataset[TrainingWindow]):
         return np.stack(aligned), full.astype(np.uint8)
 
 
-def _rained_on(
+def rained_on(
     clear: Frames, opacity: NDArray[np.uint8], rng: np.random.Generator
 ) -> tuple[Tensor, Tensor, float, torch.Generator]:
     """Render streaks onto as many frames as there are opacity maps.
@@ -235,10 +235,10 @@ def rain_cuts(
     return np.stack([_random_cut(sheet, side_px, rng) for _ in range(frames)])
 
 
-def _frames8(frames: Tensor, same: bool) -> Frames:
-    """(T, 3, S, S) in 0..1 to (5, S, S, 3) uint8; one frame is repeated if all are the same."""
-    frames8 = (frames * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
-    return np.repeat(frames8, WINDOW, 0) if same else frames8
+def frames8(frames: Tensor, same: bool = False) -> Frames:
+    """(T, 3, S, S) in 0..1 to (T, S, S, 3) uint8, or five times the one frame if all are the same."""
+    rounded = (frames * 255 + 0.5).byte().permute(0, 2, 3, 1).numpy()
+    return np.repeat(rounded, WINDOW, 0) if same else rounded
 
 
 @lru_cache(maxsize=2 * SHEETS)
@@ -256,14 +256,14 @@ def _random_cut(sheet: NDArray[np.uint8], side_px: int, rng: np.random.Generator
     return sheet[top : top + side_px, left : left + side_px]
 
 
-def _shifted(photo: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
+def shifted(photo: NDArray[np.uint8], rng: np.random.Generator) -> NDArray[np.uint8]:
     """A neighbour with errors of alignment: a fraction of a pixel off, now and then a few pixels."""
     dx, dy = rng.normal(size=2) * (2.0 if rng.random() < 1 / 7 else 0.35)
     matrix = np.array([[1, 0, dx], [0, 1, dy]], np.float32)
     return np.asarray(cv2.warpAffine(photo, matrix, photo.shape[1::-1], borderMode=cv2.BORDER_REFLECT_101), np.uint8)
 
 
-def _tone(frames: Frames, rng: np.random.Generator) -> Frames:
+def tone(frames: Frames, rng: np.random.Generator) -> Frames:
     """Change gamma, gain, white balance and haze, the same in all frames; flip half of them left to right."""
     if rng.random() < 0.5:
         frames = frames[:, :, ::-1]
@@ -279,31 +279,37 @@ def _tone(frames: Frames, rng: np.random.Generator) -> Frames:
     return np.stack([table[frames[..., channel]] for channel, table in enumerate(tables)], axis=-1)
 
 
-def _jittered(frames: Frames, strength: float, rng: np.random.Generator) -> Frames:
+def jittered(frames: Frames, strength: float, rng: np.random.Generator) -> Frames:
     jittered = jitter_colours(torch.from_numpy(frames).permute(0, 3, 1, 2), strength, rng)
     return np.ascontiguousarray(jittered.permute(0, 2, 3, 1).numpy())
 
 
-def _noise(frames: Frames, rng: np.random.Generator, same: bool) -> Frames:
+def noise(frames: Frames, rng: np.random.Generator, same: bool = False) -> Frames:
     """Add Gaussian sensor noise, drawn for each frame unless all are the same."""
     if rng.random() < 0.5:
         return frames
-    count = 1 if same else WINDOW
+    count = 1 if same else len(frames)
     grain = rng.standard_normal((count, *frames.shape[1:3], 1), np.float32) * np.float32(rng.uniform(0.3, 3.5))
     noisy = np.clip(frames[:count] + grain + 0.5, 0, 255).astype(np.uint8)
-    return np.repeat(noisy, WINDOW, 0) if same else noisy
+    return np.repeat(noisy, len(frames), 0) if same else noisy
 
 
 def _compress(rainy: Frames, clear: NDArray[np.uint8], rng: np.random.Generator) -> tuple[Frames, NDArray[np.uint8]]:
     """Compress rainy frames and target as JPEG of one quality, so that artefacts are not taken for rain."""
-    if rng.random() < 0.55:
+    quality = draw_quality(rng)
+    if quality is None:
         return rainy, clear
-    quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(60, 98))]
+    dry = np.array_equal(rainy[CENTRE], clear)
+    rainy = np.stack([compressed(frame, quality) for frame in rainy])
+    return rainy, rainy[CENTRE] if dry else compressed(clear, quality)
 
-    def compressed(picture: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        return np.asarray(cv2.imdecode(cv2.imencode(".jpg", picture, quality)[1], cv2.IMREAD_COLOR), np.uint8)
 
-    if np.array_equal(rainy[CENTRE], clear):
-        rainy = np.stack([compressed(frame) for frame in rainy])
-        return rainy, rainy[CENTRE]
-    return np.stack([compressed(frame) for frame in rainy]), compressed(clear)
+def draw_quality(rng: np.random.Generator) -> int | None:
+    """JPEG quality of a window; None for no compression."""
+    return None if rng.random() < 0.55 else int(rng.integers(60, 98))
+
+
+def compressed(picture: NDArray[np.uint8], quality: int) -> NDArray[np.uint8]:
+    """(H, W, 3) uint8, compressed as JPEG and decoded again."""
+    encoded = cv2.imencode(".jpg", picture, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
+    return np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR), np.uint8)

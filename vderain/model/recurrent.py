@@ -1,0 +1,372 @@
+"""The recurrent generator: a U-Net with a memory that is carried from frame to frame along the motion.
+
+The memory has two parts. The image memory is an estimate of the scene's luma with a variance for each pixel: a Kalman
+filter, whose gain the network corrects. The feature state is a selective state-space model (S6: Gu & Dao, "Mamba:
+Linear-time sequence modeling with selective state spaces", 2023), diagonal, with one step a frame. Both are warped
+along the optical flow before each step, so that a cell keeps following its place in the scene.
+"""
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from vderain.model.unet import DIFFERENCE_GAIN, UNet, UNetConfig, blurred, convolution_dtype, pad_to_multiple, unit
+
+LEVELS = 255.0
+VARIANCE_NONE = 1e4  # levels squared, of a pixel that nothing is remembered of
+VARIANCE_MIN = 1e-2
+UNTOUCHED_LEVELS = 1.5  # a pixel changed by less is mostly its own; one not changed at all stays as it is, to the bit
+CONFIDENCE = 7  # index of the input channel with the confidence of the memory
+HALF_LIVES = 0.5, 16.0  # frames, of the fastest and the slowest channel of the feature state before training
+LUMA_WEIGHTS = 0.299, 0.587, 0.114  # ITU-R BT.601
+
+
+class Memory(NamedTuple):
+    """What is carried to the next frame.
+
+    Attributes:
+        luma: (B, 1, H, W) float32 in 0..1, the scene without rain.
+        variance: (B, 1, H, W) float32, of `luma`, in levels squared.
+        features: (B, S, h, w) float32 at the size of the network's second level.
+    """
+
+    luma: Tensor
+    variance: Tensor
+    features: Tensor
+
+
+class Evidence(NamedTuple):
+    """What is known about a frame from others, aligned to it.
+
+    Attributes:
+        memory: (B, 1, H, W) in 0..1, the image memory; the frame's own luma where the flow lost it.
+        variance: (B, 1, H, W) float32, of `memory`, in levels squared.
+        confidence: (B, 1, H, W) in 0..1, of the flow to the frame before; 0 where there is none.
+        following: (B, 1, H, W) in 0..1, luma of the frame after; the frame's own where the flow lost it.
+        following_confidence: (B, 1, H, W) in 0..1, of the flow to it; 0 where there is none.
+        features: (B, S, h, w) float32, the feature state, already weighted by the confidence.
+    """
+
+    memory: Tensor
+    variance: Tensor
+    confidence: Tensor
+    following: Tensor
+    following_confidence: Tensor
+    features: Tensor
+
+
+class Motion(NamedTuple):
+    """Optical flow to another frame.
+
+    Attributes:
+        flow_px: (B, 2, h, w) float32, x and y displacement in pixels of the frame.
+        confidence: (B, 1, h, w) float32 in 0..1.
+        step_px: pixels of the frame for one of the flow, on each side: H/h, rounded.
+    """
+
+    flow_px: Tensor
+    confidence: Tensor
+    step_px: int
+
+    def full_size(self, luma: Tensor) -> tuple[Tensor, Tensor]:
+        """Grid to sample from, (B, H, W, 2), and confidence, (B, 1, H, W), for a frame with this luma."""
+        size = luma.shape[-2:]
+        confidence = self.confidence
+        if confidence.shape[-2:] != size:
+            confidence = F.interpolate(confidence, size, mode="bilinear", align_corners=False)
+        return sampling_grid(self.flow_px, size), confidence
+
+
+class Carried(NamedTuple):
+    """The memory, warped to a frame: see `Evidence`."""
+
+    memory: Tensor
+    variance: Tensor
+    confidence: Tensor
+    features: Tensor
+
+
+class Step(NamedTuple):
+    """The result for one frame.
+
+    Attributes:
+        change: (B, 1, H, W) float32 in 0..1 units, to be added to the frame's luma.
+        estimate: (B, 1, H, W) float32, the same before the image memory corrected it.
+        memory: for the next frame.
+    """
+
+    change: Tensor
+    estimate: Tensor
+    memory: Memory
+
+
+class RecurrentUNet(UNet):
+    """Predicts the luma of a frame without rain from the frame, the next one, and a memory of those before.
+
+    It estimates the change of luma as ``gate * (median - luma) + gate' * (memory - luma) + detail``, where the median is
+    that of the frame, the next one and the memory. The Kalman filter weights the estimate against the memory by their variances.
+    Chroma is not changed: rain has almost none of its own (Garg & Nayar, IJCV 2007).
+    """
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__(config)
+        self.recurrence = SelectiveState(config.widths[1], config.state)
+        self.log_process = nn.Parameter(torch.tensor(math.log(1.5)))  # levels a frame: interpolation and lighting
+        self.log_floor = nn.Parameter(torch.tensor(math.log(0.5)))  # levels, the error of a pixel that had no rain
+        self.log_share = nn.Parameter(torch.tensor(math.log(0.15)))  # error of a pixel that had, as a share of it
+
+    def step(self, rgb: Tensor, luma: Tensor, evidence: Evidence) -> Step:
+        """Restore one frame.
+
+        Args:
+            rgb: (B, 3, H, W), uint8 or floats in 0..1.
+            luma: (B, 1, H, W), its luma, likewise.
+            evidence: aligned to the frame.
+        """
+        height_px, width_px = luma.shape[-2:]
+        y = unit(luma)  # (B, 1, H, W)
+        following, remembered = unit(evidence.following), evidence.memory
+        low, high = torch.minimum(following, remembered), torch.maximum(following, remembered)
+        median = torch.maximum(low, torch.minimum(high, y))
+        differences = torch.cat([remembered, following, median], 1) - y  # (B, 3, H, W)
+        inputs = pad_to_multiple(self._inputs(rgb, y, differences, evidence), self.config.stride_px)
+        raw, features = self._run(inputs, evidence.features)
+        gate, gate_memory, detail, gain_bias = torch.split(raw[..., :height_px, :width_px], 1, 1)  # (B, 1, H, W) each
+        to_memory, _, to_median = torch.split(differences, 1, 1)
+        change = torch.addcmul(torch.addcmul(detail, gate, to_median), gate_memory, to_memory)
+        removed = change.abs() * LEVELS
+        error = (removed * self.log_share.exp()) ** 2 + self.log_floor.exp() ** 2  # levels squared
+        gain = evidence.variance / torch.addcmul(evidence.variance, error, torch.exp(-gain_bias))
+        corrected = torch.addcmul(to_memory, gain, change - to_memory)
+        variance = torch.addcmul(evidence.variance, gain, evidence.variance, value=-1)
+        memory = Memory(y + corrected, variance.clamp(VARIANCE_MIN, VARIANCE_NONE), features)
+        touched = (removed * (1 / UNTOUCHED_LEVELS)).clamp(max=1)
+        return Step(touched * corrected, change, memory)
+
+    def _inputs(self, rgb: Tensor, y: Tensor, differences: Tensor, evidence: Evidence) -> Tensor:
+        """(B, 10, H, W) input channels.
+
+        Convolutions may run in bf16: it holds bytes exactly, and differences are scaled up.
+        """
+        parts = (
+            rgb if rgb.dtype == torch.uint8 else rgb * LEVELS,
+            DIFFERENCE_GAIN * (y - blurred(blurred(y, -1), -2)),
+            DIFFERENCE_GAIN * differences,
+            unit(evidence.confidence),
+            unit(evidence.following_confidence),
+            torch.log(evidence.variance) * (1 / math.log(VARIANCE_NONE)),
+        )
+        batch, _, height_px, width_px = y.shape
+        shape = (batch, self.config.channels_in, height_px, width_px)
+        dtype = convolution_dtype(y, self.stem.weight)
+        x = torch.empty(shape, dtype=dtype, device=y.device, memory_format=torch.channels_last)
+        first = 0
+        for part in parts:
+            x[:, first : first + part.shape[1]] = part
+            first += part.shape[1]
+        return x
+
+    def _run(self, x: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """The U-Net with the recurrence behind its second level.
+
+        Args:
+            x: (B, 10, H', W') padded input channels.
+            features: (B, S, h, w), the carried feature state.
+
+        Returns:
+            (B, 4, H', W') and (B, S, h, w), both float32.
+        """
+        scale = self.config.scale
+        if scale > 1:
+            x = F.avg_pool2d(x, scale)
+        confidence = x[:, CONFIDENCE : CONFIDENCE + 1].contiguous()
+        x = self._stem(x)
+        skips = []
+        for level, (block, down) in enumerate(zip(self.encoder, self.down, strict=True)):
+            x = block(x)
+            if level == 1:
+                x, features = self._recur(x, features, confidence)
+            skips.append(x)
+            x = down(x)
+        x = self.bottom(x)
+        if len(self.down) == 1:
+            x, features = self._recur(x, features, confidence)
+        for up, block in zip(reversed(self.up), reversed(self.decoder), strict=True):
+            x = block(up(x), skips.pop())
+        out = F.pixel_shuffle(self.head(x).float(), self.config.stem)
+        if scale > 1:
+            out = F.interpolate(out, scale_factor=scale, mode="bilinear", align_corners=False)
+        return out, features
+
+    def _recur(self, x: Tensor, features: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
+        small = F.avg_pool2d(confidence, confidence.shape[-1] // x.shape[-1])
+        result: tuple[Tensor, Tensor] = self.recurrence(x, features, small)
+        return result
+
+    def feature_shape(self, height_px: int, width_px: int) -> tuple[int, int, int]:
+        """Channels, height and width of the feature state of a frame."""
+        stride_px = self.config.stride_px
+        cell_px = 2 * self.config.stem * self.config.scale
+        padded = (-(-side // stride_px) * stride_px for side in (height_px, width_px))
+        h, w = (side // cell_px for side in padded)
+        return self.config.state, h, w
+
+    def no_evidence(self, luma: Tensor) -> Evidence:
+        """The evidence of a frame without neighbours.
+
+        Args:
+            luma: (B, 1, H, W), uint8 or floats in 0..1.
+        """
+        y = unit(luma)
+        nothing = torch.zeros_like(y)
+        features = y.new_zeros((len(y), *self.feature_shape(*y.shape[-2:])))
+        return Evidence(y, torch.full_like(y, VARIANCE_NONE), nothing, y, nothing, features)
+
+    def carried(self, memory: Memory, luma: Tensor, motion: Motion) -> Carried:
+        """Warp the memory to the next frame.
+
+        Args:
+            memory: of the frame before.
+            luma: (B, 1, H, W) of the frame, in 0..1.
+            motion: from the frame to the one before.
+        """
+        places, confidence = motion.full_size(luma)
+        remembered = torch.lerp(luma, sample(memory.luma, places, "bicubic"), confidence)
+        variance = torch.lerp(torch.full_like(luma, VARIANCE_NONE), sample(memory.variance, places), confidence)
+        variance = (variance + self.log_process.exp() ** 2).clamp(max=VARIANCE_NONE)
+        features = self._carried_features(memory.features, motion)
+        return Carried(remembered, variance, confidence, features)
+
+    def _carried_features(self, features: Tensor, motion: Motion) -> Tensor:
+        stride_px, cell_px = self.config.stride_px, 2 * self.config.stem * self.config.scale
+        cell_px //= motion.step_px
+        flow = pad_to_multiple(motion.flow_px, stride_px // motion.step_px)
+        trust = pad_to_multiple(motion.confidence, stride_px // motion.step_px)
+        if cell_px > 1:
+            flow, trust = F.avg_pool2d(flow, cell_px), F.avg_pool2d(trust, cell_px)
+        places = sampling_grid(flow / (2 * self.config.stem * self.config.scale), features.shape[-2:])
+        return trust * sample(features, places)
+
+
+class SelectiveState(nn.Module):
+    """One step of a diagonal selective state-space model for every cell.
+
+    ``h = a * h + (1 - a) * B * Vu`` and ``u + W (C * h + D * Vu)``, with ``a = exp(-softplus(delta) * rate)``. B, C and
+    delta depend on the input and on the carried state: they select what is written, read and forgotten. The output
+    layer starts at zero.
+
+    Args:
+        channels: of the input.
+        states: of the state.
+    """
+
+    def __init__(self, channels: int, states: int) -> None:
+        super().__init__()
+        self.select = nn.Conv2d(channels + states + 1, 3 * states, 1)
+        self.value = nn.Conv2d(channels, states, 1)
+        self.out = nn.Conv2d(states, channels, 1)
+        half_lives = torch.logspace(*(math.log2(frames) for frames in HALF_LIVES), states, base=2.0)
+        self.log_rate = nn.Parameter(torch.log(math.log(2) / half_lives).view(-1, 1, 1))
+        self.skip = nn.Parameter(torch.ones(states, 1, 1))
+        nn.init.normal_(self.select.weight, std=0.02)
+        nn.init.zeros_(self.select.bias)  # type: ignore[arg-type]
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
+
+    def forward(self, u: Tensor, carried: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
+        """Advance the state by one frame.
+
+        Args:
+            u: (B, C, h, w) features.
+            carried: (B, S, h, w) float32, the state of the frame before, warped and weighted by `confidence`.
+            confidence: (B, 1, h, w) in 0..1.
+
+        Returns:
+            (B, C, h, w) features and (B, S, h, w) float32 state.
+        """
+        selection = self.select(torch.cat([u, carried.to(u.dtype), confidence], 1)).float()
+        delta, write, read = selection.chunk(3, 1)
+        keep = torch.exp(-F.softplus(delta + math.log(math.e - 1)) * self.log_rate.exp())  # rate itself where delta is 0
+        value = self.value(u).float()
+        state = keep * carried + (1 - keep) * (1 + write) * value
+        read_out = (1 + read) * state + self.skip * value
+        return u + self.out(read_out.to(u.dtype)), state
+
+
+def sampling_grid(flow: Tensor, shape: tuple[int, ...]) -> Tensor:
+    """The places that a flow points to, as `F.grid_sample` wants them.
+
+    Args:
+        flow: (B, 2, h, w), x and y displacement in pixels of the picture to be sampled; enlarged to its size.
+        shape: (H, W) of that picture.
+
+    Returns:
+        (B, H, W, 2) in -1..1.
+    """
+    height_px, width_px = shape
+    factors = [2 / max(1, width_px - 1), 2 / max(1, height_px - 1)]
+    scaled = flow.float() * torch.tensor(factors, device=flow.device).view(1, 2, 1, 1)
+    scaled = scaled.contiguous(memory_format=torch.channels_last)
+    if scaled.shape[-2:] != shape:
+        scaled = F.interpolate(scaled, (height_px, width_px), mode="bilinear", align_corners=False)
+    return scaled.permute(0, 2, 3, 1) + _identity_grid(height_px, width_px, flow.device)
+
+
+@lru_cache(maxsize=8)
+def _identity_grid(height_px: int, width_px: int, device: torch.device) -> Tensor:
+    """(H, W, 2), the grid of no motion; every frame of a clip needs the same two sizes."""
+    with torch.inference_mode(False):
+        rows, columns = (torch.linspace(-1, 1, side, device=device) if side > 1 else torch.zeros(1, device=device)
+                         for side in (height_px, width_px))
+        y, x = torch.meshgrid(rows, columns, indexing="ij")
+        return torch.stack([x, y], -1)
+
+
+def sample(x: Tensor, places: Tensor, mode: str = "bilinear") -> Tensor:
+    """Sample a picture at places; beyond its border the outermost pixels are repeated.
+
+    Args:
+        x: (B, C, H, W).
+        places: (B, h, w, 2), see `sampling_grid`.
+        mode: ``bilinear`` or ``bicubic``.
+    """
+    return F.grid_sample(x.float(), places, mode=mode, padding_mode="border", align_corners=True)
+
+
+def from_window(window: dict[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
+    """Convert the weights of a generator with a window of five frames, so that it starts with what that one knows.
+
+    The memory takes the places of both frames before, the next frame those of both after, and the median of three that
+    of the median of five. Differences of colour channels become one difference of luma.
+
+    Args:
+        window: weights of a `UNet` with the same widths.
+        config: of the recurrent generator.
+
+    Returns:
+        Weights of a `RecurrentUNet` by name, without those that the other has not.
+    """
+    cells = config.stem**2
+    stem = window["stem.weight"].unflatten(1, (-1, cells))  # type: ignore[no-untyped-call]  # (w0, 22, s*s, 3, 3)
+    groups = [part.sum(1, keepdim=True) for part in torch.split(stem[:, 3:21], 3, 1)]  # detail, -2, -1, 1, 2, median
+    detail, before2, before1, after1, after2, median = groups
+    trust = stem[:, 21:] / 2
+    centre = stem[:, :3]
+    bias = window["stem.bias"] - 0.5 * centre.sum((1, 2, 3, 4))  # the other sees values in -.5..0.5, this one in 0..255
+    parts = [centre / LEVELS, detail, before2 + before1, after1 + after2, median, trust, trust, torch.zeros_like(trust)]
+    head = {}
+    luma = torch.tensor(LUMA_WEIGHTS).view(3, *(1,) * (window["head.weight"].ndim))
+    for name in ("head.weight", "head.bias"):
+        gate, *rgb = window[name].unflatten(0, (4, cells))  # type: ignore[no-untyped-call]
+        grey = (luma.view(3, *(1,) * gate.ndim) * torch.stack(rgb)).sum(0)
+        head[name] = torch.cat([gate, torch.zeros_like(gate), grey, torch.zeros_like(gate)])
+    return window | head | {"stem.weight": torch.cat(parts, 1).flatten(1, 2), "stem.bias": bias}
+
+
+def build_generator(config: UNetConfig) -> UNet:
+    """The untrained generator of an architecture."""
+    return RecurrentUNet(config) if config.state else UNet(config)

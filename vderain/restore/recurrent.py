@@ -1,0 +1,172 @@
+"""Runs the recurrent generator along a clip, one frame after the other, with one frame of look-ahead.
+
+Flow is computed once for each pair of successive frames, by other threads and ahead of the network. Everything else
+happens on the network's device: a frame is uploaded once, and the change of its luma is downloaded once.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from vderain.model.recurrent import Evidence, Memory, Motion, RecurrentUNet, sample
+from vderain.restore.flow import FlowEstimator, consistent_flow
+from vderain.restore.frames import RADIUS, ConsistentFlow, Picture, PreparedFrame, Residual, Restoration
+from vderain.runtime.device import DevicePlacement
+from vderain.runtime.threads import ordered_map, sliding_window, stage
+
+
+@dataclass(frozen=True, slots=True)
+class LinkedFrame:
+    """A frame with the flows between it and the one before.
+
+    Attributes:
+        frame: prepared.
+        to_previous: from this frame to the one before; None at the start of a shot.
+        from_previous: from the one before to this frame.
+    """
+
+    frame: PreparedFrame
+    to_previous: ConsistentFlow | None = None
+    from_previous: ConsistentFlow | None = None
+
+
+class RecurrentRunner:
+    """A recurrent generator on its device.
+
+    Args:
+        generator: trained.
+        placement: device and precision.
+    """
+
+    def __init__(self, generator: RecurrentUNet, placement: DevicePlacement) -> None:
+        self.placement = placement
+        self._generator = placement.place(generator)
+
+    def __call__(self, frames: Iterable[PreparedFrame], workers: int) -> Iterator[Restoration]:
+        """The residuals of a clip's frames, in order.
+
+        Args:
+            frames: prepared.
+            workers: threads that compute flow.
+        """
+        linked = ordered_map(_link, _pairs(frames), workers)
+        memory: Memory | None = None
+        for _, now, after in sliding_window(linked, 1):
+            assert now is not None
+            if now.to_previous is None:
+                memory = None
+            residual, memory = self._restore(now, after, memory)
+            yield _restoration(now.frame, residual)
+
+    def restore_image(self, rgb: Picture) -> Residual:
+        """The residual of an image without neighbours.
+
+        Args:
+            rgb: (H, W, 3) uint8.
+
+        Returns:
+            (H, W, 3) float16 in 0..1 units.
+        """
+        with torch.inference_mode():
+            picture, luma = self._upload(rgb)
+            step = self._generator.step(picture, luma, self._generator.no_evidence(luma))
+            return _grey(step.change)
+
+    def flip_ensemble(self, rgb: Picture) -> Residual:
+        """The mean of the residuals of an image and of its mirror image, which errs less than either.
+
+        Args:
+            rgb: (H, W, 3) uint8.
+
+        Returns:
+            (H, W, 3) float16 in 0..1 units.
+        """
+        flipped = self.restore_image(np.ascontiguousarray(rgb[:, ::-1]))
+        return (self.restore_image(rgb) + flipped[:, ::-1]) / np.float16(2)
+
+    @stage("network")
+    def _restore(
+        self, now: LinkedFrame, after: LinkedFrame | None, memory: Memory | None
+    ) -> tuple[Residual, Memory]:
+        generator = self._generator
+        with torch.inference_mode():
+            picture, luma = self._upload(now.frame.rgb)
+            evidence = generator.no_evidence(luma)
+            if memory is not None and now.to_previous is not None:
+                motion = self._motion(now.to_previous, luma)
+                evidence = evidence._replace(**generator.carried(memory, luma, motion)._asdict())
+            if after is not None and after.from_previous is not None:
+                evidence = self._with_following(evidence, luma, after)
+            step = generator.step(picture, luma, evidence)
+            return _grey(step.change), step.memory
+
+    def _with_following(self, evidence: Evidence, luma: Tensor, after: LinkedFrame) -> Evidence:
+        assert after.from_previous is not None
+        places, confidence = self._motion(after.from_previous, luma).full_size(luma)
+        _, following = self._upload(after.frame.rgb)
+        aligned = torch.lerp(luma, sample(following, places, "bicubic"), confidence)
+        return evidence._replace(following=aligned, following_confidence=confidence)
+
+    def _upload(self, rgb: Picture) -> tuple[Tensor, Tensor]:
+        """(1, 3, H, W) uint8 and its luma, (1, 1, H, W) float32 in 0..1."""
+        device = self.placement.device
+        grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+        luma = torch.from_numpy(grey).to(device)[None, None].float() / 255
+        return torch.from_numpy(rgb).to(device).permute(2, 0, 1)[None], luma
+
+    def _motion(self, flow: ConsistentFlow, luma: Tensor) -> Motion:
+        """Upload a flow, at the size at which it was computed."""
+        device, (height_px, width_px) = self.placement.device, luma.shape[-2:]
+        small = torch.from_numpy(flow.flow).to(device).permute(2, 0, 1)[None]  # (1, 2, h, w)
+        h, w = small.shape[-2:]
+        factors = torch.tensor([width_px / w, height_px / h], device=device).view(1, 2, 1, 1)
+        confidence = torch.from_numpy(flow.confidence).to(device)[None, None].float() / 255
+        return Motion(small * factors, confidence, round(height_px / h))
+
+
+def _grey(change: Tensor) -> Residual:
+    """(1, 1, H, W) change of luma to (H, W, 3) float16, the same change of all three colours."""
+    plane: NDArray[np.float16] = change[0, 0].half().cpu().numpy()
+    return np.broadcast_to(plane[..., None], (*plane.shape, 3))
+
+
+def _pairs(frames: Iterable[PreparedFrame]) -> Iterator[tuple[PreparedFrame | None, PreparedFrame]]:
+    """Each frame with the one before it in its shot."""
+    before: PreparedFrame | None = None
+    for frame in frames:
+        yield (before if before is not None and before.shot == frame.shot else None), frame
+        before = frame
+
+
+@stage("flow")
+def _link(pair: tuple[PreparedFrame | None, PreparedFrame]) -> LinkedFrame:
+    before, frame = pair
+    if before is None:
+        return LinkedFrame(frame)
+    estimator = FlowEstimator()  # DIS keeps buffers between calls, so each call in a thread needs its own
+    backward, forward = estimator.flow(frame.luma, before.luma), estimator.flow(before.luma, frame.luma)
+    return LinkedFrame(
+        frame,
+        consistent_flow(frame.luma, before.luma, backward, forward),
+        consistent_flow(before.luma, frame.luma, forward, backward),
+    )
+
+
+def _restoration(frame: PreparedFrame, residual: Residual) -> Restoration:
+    return Restoration(
+        frame=frame.frame,
+        rgb=frame.rgb,
+        residual=residual,
+        number=frame.number,
+        shot=frame.shot,
+        is_still_image=frame.is_still_image,
+        sources=tuple(frame.number + offset for offset in (-RADIUS, -1, 1, RADIUS)),
+        flows_to_neighbours=(),
+        raindrop_residual=frame.raindrop_residual,
+        raindrop_score=frame.raindrop_score,
+    )
