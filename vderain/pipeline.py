@@ -13,18 +13,21 @@ import numpy as np
 from vderain.media.colour import add_residual
 from vderain.media.frame import Frame, Plane
 from vderain.model.checkpoint import load_checkpoint
+from vderain.model.recurrent import RecurrentUNet
 from vderain.model.released import DROPS_MODEL, weights_file
+from vderain.model.unet import UNet
 from vderain.options import Comparison, Options, needs_network
-from vderain.restore.frames import RADIUS, AlignedWindow, Restoration
+from vderain.restore.frames import RADIUS, AlignedWindow, PreparedFrame, Restoration
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.median_baseline import restore_by_median
 from vderain.restore.rain_detection import zero_dry_scenes
 from vderain.restore.rain_intervals import RainInterval, Sample, by_interval, rain_intervals, scan
 from vderain.restore.raindrops import RaindropRemover, upscaled
+from vderain.restore.recurrent import RecurrentRunner, context_begins
 from vderain.restore.still_image import refine_still_images
 from vderain.restore.temporal_filter import filter_over_time
 from vderain.restore.window import align_windows, prepare_frames, single_frame_window
-from vderain.runtime.device import choose_device, cores, frames_in_flight
+from vderain.runtime.device import DevicePlacement, choose_device, cores, frames_in_flight
 from vderain.runtime.threads import ordered_map, stage
 
 
@@ -86,51 +89,62 @@ class Pipeline:
         if self.options.strength == 0:
             yield from (leave(frame, frame) for frame in frames)
         elif intervals is None:
-            yield from restore(frames)
+            yield from restore(frames, first=first)
         else:
-            for rainy, interval in by_interval(frames, intervals, first):
-                yield from restore(interval) if rainy else (leave(frame, frame, dry=True) for frame in interval)
+            for rainy, begins, interval in by_interval(frames, intervals, first):
+                if rainy:
+                    yield from restore(interval, first=begins)
+                else:
+                    yield from (leave(frame, frame, dry=True) for frame in interval)
 
-    def _restore(self, frames: Iterator[Frame], rotation_quarters: int, workers: int) -> Iterator[RestoredFrame]:
+    def _restore(
+        self, frames: Iterator[Frame], rotation_quarters: int, workers: int, first: int
+    ) -> Iterator[RestoredFrame]:
         """The stages of restoration, in the order in which each frame passes them."""
         options = self.options
         single = options.temporal == "off"
-        windows = self._align(frames, rotation_quarters, workers, single)
+        prepared = self._prepare(frames, rotation_quarters, workers, first)
         if self._network is None:
-            restored = restore_by_median(windows, workers)
+            restored = restore_by_median(self._align(prepared, workers), workers)
         else:
-            restored = self._network(windows)
+            restored = self._run_network(prepared, workers)
             if options.guard:
                 restored = zero_dry_scenes(restored, radius=0 if single else RADIUS)
             if not single:
                 restored = refine_still_images(restored, self._network, skip_dry=options.guard)
-                restored = filter_over_time(restored, recompute_flow=options.temporal == "strong", workers=workers)
+                if not isinstance(self._network, RecurrentRunner):
+                    recompute_flow = options.temporal == "strong"
+                    restored = filter_over_time(restored, recompute_flow=recompute_flow, workers=workers)
         return ordered_map(partial(self._add_residual, rotation_quarters=rotation_quarters), restored, workers)
 
-    def _align(
-        self, frames: Iterable[Frame], rotation_quarters: int, workers: int, single: bool = False
-    ) -> Iterator[AlignedWindow]:
-        """The stages before the network.
-
-        Args:
-            frames: of one clip, in order.
-            rotation_quarters: see `__call__`.
-            workers: number of threads.
-            single: use no neighbouring frames.
-        """
-        prepared = prepare_frames(frames, workers, rotation_quarters)
+    def _prepare(
+        self, frames: Iterable[Frame], rotation_quarters: int, workers: int, first: int = 0
+    ) -> Iterator[PreparedFrame]:
+        """The stages before flow and alignment."""
+        prepared = prepare_frames(frames, workers, rotation_quarters, first)
         if self._remove_raindrops:
-            prepared = self._remove_raindrops(prepared, workers, radius=0 if single else RADIUS)
-        if single:
+            radius = 0 if self.options.temporal == "off" else RADIUS
+            prepared = self._remove_raindrops(prepared, workers, radius=radius)
+        return prepared
+
+    def _align(self, prepared: Iterable[PreparedFrame], workers: int) -> Iterator[AlignedWindow]:
+        if self.options.temporal == "off":
             return map(single_frame_window, prepared)
         return align_windows(prepared, workers, keep_flows=self.options.temporal == "light")
+
+    def _run_network(self, prepared: Iterable[PreparedFrame], workers: int) -> Iterator[Restoration]:
+        network = self._network
+        if isinstance(network, RecurrentRunner):
+            return network(prepared, workers, remember=self.options.temporal != "off")
+        assert network is not None
+        return network(self._align(prepared, workers))
 
     @stage("add_residual")
     def _add_residual(self, restored: Restoration, rotation_quarters: int) -> RestoredFrame:
         """Add the residuals of rain and raindrops to the planes of the decoded frame."""
-        residual = restored.residual.astype(np.float32)  # (H, W, 3)
+        residual = restored.residual.astype(np.float32)  # (H, W, 3 or 1)
         if restored.raindrop_residual is not None:
-            residual += upscaled(restored.raindrop_residual, *residual.shape[:2])
+            residual = residual + upscaled(restored.raindrop_residual, *residual.shape[:2])
         residual *= np.float32(self.options.strength)
         after = add_residual(restored.frame, np.rot90(residual, -rotation_quarters))
         dry = restored.rain_score == 0 and restored.raindrop_score == 0
@@ -140,6 +154,10 @@ class Pipeline:
         mode = self.options.compare
         shown = compare_frames(before, after, mode, rotation_quarters) if mode else after
         return RestoredFrame(before, after, shown, dry)
+
+    def context_begins(self, number: int) -> int:
+        """The first frame that must be restored for the network's result for frame `number` to be exact."""
+        return context_begins(number) if isinstance(self._network, RecurrentRunner) else max(0, number)
 
     def find_rain(self, frames: Iterable[Frame], rotation_quarters: int) -> list[RainInterval] | None:
         """Find the rainy intervals of a clip; None without ``--auto`` or without a network.
@@ -160,8 +178,11 @@ class Pipeline:
             rotation_quarters: see `__call__`.
         """
         assert self._network is not None
-        align = partial(self._align, rotation_quarters=rotation_quarters, workers=1)
-        return scan(frames, align, self._network)
+
+        def restore(frames: Iterable[Frame]) -> Iterator[Restoration]:
+            return self._run_network(self._prepare(frames, rotation_quarters, 1), 1)
+
+        return scan(frames, restore)
 
     def _workers(self, frame_px: int) -> int:
         return min(frames_in_flight(frame_px), self.options.batch_size or cores())
@@ -178,7 +199,7 @@ class LoadedModels:
     """
 
     name: str
-    network: NetworkRunner
+    network: NetworkRunner | RecurrentRunner
     raindrop_remover: RaindropRemover | None
 
 
@@ -194,12 +215,18 @@ def load_models(options: Options) -> LoadedModels | None:
         weights_file(options.model)
         return None
     checkpoint = load_checkpoint(options.model)
-    network = NetworkRunner(checkpoint.generator, placement, options.batch_size)
+    network = _runner(checkpoint.generator, placement, options.batch_size)
     raindrop_remover = None
     if options.drops:
         raindrop_network = NetworkRunner(load_checkpoint(DROPS_MODEL).generator, placement)
         raindrop_remover = RaindropRemover(raindrop_network, skip_dry=options.guard)
     return LoadedModels(checkpoint.name, network, raindrop_remover)
+
+
+def _runner(generator: UNet, placement: DevicePlacement, batch_size: int | None) -> NetworkRunner | RecurrentRunner:
+    if isinstance(generator, RecurrentUNet):
+        return RecurrentRunner(generator, placement)
+    return NetworkRunner(generator, placement, batch_size)
 
 
 def compare_frames(before: Frame, after: Frame, mode: Comparison, rotation_quarters: int = 0) -> Frame:

@@ -213,7 +213,7 @@ class _Job:
 
     def restore(self, reader: FrameSource, store: SegmentStore | None) -> Generator[RestoredFrame, None, None]:
         """Decode and restore the frames that are not in the store; each of the two in a thread of its own."""
-        first = max(0, store.frames - CONTEXT) if store else 0  # the frames before those that are missing are context
+        first = self._pipeline.context_begins(store.frames - CONTEXT) if store else 0
         (width_px, height_px), turns, stop = reader.size_px, reader.rotation_quarters, Event()
         self._intervals = self._pipeline.find_rain(reader.frames(), turns)
         decoded = until_stopped(stop, prefetch(islice(reader.frames(), first, None), AHEAD))

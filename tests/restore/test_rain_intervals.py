@@ -82,9 +82,11 @@ def test_every_frame_is_in_one_interval_and_intervals_alternate(scores: list[flo
     assert found[0].first == 0
     assert all(a.first < b.first and a.rainy != b.rainy for a, b in pairwise(found))
     numbers = list(range(first, 30 * len(scores)))
-    taken = [(rainy, list(frames)) for rainy, frames in by_interval(numbers, found, first)]  # type: ignore[arg-type]
-    assert [frame for _, frames in taken for frame in frames] == numbers
-    assert all(is_rainy(found, int(frame)) == rainy for rainy, frames in taken for frame in frames)  # type: ignore[call-overload]
+    grouped = by_interval(numbers, found, first)  # type: ignore[arg-type]
+    taken = [(rainy, begins, list(frames)) for rainy, begins, frames in grouped]
+    assert [frame for _, _, frames in taken for frame in frames] == numbers
+    assert all(begins == frames[0] for _, begins, frames in taken)
+    assert all(is_rainy(found, int(frame)) == rainy for rainy, _, frames in taken for frame in frames)  # type: ignore[call-overload]
 
 
 @pytest.fixture(scope="module")

@@ -73,32 +73,38 @@ def to_rgb8(frame: Frame) -> NDArray[np.uint8]:
     return _affine8(codes, _rgb8_from_codes(frame.colour))
 
 
-def add_residual(frame: Frame, residual_HW3: NDArray[np.float32]) -> Frame:
+def add_residual(frame: Frame, residual: NDArray[np.float32]) -> Frame:
     """Adds an RGB residual to a frame in its own planes; a change that rounds to zero leaves the code value alone.
 
     Only the linear part of the colour matrix applies to a residual, so the frame itself is never converted or rounded:
-    a zero residual returns the same code values, whatever the depth, range and subsampling.
+    a zero residual returns the same code values, whatever the depth, range and subsampling. A residual of luma alone
+    leaves the chroma planes as they are.
 
     Args:
         frame: the frame as decoded.
-        residual_HW3: (H, W, 3), change of full-range R, G, B, where 1.0 is 255 levels of 8-bit RGB.
+        residual: (H, W, 3), change of full-range R, G, B, where 1.0 is 255 levels of 8-bit RGB; or (H, W, 1), the same
+            change of all three.
 
     Returns:
         A new frame of the same time and colour. Grey frames take the luma of the residual.
 
     Raises:
-        ValueError: the residual is not (H, W, 3) of this frame.
+        ValueError: the residual is not (H, W, 3) or (H, W, 1) of this frame.
     """
-    if residual_HW3.shape != (frame.height_px, frame.width_px, 3):
-        raise ValueError(f"residual is {residual_HW3.shape}, the frame {(frame.height_px, frame.width_px, 3)}")
-    residual_HW3 = _interleaved(residual_HW3)
+    if residual.shape[:2] != (frame.height_px, frame.width_px) or residual.shape[2:] not in ((1,), (3,)):
+        raise ValueError(f"residual is {residual.shape}, the frame {(frame.height_px, frame.width_px, 3)}")
+    peak = 2**frame.colour.depth_bits - 1
     rows = _codes_from_rgb(frame)
-    deltas = [cv2.transform(residual_HW3, rows[:1])]
+    if residual.shape[2] == 1:
+        changed = frame.planes if frame.colour.matrix == "rgb" else frame.planes[:1]
+        delta = residual[..., 0] * rows[0].sum()
+        return frame.with_planes((*(_added(p, delta, peak) for p in changed), *frame.planes[len(changed) :]))
+    residual = _interleaved(residual)
+    deltas = [cv2.transform(residual, rows[:1])]
     if len(frame.planes) == 3:
         # Averaging commutes with the matrix, and a quarter of the samples is four times faster to multiply.
-        small = _area_averaged(residual_HW3, frame.colour.chroma_w, frame.colour.chroma_h)
+        small = _area_averaged(residual, frame.colour.chroma_w, frame.colour.chroma_h)
         deltas += [cv2.transform(small, row) for row in (rows[1:2], rows[2:3])]
-    peak = 2**frame.colour.depth_bits - 1
     return frame.with_planes(tuple(_added(p, d, peak) for p, d in zip(frame.planes, deltas, strict=True)))
 
 

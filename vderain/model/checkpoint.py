@@ -15,8 +15,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from vderain.errors import CheckpointError
-from vderain.model.released import DEFAULT_MODEL, WEIGHTS, released_models, weights_file
 from vderain.model.recurrent import build_generator
+from vderain.model.released import DEFAULT_MODEL, WEIGHTS, released_models, weights_file
 from vderain.model.unet import UNet, UNetConfig
 from vderain.runtime.files import Draft
 

@@ -55,8 +55,8 @@ def convolve_both_activate(layer: nn.Conv2d, x: Tensor, y: Tensor, slope: float)
     """
     if not _can_fuse(layer.weight, x):
         return convolve_activate(layer, torch.cat([x, y], 1), slope)
-    split = [x.shape[1], y.shape[1]]
-    first, second = (part.contiguous(memory_format=torch.channels_last) for part in layer.weight.split(split, 1))
+    parts = torch.split(layer.weight, [x.shape[1], y.shape[1]], 1)
+    first, second = (part.contiguous(memory_format=torch.channels_last) for part in parts)
     total: Tensor = _OPERATORS._convolution_pointwise(x, first, None, *_geometry(layer), "none", [], "")
     _OPERATORS._convolution_pointwise_.binary(
         total, y, second, layer.bias, *_geometry(layer), "add", 1.0, None, [], None

@@ -107,9 +107,9 @@ class Step(NamedTuple):
 class RecurrentUNet(UNet):
     """Predicts the luma of a frame without rain from the frame, the next one, and a memory of those before.
 
-    It estimates the change of luma as ``gate * (median - luma) + gate' * (memory - luma) + detail``, where the median is
-    that of the frame, the next one and the memory. The Kalman filter weights the estimate against the memory by their variances.
-    Chroma is not changed: rain has almost none of its own (Garg & Nayar, IJCV 2007).
+    It estimates the change of luma as ``gate * (median - luma) + gate' * (memory - luma) + detail``, where the median
+    is that of the frame, the next one and the memory. The Kalman filter weights the estimate against the memory by
+    their variances. Chroma is not changed: rain has almost none of its own (Garg & Nayar, IJCV 2007).
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -269,7 +269,8 @@ class SelectiveState(nn.Module):
         self.select = nn.Conv2d(channels + states + 1, 3 * states, 1)
         self.value = nn.Conv2d(channels, states, 1)
         self.out = nn.Conv2d(states, channels, 1)
-        half_lives = torch.logspace(*(math.log2(frames) for frames in HALF_LIVES), states, base=2.0)
+        fastest, slowest = HALF_LIVES
+        half_lives = torch.logspace(math.log2(fastest), math.log2(slowest), states, base=2.0)
         self.log_rate = nn.Parameter(torch.log(math.log(2) / half_lives).view(-1, 1, 1))
         self.skip = nn.Parameter(torch.ones(states, 1, 1))
         nn.init.normal_(self.select.weight, std=0.02)
@@ -290,7 +291,9 @@ class SelectiveState(nn.Module):
         """
         selection = self.select(torch.cat([u, carried.to(u.dtype), confidence], 1)).float()
         delta, write, read = selection.chunk(3, 1)
-        keep = torch.exp(-F.softplus(delta + math.log(math.e - 1)) * self.log_rate.exp())  # rate itself where delta is 0
+        keep = torch.exp(
+            -F.softplus(delta + math.log(math.e - 1)) * self.log_rate.exp()
+        )  # rate itself where delta is 0
         value = self.value(u).float()
         state = keep * carried + (1 - keep) * (1 + write) * value
         read_out = (1 + read) * state + self.skip * value
@@ -320,8 +323,10 @@ def sampling_grid(flow: Tensor, shape: tuple[int, ...]) -> Tensor:
 def _identity_grid(height_px: int, width_px: int, device: torch.device) -> Tensor:
     """(H, W, 2), the grid of no motion; every frame of a clip needs the same two sizes."""
     with torch.inference_mode(False):
-        rows, columns = (torch.linspace(-1, 1, side, device=device) if side > 1 else torch.zeros(1, device=device)
-                         for side in (height_px, width_px))
+        rows, columns = (
+            torch.linspace(-1, 1, side, device=device) if side > 1 else torch.zeros(1, device=device)
+            for side in (height_px, width_px)
+        )
         y, x = torch.meshgrid(rows, columns, indexing="ij")
         return torch.stack([x, y], -1)
 

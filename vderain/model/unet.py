@@ -225,7 +225,7 @@ class UNet(nn.Module):
         return head
 
     def _stem(self, x: Tensor) -> Tensor:
-        """The pixel-unshuffle and the first layer in one, a strided convolution with a larger kernel; and its activation.
+        """The pixel-unshuffle and the first layer in one, a strided convolution of a larger kernel; and its activation.
 
         An unshuffle of so many pixels would take longer than all convolutions of this level.
         """

@@ -18,7 +18,7 @@ WINDOW = 2 * RADIUS + 1
 
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Luma = NDArray[np.uint8]  # (h, w), at the size at which flow is computed
-Residual = NDArray[np.float16]  # (H, W, 3) RGB in 0..1 units, to be added to a frame
+Residual = NDArray[np.float16]  # (H, W, 3) RGB, or (H, W, 1) the same for all three, in 0..1 units; added to a frame
 FlowPair = tuple[NDArray[np.float32], NDArray[np.float32]]  # (h, w, 2) each: from one frame to another, and back
 _T = TypeVar("_T", np.uint8, np.float32)
 
@@ -90,7 +90,7 @@ class Restoration:
     Attributes:
         frame: the decoded frame.
         rgb: (H, W, 3) uint8, upright, without raindrops: what the residual is added to.
-        residual: (H, W, 3) float16 in 0..1 units: finer than a 12-bit code value below 0.25.
+        residual: (H, W, 3 or 1) float16 in 0..1 units: finer than a 12-bit code value below 0.25.
         number: index in the stream, from 0.
         shot: index of its shot.
         is_still_image: whether it is the only frame of its shot.
@@ -146,12 +146,14 @@ def add_to_rgb(rgb: Picture, residual: NDArray[np.floating]) -> Picture:
 
     Args:
         rgb: (H, W, 3) uint8.
-        residual: (H, W, 3) floats in 0..1 units.
+        residual: (H, W, 3 or 1) floats in 0..1 units.
 
     Returns:
         (H, W, 3) uint8.
     """
     change = residual.astype(np.float32) * np.float32(255)
+    if change.shape[2] == 1:
+        change = np.asarray(cv2.merge([change] * 3))
     return np.asarray(cv2.add(rgb, change, dtype=cv2.CV_8U), np.uint8)
 
 

@@ -6,12 +6,12 @@ does not begin at a faint one: between the two thresholds it continues as it was
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import groupby, islice, pairwise
+from itertools import chain, groupby, islice, pairwise
 
 import numpy as np
 
 from vderain.media.frame import Frame
-from vderain.restore.frames import WINDOW, AlignedWindow, Restoration
+from vderain.restore.frames import WINDOW, Restoration
 from vderain.restore.rain_detection import LightByTile, removed_light, score_rain, score_thin_rain
 from vderain.runtime.threads import sliding_window
 
@@ -21,8 +21,7 @@ NEIGHBOUR_SAMPLES = 2  # before and after, with which a sample is averaged to de
 BEGINS, ENDS = 0.5, 0.1  # rain score from which on a rainy interval begins, and up to which it may end
 DRY_SAMPLES = 3  # in a row that end a rainy interval
 
-Align = Callable[[Iterable[Frame]], Iterator[AlignedWindow]]
-RunNetwork = Callable[[Iterable[AlignedWindow]], Iterator[Restoration]]
+Restore = Callable[[Iterable[Frame]], Iterator[Restoration]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,13 +56,12 @@ class RainInterval:
     rain_score: float
 
 
-def scan(frames: Iterable[Frame], align: Align, network: RunNetwork) -> list[Sample]:
+def scan(frames: Iterable[Frame], restore: Restore) -> list[Sample]:
     """Sample a clip every `SAMPLE_INTERVAL_S`, with seven frames, three of which pass the network.
 
     Args:
         frames: of the whole clip, in order.
-        align: prepares frames and aligns their neighbours.
-        network: restores aligned windows.
+        restore: the stages up to the network.
     """
     samples: list[_RawSample] = []
     pending: list[Frame] = []
@@ -74,10 +72,10 @@ def scan(frames: Iterable[Frame], align: Align, network: RunNetwork) -> list[Sam
             continue
         pending.append(frame)
         if len(pending) == SAMPLE_FRAMES:
-            samples.append(_sample(pending, number, align, network))
+            samples.append(_sample(pending, number, restore))
             pending, next_s = [], samples[-1].time_s + SAMPLE_INTERVAL_S
     if pending:  # the end of the clip, or a clip shorter than a sample
-        samples.append(_sample(pending, number, align, network))
+        samples.append(_sample(pending, number, restore))
     return [_score(around) for around in sliding_window(samples, NEIGHBOUR_SAMPLES)]
 
 
@@ -112,7 +110,7 @@ def is_rainy(intervals: list[RainInterval], number: int) -> bool:
 
 def by_interval(
     frames: Iterable[Frame], intervals: list[RainInterval], first: int = 0
-) -> Iterator[tuple[bool, Iterator[Frame]]]:
+) -> Iterator[tuple[bool, int, Iterator[Frame]]]:
     """Group frames by interval.
 
     Args:
@@ -121,11 +119,13 @@ def by_interval(
         first: number of the first frame.
 
     Returns:
-        For each interval, whether it is rainy, and its frames; each group has to be used up before the next.
+        For each interval, whether it is rainy, the number of its first frame here, and its frames; each group has to be
+        used up before the next.
     """
     numbered = enumerate(frames, first)
     for rainy, group in groupby(numbered, key=lambda pair: is_rainy(intervals, pair[0])):
-        yield rainy, (frame for _, frame in group)
+        begins, frame = next(group)
+        yield rainy, begins, chain([frame], (later for _, later in group))  # noqa: B031
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,18 +138,17 @@ class _RawSample:
     removed_light: LightByTile
 
 
-def _sample(frames: list[Frame], last: int, align: Align, network: RunNetwork) -> _RawSample:
+def _sample(frames: list[Frame], last: int, restore: Restore) -> _RawSample:
     """Take one sample from successive frames.
 
     Args:
         frames: up to `SAMPLE_FRAMES`.
         last: number of the last of them.
-        align: see `scan`.
-        network: see `scan`.
+        restore: see `scan`.
     """
     middle = len(frames) // 2
     first = max(0, middle - 1)
-    restored = list(network(islice(align(frames), first, middle + 2)))
+    restored = list(islice(restore(frames), first, middle + 2))
     light = [removed_light(item.residual) for item in restored]
     centre = middle - first
     return _RawSample(

@@ -1,11 +1,14 @@
 """Runs the recurrent generator along a clip, one frame after the other, with one frame of look-ahead.
 
+Every `PERIOD` frames the memory is replaced by one that began `WARM_UP` frames earlier. So a frame depends on a bounded
+number of frames before it, and a run that is resumed gives the same result as one that was not interrupted.
+
 Flow is computed once for each pair of successive frames, by other threads and ahead of the network. Everything else
 happens on the network's device: a frame is uploaded once, and the change of its luma is downloaded once.
 """
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -13,11 +16,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from vderain.errors import CheckpointError
 from vderain.model.recurrent import Evidence, Memory, Motion, RecurrentUNet, sample
 from vderain.restore.flow import FlowEstimator, consistent_flow
 from vderain.restore.frames import RADIUS, ConsistentFlow, Picture, PreparedFrame, Residual, Restoration
 from vderain.runtime.device import DevicePlacement
 from vderain.runtime.threads import ordered_map, sliding_window, stage
+
+PERIOD = 96  # frames
+WARM_UP = 6  # frames, in which a memory becomes as good as it gets but for a few hundredths of a decibel
+
+
+def context_begins(number: int) -> int:
+    """The first frame that the restoration of frame `number` depends on."""
+    return max(0, number // PERIOD * PERIOD - WARM_UP)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,19 +59,27 @@ class RecurrentRunner:
         self.placement = placement
         self._generator = placement.place(generator)
 
-    def __call__(self, frames: Iterable[PreparedFrame], workers: int) -> Iterator[Restoration]:
+    def __call__(self, frames: Iterable[PreparedFrame], workers: int, remember: bool = True) -> Iterator[Restoration]:
         """The residuals of a clip's frames, in order.
 
         Args:
-            frames: prepared.
+            frames: prepared, with their numbers in the whole clip.
             workers: threads that compute flow.
+            remember: carry a memory and look ahead; else each frame is restored by itself.
         """
-        linked = ordered_map(_link, _pairs(frames), workers)
+        if not remember:
+            for frame in frames:
+                yield _restoration(frame, self._restore(LinkedFrame(frame), None, None)[0])
+            return
         memory: Memory | None = None
-        for _, now, after in sliding_window(linked, 1):
+        renewed: Memory | None = None
+        for _, now, after in sliding_window(ordered_map(_link, _pairs(frames), workers), 1):
             assert now is not None
-            if now.to_previous is None:
-                memory = None
+            place = now.frame.number % PERIOD
+            if place == 0 and renewed is not None:
+                memory = renewed
+            if place >= PERIOD - WARM_UP:
+                renewed = self._restore(now, after, renewed if place > PERIOD - WARM_UP else None)[1]
             residual, memory = self._restore(now, after, memory)
             yield _restoration(now.frame, residual)
 
@@ -70,7 +90,7 @@ class RecurrentRunner:
             rgb: (H, W, 3) uint8.
 
         Returns:
-            (H, W, 3) float16 in 0..1 units.
+            (H, W, 1) float16 in 0..1 units.
         """
         with torch.inference_mode():
             picture, luma = self._upload(rgb)
@@ -84,15 +104,13 @@ class RecurrentRunner:
             rgb: (H, W, 3) uint8.
 
         Returns:
-            (H, W, 3) float16 in 0..1 units.
+            (H, W, 1) float16 in 0..1 units.
         """
         flipped = self.restore_image(np.ascontiguousarray(rgb[:, ::-1]))
         return (self.restore_image(rgb) + flipped[:, ::-1]) / np.float16(2)
 
     @stage("network")
-    def _restore(
-        self, now: LinkedFrame, after: LinkedFrame | None, memory: Memory | None
-    ) -> tuple[Residual, Memory]:
+    def _restore(self, now: LinkedFrame, after: LinkedFrame | None, memory: Memory | None) -> tuple[Residual, Memory]:
         generator = self._generator
         with torch.inference_mode():
             picture, luma = self._upload(now.frame.rgb)
@@ -130,9 +148,16 @@ class RecurrentRunner:
 
 
 def _grey(change: Tensor) -> Residual:
-    """(1, 1, H, W) change of luma to (H, W, 3) float16, the same change of all three colours."""
-    plane: NDArray[np.float16] = change[0, 0].half().cpu().numpy()
-    return np.broadcast_to(plane[..., None], (*plane.shape, 3))
+    """(1, 1, H, W) change of luma to (H, W, 1) float16.
+
+    Raises:
+        CheckpointError: it is infinite or not a number.
+    """
+    rounded = change[0, 0].half()
+    if not torch.isfinite(rounded.abs().amax()):
+        raise CheckpointError("the network's output is not finite.", "Choose another --model; this one may be damaged.")
+    plane: NDArray[np.float16] = rounded.cpu().numpy()
+    return plane[..., None]
 
 
 def _pairs(frames: Iterable[PreparedFrame]) -> Iterator[tuple[PreparedFrame | None, PreparedFrame]]:

@@ -10,19 +10,26 @@ A shot of a single frame counts as a still image; so does each image of a folder
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from typing import Protocol
 
 import numpy as np
 
-from vderain.restore.frames import Restoration, add_to_rgb
-from vderain.restore.inference import NetworkRunner
+from vderain.restore.frames import Picture, Residual, Restoration, add_to_rgb
 from vderain.restore.rain_detection import removed_light, score_rain
 from vderain.runtime.threads import stage
 
 PASSES = 3
 
 
+class ImageNetwork(Protocol):
+    """A network that restores images without neighbours."""
+
+    def flip_ensemble(self, rgb: Picture) -> Residual:
+        """The mean of the residuals of an image and of its mirror image, (H, W, 3 or 1)."""
+
+
 def refine_still_images(
-    restorations: Iterable[Restoration], network: NetworkRunner, skip_dry: bool
+    restorations: Iterable[Restoration], network: ImageNetwork, skip_dry: bool
 ) -> Iterator[Restoration]:
     """Restore rainy still images again, with more passes; other frames pass unchanged.
 
@@ -37,7 +44,7 @@ def refine_still_images(
 
 
 @stage("network")
-def iterative_refinement(item: Restoration, network: NetworkRunner, skip_dry: bool) -> Restoration:
+def iterative_refinement(item: Restoration, network: ImageNetwork, skip_dry: bool) -> Restoration:
     """Replace a still image's residual by the sum of three passes.
 
     Args:
@@ -49,5 +56,5 @@ def iterative_refinement(item: Restoration, network: NetworkRunner, skip_dry: bo
     rain_score = score_rain([removed_light(total)]) if skip_dry else 1.0
     if rain_score > 0:
         for _ in range(PASSES - 1):
-            total += network.flip_ensemble(add_to_rgb(item.rgb, total))
+            total = total + network.flip_ensemble(add_to_rgb(item.rgb, total))
     return replace(item, residual=total * np.float16(rain_score), rain_score=rain_score)

@@ -48,15 +48,19 @@ def windows(
     return align_windows(prepare_frames(frames, workers, rotation_quarters), workers, keep_flows)
 
 
-def prepare_frames(frames: Iterable[Frame], workers: int, rotation_quarters: int = 0) -> Iterator[PreparedFrame]:
+def prepare_frames(
+    frames: Iterable[Frame], workers: int, rotation_quarters: int = 0, first: int = 0
+) -> Iterator[PreparedFrame]:
     """Prepare a stream of frames.
 
     Args:
         frames: of one clip, in order.
         workers: number of threads.
         rotation_quarters: quarter turns counter-clockwise that a player makes before showing the frames.
+        first: number of the first frame.
     """
-    return _number_shots(ordered_map(partial(prepare_frame, rotation_quarters=rotation_quarters), frames, workers))
+    prepared = ordered_map(partial(prepare_frame, rotation_quarters=rotation_quarters), frames, workers)
+    return _number_shots(prepared, first)
 
 
 @stage("prepare")
@@ -71,11 +75,11 @@ def prepare_frame(frame: Frame, rotation_quarters: int = 0) -> PreparedFrame:
     return PreparedFrame(frame, rgb, flow_luma(rgb))
 
 
-def _number_shots(frames: Iterable[PreparedFrame]) -> Iterator[PreparedFrame]:
+def _number_shots(frames: Iterable[PreparedFrame], first: int) -> Iterator[PreparedFrame]:
     """Add numbers and shots. Whether a frame is a still image shows when the next one arrives."""
     shot, is_first = 0, True
     previous: PreparedFrame | None = None
-    for number, current in enumerate(frames):
+    for number, current in enumerate(frames, first):
         if previous is not None:
             is_last = previous.rgb.shape != current.rgb.shape or is_cut(previous.luma, current.luma)
             yield replace(previous, shot=shot, is_still_image=is_first and is_last)

@@ -66,9 +66,7 @@ class TrainingSequence:
         def part(channels: int, dtype: torch.dtype = torch.uint8) -> Tensor:
             return torch.empty((LENGTH, channels, side_px, side_px), dtype=dtype)
 
-        return cls(
-            part(3), part(1), part(2, torch.float16), part(1), part(1), part(1), part(1), torch.tensor(False)
-        )
+        return cls(part(3), part(1), part(2, torch.float16), part(1), part(1), part(1), part(1), torch.tensor(False))
 
     def crop(self, rows: slice, columns: slice, flip: bool) -> tuple[Tensor, ...]:
         """Cut a crop; mirroring also reverses the horizontal flow.
