@@ -30,6 +30,8 @@ from vderain.restore.window import align_windows, prepare_frames, single_frame_w
 from vderain.runtime.device import DevicePlacement, choose_device, cores, frames_in_flight
 from vderain.runtime.threads import ordered_map, stage
 
+LAGS = {"light": 1, "strong": 3}  # later frames whose results correct a frame's, with a recurrent generator
+
 
 @dataclass(frozen=True, slots=True)
 class RestoredFrame:
@@ -135,7 +137,9 @@ class Pipeline:
     def _run_network(self, prepared: Iterable[PreparedFrame], workers: int) -> Iterator[Restoration]:
         network = self._network
         if isinstance(network, RecurrentRunner):
-            return network(prepared, workers, remember=self.options.temporal != "off")
+            if self.options.temporal == "off":
+                return network.each(prepared)
+            return network(prepared, workers, lag=LAGS[self.options.temporal])
         assert network is not None
         return network(self._align(prepared, workers))
 

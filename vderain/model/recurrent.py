@@ -20,7 +20,7 @@ LEVELS = 255.0
 VARIANCE_NONE = 1e4  # levels squared, of a pixel that nothing is remembered of
 VARIANCE_MIN = 1e-2
 UNTOUCHED_LEVELS = 1.5  # a pixel changed by less is mostly its own; one not changed at all stays as it is, to the bit
-CONFIDENCE = 7  # index of the input channel with the confidence of the memory
+CONFIDENCE = 8  # index of the input channel with the confidence of the memory
 HALF_LIVES = 0.5, 16.0  # frames, of the fastest and the slowest channel of the feature state before training
 LUMA_WEIGHTS = 0.299, 0.587, 0.114  # ITU-R BT.601
 
@@ -43,11 +43,11 @@ class Evidence(NamedTuple):
     """What is known about a frame from others, aligned to it.
 
     Attributes:
-        memory: (B, 1, H, W) in 0..1, the image memory; the frame's own luma where the flow lost it.
+        memory: (B, 1, H, W) in 0..1, the image memory; where there is none, what the frame and the next two agree on.
         variance: (B, 1, H, W) float32, of `memory`, in levels squared.
         confidence: (B, 1, H, W) in 0..1, of the flow to the frame before; 0 where there is none.
-        following: (B, 1, H, W) in 0..1, luma of the frame after; the frame's own where the flow lost it.
-        following_confidence: (B, 1, H, W) in 0..1, of the flow to it; 0 where there is none.
+        following: (B, 2, H, W) in 0..1, luma of the next two frames; the frame's own where the flow lost it.
+        following_confidence: (B, 1, H, W) in 0..1, mean of both; 0 where there are none.
         features: (B, S, h, w) float32, the feature state, already weighted by the confidence.
     """
 
@@ -80,6 +80,12 @@ class Motion(NamedTuple):
             confidence = F.interpolate(confidence, size, mode="bilinear", align_corners=False)
         return sampling_grid(self.flow_px, size), confidence
 
+    def then(self, onward: "Motion") -> "Motion":
+        """The flow to the frame that `onward` leads to from the frame that this one leads to."""
+        places = sampling_grid(self.flow_px / self.step_px, self.flow_px.shape[-2:])
+        flow_px = self.flow_px + sample(onward.flow_px, places)
+        return Motion(flow_px, self.confidence * sample(onward.confidence, places), self.step_px)
+
 
 class Carried(NamedTuple):
     """The memory, warped to a frame: see `Evidence`."""
@@ -96,20 +102,22 @@ class Step(NamedTuple):
     Attributes:
         change: (B, 1, H, W) float32 in 0..1 units, to be added to the frame's luma.
         estimate: (B, 1, H, W) float32, the same before the image memory corrected it.
+        innovation: (B, 1, H, W) float32, what the estimate changed in the image memory.
         memory: for the next frame.
     """
 
     change: Tensor
     estimate: Tensor
+    innovation: Tensor
     memory: Memory
 
 
 class RecurrentUNet(UNet):
-    """Predicts the luma of a frame without rain from the frame, the next one, and a memory of those before.
+    """Predicts the luma of a frame without rain from the frame, the next two, and a memory of those before.
 
     It estimates the change of luma as ``gate * (median - luma) + gate' * (memory - luma) + detail``, where the median
-    is that of the frame, the next one and the memory. The Kalman filter weights the estimate against the memory by
-    their variances. Chroma is not changed: rain has almost none of its own (Garg & Nayar, IJCV 2007).
+    is that of the frame, the next two and, twice, the memory. The Kalman filter weights the estimate against the memory
+    by their variances. Chroma is not changed: rain has almost none of its own (Garg & Nayar, IJCV 2007).
     """
 
     def __init__(self, config: UNetConfig) -> None:
@@ -130,25 +138,43 @@ class RecurrentUNet(UNet):
         height_px, width_px = luma.shape[-2:]
         y = unit(luma)  # (B, 1, H, W)
         following, remembered = unit(evidence.following), evidence.memory
-        low, high = torch.minimum(following, remembered), torch.maximum(following, remembered)
-        median = torch.maximum(low, torch.minimum(high, y))
-        differences = torch.cat([remembered, following, median], 1) - y  # (B, 3, H, W)
+        frames = torch.cat([y, following], 1)
+        median = torch.clamp(remembered, frames.amin(1, keepdim=True), frames.amax(1, keepdim=True))
+        differences = torch.cat([remembered, following, median], 1) - y  # (B, 4, H, W)
         inputs = pad_to_multiple(self._inputs(rgb, y, differences, evidence), self.config.stride_px)
         raw, features = self._run(inputs, evidence.features)
         gate, gate_memory, detail, gain_bias = torch.split(raw[..., :height_px, :width_px], 1, 1)  # (B, 1, H, W) each
-        to_memory, _, to_median = torch.split(differences, 1, 1)
+        to_memory, to_median = differences[:, :1], differences[:, 3:]
         change = torch.addcmul(torch.addcmul(detail, gate, to_median), gate_memory, to_memory)
         removed = change.abs() * LEVELS
         error = (removed * self.log_share.exp()) ** 2 + self.log_floor.exp() ** 2  # levels squared
         gain = evidence.variance / torch.addcmul(evidence.variance, error, torch.exp(-gain_bias))
-        corrected = torch.addcmul(to_memory, gain, change - to_memory)
+        innovation = gain * (change - to_memory)
+        corrected = to_memory + innovation
         variance = torch.addcmul(evidence.variance, gain, evidence.variance, value=-1)
         memory = Memory(y + corrected, variance.clamp(VARIANCE_MIN, VARIANCE_NONE), features)
-        touched = (removed * (1 / UNTOUCHED_LEVELS)).clamp(max=1)
-        return Step(touched * corrected, change, memory)
+        return Step(_touched(change) * corrected, change, innovation, memory)
+
+    def smoothed(self, luma: Tensor, now: Step, later: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
+        """Correct a frame's result by what later frames showed (Rauch, Tung & Striebel, AIAA Journal 3(8), 1965).
+
+        Args:
+            luma: (B, 1, H, W) of the frame, in 0..1.
+            now: its result.
+            later: (B, 1, H, W) change of the image memory of the frame after: its innovation and its own correction.
+            motion: from the frame to the one after.
+
+        Returns:
+            The change of the frame's luma, and that of its image memory for the frame before, (B, 1, H, W) each.
+        """
+        places, confidence = motion.full_size(luma)
+        variance = now.memory.variance
+        share = confidence * variance / (variance + self.log_process.exp() ** 2)
+        correction = share * sample(later, places, "bicubic")
+        return _touched(now.estimate) * (now.memory.luma - luma + correction), now.innovation + correction
 
     def _inputs(self, rgb: Tensor, y: Tensor, differences: Tensor, evidence: Evidence) -> Tensor:
-        """(B, 10, H, W) input channels.
+        """(B, 11, H, W) input channels.
 
         Convolutions may run in bf16: it holds bytes exactly, and differences are scaled up.
         """
@@ -174,7 +200,7 @@ class RecurrentUNet(UNet):
         """The U-Net with the recurrence behind its second level.
 
         Args:
-            x: (B, 10, H', W') padded input channels.
+            x: (B, 11, H', W') padded input channels.
             features: (B, S, h, w), the carried feature state.
 
         Returns:
@@ -224,18 +250,20 @@ class RecurrentUNet(UNet):
         y = unit(luma)
         nothing = torch.zeros_like(y)
         features = y.new_zeros((len(y), *self.feature_shape(*y.shape[-2:])))
-        return Evidence(y, torch.full_like(y, VARIANCE_NONE), nothing, y, nothing, features)
+        return Evidence(y, torch.full_like(y, VARIANCE_NONE), nothing, y.expand(-1, 2, -1, -1), nothing, features)
 
-    def carried(self, memory: Memory, luma: Tensor, motion: Motion) -> Carried:
+    def carried(self, memory: Memory, luma: Tensor, motion: Motion, following: Tensor) -> Carried:
         """Warp the memory to the next frame.
 
         Args:
             memory: of the frame before.
             luma: (B, 1, H, W) of the frame, in 0..1.
             motion: from the frame to the one before.
+            following: (B, 2, H, W), see `Evidence.following`.
         """
         places, confidence = motion.full_size(luma)
-        remembered = torch.lerp(luma, sample(memory.luma, places, "bicubic"), confidence)
+        instead = agreed(luma, following)
+        remembered = torch.lerp(instead, sample(memory.luma, places, "bicubic"), confidence)
         variance = torch.lerp(torch.full_like(luma, VARIANCE_NONE), sample(memory.variance, places), confidence)
         variance = (variance + self.log_process.exp() ** 2).clamp(max=VARIANCE_NONE)
         features = self._carried_features(memory.features, motion)
@@ -250,6 +278,11 @@ class RecurrentUNet(UNet):
             flow, trust = F.avg_pool2d(flow, cell_px), F.avg_pool2d(trust, cell_px)
         places = sampling_grid(flow / (2 * self.config.stem * self.config.scale), features.shape[-2:])
         return trust * sample(features, places)
+
+
+def _touched(estimate: Tensor) -> Tensor:
+    """Share of the change that a pixel takes, 0..1: pixels that the network leaves alone stay as they are."""
+    return (estimate.abs() * (LEVELS / UNTOUCHED_LEVELS)).clamp(max=1)
 
 
 class SelectiveState(nn.Module):
@@ -300,6 +333,12 @@ class SelectiveState(nn.Module):
         return u + self.out(read_out.to(u.dtype)), state
 
 
+def agreed(luma: Tensor, following: Tensor) -> Tensor:
+    """The median of a frame, (B, 1, H, W), and the next two, (B, 2, H, W)."""
+    one, two = following[:, :1], following[:, 1:]
+    return torch.maximum(torch.minimum(one, two), torch.minimum(torch.maximum(one, two), luma))
+
+
 def sampling_grid(flow: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The places that a flow points to, as `F.grid_sample` wants them.
 
@@ -345,8 +384,7 @@ def sample(x: Tensor, places: Tensor, mode: str = "bilinear") -> Tensor:
 def from_window(window: dict[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
     """Convert the weights of a generator with a window of five frames, so that it starts with what that one knows.
 
-    The memory takes the places of both frames before, the next frame those of both after, and the median of three that
-    of the median of five. Differences of colour channels become one difference of luma.
+    The memory takes the places of both frames before. Differences of colour channels become one difference of luma.
 
     Args:
         window: weights of a `UNet` with the same widths.
@@ -362,7 +400,7 @@ def from_window(window: dict[str, Tensor], config: UNetConfig) -> dict[str, Tens
     trust = stem[:, 21:] / 2
     centre = stem[:, :3]
     bias = window["stem.bias"] - 0.5 * centre.sum((1, 2, 3, 4))  # the other sees values in -.5..0.5, this one in 0..255
-    parts = [centre / LEVELS, detail, before2 + before1, after1 + after2, median, trust, trust, torch.zeros_like(trust)]
+    parts = [centre / LEVELS, detail, before2 + before1, after1, after2, median, trust, trust, torch.zeros_like(trust)]
     head = {}
     luma = torch.tensor(LUMA_WEIGHTS).view(3, *(1,) * (window["head.weight"].ndim))
     for name in ("head.weight", "head.bias"):

@@ -133,6 +133,20 @@ def full_size(flow: ConsistentFlow, shape: tuple[int, ...]) -> tuple[NDArray[np.
     return np.asarray(enlarged, np.float32), np.asarray(confidence, np.uint8)
 
 
+def composed(first: ConsistentFlow, second: ConsistentFlow) -> ConsistentFlow:
+    """The flow from one frame to the next but one.
+
+    Args:
+        first: from the frame to the next.
+        second: from that one onward, of the same size.
+    """
+    where = first.flow + _grid(first.confidence.shape)
+    flow = first.flow + _sample(second.flow, where, cv2.BORDER_REPLICATE)
+    onward = _sample(second.confidence, where, cv2.BORDER_REPLICATE).astype(np.float32)
+    confidence = first.confidence * onward * np.float32(1 / 255)
+    return ConsistentFlow(flow, (confidence + np.float32(0.5)).astype(np.uint8))
+
+
 def align_plane(centre: Luma, neighbour: Luma, flow: ConsistentFlow) -> tuple[Luma, NDArray[np.uint8]]:
     """Warp a neighbour's luma onto the centre's; blends to the centre's where the confidence is low.
 

@@ -1,4 +1,4 @@
-"""Runs the recurrent generator along a clip, one frame after the other, with one frame of look-ahead.
+"""Runs the recurrent generator along a clip, one frame after the other, with a few frames of look-ahead.
 
 Every `PERIOD` frames the memory is replaced by one that began `WARM_UP` frames earlier. So a frame depends on a bounded
 number of frames before it, and a run that is resumed gives the same result as one that was not interrupted.
@@ -7,8 +7,9 @@ Flow is computed once for each pair of successive frames, by other threads and a
 happens on the network's device: a frame is uploaded once, and the change of its luma is downloaded once.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise, takewhile
 
 import cv2
 import numpy as np
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vderain.errors import CheckpointError
-from vderain.model.recurrent import Evidence, Memory, Motion, RecurrentUNet, sample
+from vderain.model.recurrent import Evidence, Memory, Motion, RecurrentUNet, Step, agreed, sample
 from vderain.restore.flow import FlowEstimator, consistent_flow
 from vderain.restore.frames import RADIUS, ConsistentFlow, Picture, PreparedFrame, Residual, Restoration
 from vderain.runtime.device import DevicePlacement
@@ -47,6 +48,14 @@ class LinkedFrame:
     from_previous: ConsistentFlow | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class _Result:
+    """A frame and what the network made of it."""
+
+    link: LinkedFrame
+    step: Step
+
+
 class RecurrentRunner:
     """A recurrent generator on its device.
 
@@ -59,29 +68,52 @@ class RecurrentRunner:
         self.placement = placement
         self._generator = placement.place(generator)
 
-    def __call__(self, frames: Iterable[PreparedFrame], workers: int, remember: bool = True) -> Iterator[Restoration]:
+    def __call__(self, frames: Iterable[PreparedFrame], workers: int, lag: int = 1) -> Iterator[Restoration]:
         """The residuals of a clip's frames, in order.
 
         Args:
             frames: prepared, with their numbers in the whole clip.
             workers: threads that compute flow.
-            remember: carry a memory and look ahead; else each frame is restored by itself.
+            lag: later frames whose results correct a frame's.
         """
-        if not remember:
-            for frame in frames:
-                yield _restoration(frame, self._restore(LinkedFrame(frame), None, None)[0])
-            return
+        for around in sliding_window(self._forward(frames, workers), lag):
+            now, later = around[lag], around[lag + 1 :]
+            assert now is not None
+            yield _restoration(now.link.frame, self._smooth(now, later))
+
+    def _forward(self, frames: Iterable[PreparedFrame], workers: int) -> Iterator[_Result]:
+        """Carry the memory through a clip."""
         memory: Memory | None = None
         renewed: Memory | None = None
-        for _, now, after in sliding_window(ordered_map(_link, _pairs(frames), workers), 1):
+        for _, _, now, *after in sliding_window(ordered_map(_link, _pairs(frames), workers), 2):
             assert now is not None
             place = now.frame.number % PERIOD
             if place == 0 and renewed is not None:
                 memory = renewed
             if place >= PERIOD - WARM_UP:
-                renewed = self._restore(now, after, renewed if place > PERIOD - WARM_UP else None)[1]
-            residual, memory = self._restore(now, after, memory)
-            yield _restoration(now.frame, residual)
+                renewed = self._restore(now, after, renewed if place > PERIOD - WARM_UP else None).memory
+            step = self._restore(now, after, memory)
+            memory = step.memory
+            yield _Result(now, step)
+
+    @stage("network")
+    def _smooth(self, now: _Result, later: Sequence[_Result | None]) -> Residual:
+        """Correct a frame's result by those of later frames of its shot, the last one first."""
+        chain = [now, *takewhile(lambda result: result.link.from_previous is not None, filter(None, later))]
+        with torch.inference_mode():
+            correction = chain[-1].step.innovation
+            change = chain[-1].step.change
+            for result, after in reversed(list(pairwise(chain))):
+                assert after.link.from_previous is not None
+                _, luma = self._upload(result.link.frame.rgb)
+                motion = self._motion(after.link.from_previous, luma)
+                change, correction = self._generator.smoothed(luma, result.step, correction, motion)
+            return _grey(change)
+
+    def each(self, frames: Iterable[PreparedFrame]) -> Iterator[Restoration]:
+        """The residuals of frames that are restored each by itself, in order."""
+        for frame in frames:
+            yield _restoration(frame, self.restore_image(frame.rgb))
 
     def restore_image(self, rgb: Picture) -> Residual:
         """The residual of an image without neighbours.
@@ -110,25 +142,44 @@ class RecurrentRunner:
         return (self.restore_image(rgb) + flipped[:, ::-1]) / np.float16(2)
 
     @stage("network")
-    def _restore(self, now: LinkedFrame, after: LinkedFrame | None, memory: Memory | None) -> tuple[Residual, Memory]:
+    def _restore(self, now: LinkedFrame, after: Sequence[LinkedFrame | None], memory: Memory | None) -> Step:
+        """Restore a frame.
+
+        Args:
+            now: the frame.
+            after: the next ones, up to two; those of another shot are not used.
+            memory: of the frame before.
+        """
         generator = self._generator
         with torch.inference_mode():
             picture, luma = self._upload(now.frame.rgb)
-            evidence = generator.no_evidence(luma)
+            evidence = self._look_ahead(generator.no_evidence(luma), luma, after)
             if memory is not None and now.to_previous is not None:
                 motion = self._motion(now.to_previous, luma)
-                evidence = evidence._replace(**generator.carried(memory, luma, motion)._asdict())
-            if after is not None and after.from_previous is not None:
-                evidence = self._with_following(evidence, luma, after)
-            step = generator.step(picture, luma, evidence)
-            return _grey(step.change), step.memory
+                carried = generator.carried(memory, luma, motion, evidence.following)
+                evidence = evidence._replace(**carried._asdict())
+                if not _links(after):  # the last frame of a shot: the memory stands in
+                    evidence = evidence._replace(following=evidence.memory.expand(-1, 2, -1, -1))
+            return generator.step(picture, luma, evidence)
 
-    def _with_following(self, evidence: Evidence, luma: Tensor, after: LinkedFrame) -> Evidence:
-        assert after.from_previous is not None
-        places, confidence = self._motion(after.from_previous, luma).full_size(luma)
-        _, following = self._upload(after.frame.rgb)
-        aligned = torch.lerp(luma, sample(following, places, "bicubic"), confidence)
-        return evidence._replace(following=aligned, following_confidence=confidence)
+    def _look_ahead(self, evidence: Evidence, luma: Tensor, after: Sequence[LinkedFrame | None]) -> Evidence:
+        """Add the next frames to the evidence; where there is one only, it stands in for both."""
+        aligned: list[Tensor] = []
+        confidences: list[Tensor] = []
+        motion: Motion | None = None
+        for link in _links(after):
+            assert link.from_previous is not None
+            onward = self._motion(link.from_previous, luma)
+            motion = onward if motion is None else motion.then(onward)
+            places, confidence = motion.full_size(luma)
+            _, following = self._upload(link.frame.rgb)
+            aligned.append(torch.lerp(luma, sample(following, places, "bicubic"), confidence))
+            confidences.append(confidence)
+        if not aligned:
+            return evidence
+        following = torch.cat([aligned[0], aligned[-1]], 1)
+        confidence = (confidences[0] + confidences[-1]) / 2
+        return evidence._replace(memory=agreed(luma, following), following=following, following_confidence=confidence)
 
     def _upload(self, rgb: Picture) -> tuple[Tensor, Tensor]:
         """(1, 3, H, W) uint8 and its luma, (1, 1, H, W) float32 in 0..1."""
@@ -158,6 +209,11 @@ def _grey(change: Tensor) -> Residual:
         raise CheckpointError("the network's output is not finite.", "Choose another --model; this one may be damaged.")
     plane: NDArray[np.float16] = rounded.cpu().numpy()
     return plane[..., None]
+
+
+def _links(after: Sequence[LinkedFrame | None]) -> list[LinkedFrame]:
+    """The next frames up to the end of the shot."""
+    return list(takewhile(lambda link: link.from_previous is not None, filter(None, after)))
 
 
 def _pairs(frames: Iterable[PreparedFrame]) -> Iterator[tuple[PreparedFrame | None, PreparedFrame]]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vderain.model.recurrent import Memory, Motion, RecurrentUNet, Step
+from vderain.model.recurrent import Memory, Motion, RecurrentUNet, Step, agreed
 from vderain.train.data.sequences import LENGTH, SequenceMaker, TrainingSequence
 from vderain.train.supervised import Supervised
 from vderain.train.trainer import Batch, Losses
@@ -49,13 +49,16 @@ class Recurrent(Supervised):
         generator = self.generator
         assert isinstance(generator, RecurrentUNet)
         luma = sequence.luma[:, index]
+        following = sequence.following[:, index]
         evidence = generator.no_evidence(luma)._replace(
-            following=sequence.following[:, index], following_confidence=sequence.following_confidence[:, index]
+            memory=agreed(luma, following),
+            following=following,
+            following_confidence=sequence.following_confidence[:, index],
         )
         if memory is not None:
             flow_px = sequence.flow[:, index].float()
             motion = Motion(flow_px, sequence.confidence[:, index] * within(flow_px), 1)
-            evidence = evidence._replace(**generator.carried(memory, luma, motion)._asdict())
+            evidence = evidence._replace(**generator.carried(memory, luma, motion, following)._asdict())
         with self.placement.autocast():
             return generator.step(sequence.rainy[:, index], luma, evidence)
 

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vderain.restore.flow import FlowEstimator, align_plane, consistent_flow, flow_luma, full_size
+from vderain.restore.flow import FlowEstimator, align_plane, composed, consistent_flow, flow_luma, full_size
+from vderain.restore.frames import ConsistentFlow
 from vderain.train.config import Data
 from vderain.train.data.scenes import Scenes, clip_window, drive_window, photo_window
 from vderain.train.data.windows import (
@@ -30,7 +31,8 @@ from vderain.train.data.windows import (
     tone,
 )
 
-LENGTH = 6  # frames of a sequence; one more is rendered, which the last one sees as its next
+LENGTH = 6  # frames of a sequence
+AHEAD = 2  # more frames that are rendered, which the last ones look ahead at
 CUT_SHARE = 0.2  # of sequences that forget everything once, as at a cut
 LAST_SHARE = 0.2  # of sequences whose last frame has no next one
 
@@ -44,8 +46,8 @@ class TrainingSequence:
         luma: (T, 1, S, S) uint8, its luma.
         flow: (T, 2, S, S) float16 in pixels, optical flow to the frame before.
         confidence: (T, 1, S, S) uint8, of that flow; 0 where there is no frame before.
-        following: (T, 1, S, S) uint8, luma of the next frame, aligned.
-        following_confidence: (T, 1, S, S) uint8; 0 where there is no next frame.
+        following: (T, 2, S, S) uint8, luma of the next two frames, aligned.
+        following_confidence: (T, 1, S, S) uint8, mean of both; 0 where there is no next frame.
         clear: (T, 1, S, S) uint8, luma of the ground truth.
         dry: () bool, whether there is no rain, so that nothing may change.
     """
@@ -66,7 +68,7 @@ class TrainingSequence:
         def part(channels: int, dtype: torch.dtype = torch.uint8) -> Tensor:
             return torch.empty((LENGTH, channels, side_px, side_px), dtype=dtype)
 
-        return cls(part(3), part(1), part(2, torch.float16), part(1), part(1), part(1), part(1), torch.tensor(False))
+        return cls(part(3), part(1), part(2, torch.float16), part(1), part(2), part(1), part(1), torch.tensor(False))
 
     def crop(self, rows: slice, columns: slice, flip: bool) -> tuple[Tensor, ...]:
         """Cut a crop; mirroring also reverses the horizontal flow.
@@ -125,8 +127,8 @@ class SequenceMaker(Dataset[TrainingSequence]):
         return self._aligned(rainy, clear, dry, unrelated, rng)
 
     def _scene(self, rng: np.random.Generator) -> tuple[Frames, bool]:
-        """(T + 1, S, S, 3) clear frames, and whether they are unrelated pictures."""
-        data, count = self.data, LENGTH + 1
+        """(T + 2, S, S, 3) clear frames, and whether they are unrelated pictures."""
+        data, count = self.data, LENGTH + AHEAD
         draw = rng.random()
         if not self.scenes.photos or (self.scenes.clips and draw < data.share_clips):
             return clip_window(self.scenes.clips, self.side_px, rng, count), False
@@ -134,9 +136,9 @@ class SequenceMaker(Dataset[TrainingSequence]):
             return drive_window(self.scenes, self.side_px, rng, count), False
         if draw < data.share_clips + data.share_drives + data.share_stills:
             photo = photo_window(self.scenes, self.side_px, rng)
-            return np.stack([photo, *(shifted(photo, rng) for _ in range(LENGTH))]), False
+            return np.stack([photo, *(shifted(photo, rng) for _ in range(count - 1))]), False
         photos = [photo_window(self.scenes, self.side_px, rng) for _ in range(LENGTH)]
-        return np.stack([*photos, photos[-1]]), True
+        return np.stack([*photos, *photos[:AHEAD]]), True
 
     def _aligned(
         self, rainy: Frames, clear: Frames, dry: bool, unrelated: bool, rng: np.random.Generator
@@ -146,20 +148,24 @@ class SequenceMaker(Dataset[TrainingSequence]):
         shape = luma[0].shape
         flow = np.zeros((LENGTH, *shape, 2), np.float16)
         confidence, following_confidence = np.zeros((2, LENGTH, *shape), np.uint8)
-        following = np.stack(luma[:LENGTH])
+        following = np.stack([np.dstack([plane] * AHEAD) for plane in luma[:LENGTH]])
+        to_next: list[ConsistentFlow] = []
         small = [flow_luma(frame) for frame in rainy]
-        for now in range(0 if unrelated else LENGTH):
+        for now in range(0 if unrelated else len(small) - 1):
             backward = self._estimator.flow(small[now + 1], small[now])
             forward = self._estimator.flow(small[now], small[now + 1])
+            to_next.append(consistent_flow(small[now], small[now + 1], forward, backward))
             if now + 1 < LENGTH:
                 to_previous = consistent_flow(small[now + 1], small[now], backward, forward)
                 flow[now + 1], confidence[now + 1] = full_size(to_previous, shape)
-            to_next = consistent_flow(small[now], small[now + 1], forward, backward)
-            following[now], following_confidence[now] = align_plane(luma[now], luma[now + 1], to_next)
+        last = LENGTH - 1 if rng.random() < LAST_SHARE else LENGTH
+        for now in range(0 if unrelated else last):
+            flows = to_next[now], composed(to_next[now], to_next[now + 1])
+            pairs = [align_plane(luma[now], luma[now + 1 + ahead], to) for ahead, to in enumerate(flows)]
+            following[now] = np.dstack([plane for plane, _ in pairs])
+            following_confidence[now] = np.mean([trust for _, trust in pairs], 0)
         if rng.random() < CUT_SHARE:
             confidence[rng.integers(2, LENGTH)] = 0
-        if rng.random() < LAST_SHARE:
-            following[-1], following_confidence[-1] = luma[LENGTH - 1], 0
         truth = np.stack([_luma(frame) for frame in clear[:LENGTH]])
         inner = slice(self.data.border_px, self.data.border_px + self.data.side_px)
 
