@@ -20,7 +20,6 @@ LEVELS = 255.0
 VARIANCE_NONE = 1e4  # levels squared, of a pixel that nothing is remembered of
 VARIANCE_MIN = 1e-2
 UNTOUCHED_LEVELS = 1.5  # a pixel changed by less is mostly its own; one not changed at all stays as it is, to the bit
-CONFIDENCE = 8  # index of the input channel with the confidence of the memory
 HALF_LIVES = 0.5, 16.0  # frames, of the fastest and the slowest channel of the feature state before training
 LUMA_WEIGHTS = 0.299, 0.587, 0.114  # ITU-R BT.601
 
@@ -209,29 +208,23 @@ class RecurrentUNet(UNet):
         scale = self.config.scale
         if scale > 1:
             x = F.avg_pool2d(x, scale)
-        confidence = x[:, CONFIDENCE : CONFIDENCE + 1].contiguous()
         x = self._stem(x)
         skips = []
         for level, (block, down) in enumerate(zip(self.encoder, self.down, strict=True)):
             x = block(x)
             if level == 1:
-                x, features = self._recur(x, features, confidence)
+                x, features = self.recurrence(x, features)
             skips.append(x)
             x = down(x)
         x = self.bottom(x)
         if len(self.down) == 1:
-            x, features = self._recur(x, features, confidence)
+            x, features = self.recurrence(x, features)
         for up, block in zip(reversed(self.up), reversed(self.decoder), strict=True):
             x = block(up(x), skips.pop())
-        out = F.pixel_shuffle(self.head(x).float(), self.config.stem)
+        out = F.pixel_shuffle(self.head(x), self.config.stem).contiguous().float()
         if scale > 1:
             out = F.interpolate(out, scale_factor=scale, mode="bilinear", align_corners=False)
         return out, features
-
-    def _recur(self, x: Tensor, features: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
-        small = F.avg_pool2d(confidence, confidence.shape[-1] // x.shape[-1])
-        result: tuple[Tensor, Tensor] = self.recurrence(x, features, small)
-        return result
 
     def feature_shape(self, height_px: int, width_px: int) -> tuple[int, int, int]:
         """Channels, height and width of the feature state of a frame."""
@@ -288,9 +281,9 @@ def _touched(estimate: Tensor) -> Tensor:
 class SelectiveState(nn.Module):
     """One step of a diagonal selective state-space model for every cell.
 
-    ``h = a * h + (1 - a) * B * Vu`` and ``u + W (C * h + D * Vu)``, with ``a = exp(-softplus(delta) * rate)``. B, C and
-    delta depend on the input and on the carried state: they select what is written, read and forgotten. The output
-    layer starts at zero.
+    ``h = a * h + (1 - a) * B * V`` and ``u + W (C * h + D * V)``, with ``a = exp(-softplus(delta))``, which is
+    ``sigmoid(-delta)``. B, C, V and delta depend on the input: they select what is written, read and forgotten. The
+    bias of delta sets each channel's half-life before training. The output layer starts at zero.
 
     Args:
         channels: of the input.
@@ -299,37 +292,32 @@ class SelectiveState(nn.Module):
 
     def __init__(self, channels: int, states: int) -> None:
         super().__init__()
-        self.select = nn.Conv2d(channels + states + 1, 3 * states, 1)
-        self.value = nn.Conv2d(channels, states, 1)
+        self.keep, self.write, self.read, self.value = (nn.Conv2d(channels, states, 1) for _ in range(4))
         self.out = nn.Conv2d(states, channels, 1)
+        self.skip = nn.Parameter(torch.ones(states, 1, 1))
         fastest, slowest = HALF_LIVES
         half_lives = torch.logspace(math.log2(fastest), math.log2(slowest), states, base=2.0)
-        self.log_rate = nn.Parameter(torch.log(math.log(2) / half_lives).view(-1, 1, 1))
-        self.skip = nn.Parameter(torch.ones(states, 1, 1))
-        nn.init.normal_(self.select.weight, std=0.02)
-        nn.init.zeros_(self.select.bias)  # type: ignore[arg-type]
+        kept = 0.5 ** (1 / half_lives)  # of the state after one frame
+        for layer, bias in ((self.keep, torch.logit(kept)), (self.write, 1.0), (self.read, 1.0)):
+            nn.init.normal_(layer.weight, std=0.02)
+            with torch.no_grad():
+                layer.bias.copy_(torch.as_tensor(bias))  # type: ignore[union-attr]
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
 
-    def forward(self, u: Tensor, carried: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, u: Tensor, carried: Tensor) -> tuple[Tensor, Tensor]:
         """Advance the state by one frame.
 
         Args:
             u: (B, C, h, w) features.
-            carried: (B, S, h, w) float32, the state of the frame before, warped and weighted by `confidence`.
-            confidence: (B, 1, h, w) in 0..1.
+            carried: (B, S, h, w) float32, the state of the frame before, warped and weighted by its confidence.
 
         Returns:
             (B, C, h, w) features and (B, S, h, w) float32 state.
         """
-        selection = self.select(torch.cat([u, carried.to(u.dtype), confidence], 1)).float()
-        delta, write, read = selection.chunk(3, 1)
-        keep = torch.exp(
-            -F.softplus(delta + math.log(math.e - 1)) * self.log_rate.exp()
-        )  # rate itself where delta is 0
-        value = self.value(u).float()
-        state = keep * carried + (1 - keep) * (1 + write) * value
-        read_out = (1 + read) * state + self.skip * value
+        keep, write, read, value = (layer(u).float() for layer in (self.keep, self.write, self.read, self.value))
+        state = torch.lerp(write * value, carried, torch.sigmoid(keep))
+        read_out = torch.addcmul(self.skip * value, read, state)
         return u + self.out(read_out.to(u.dtype)), state
 
 

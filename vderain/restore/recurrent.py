@@ -21,7 +21,7 @@ from vderain.errors import CheckpointError
 from vderain.model.recurrent import Evidence, Memory, Motion, RecurrentUNet, Step, agreed, sample
 from vderain.restore.flow import FlowEstimator, consistent_flow
 from vderain.restore.frames import RADIUS, ConsistentFlow, Picture, PreparedFrame, Residual, Restoration
-from vderain.runtime.device import DevicePlacement
+from vderain.runtime.device import DevicePlacement, cores
 from vderain.runtime.threads import ordered_map, sliding_window, stage
 
 PERIOD = 96  # frames
@@ -83,6 +83,10 @@ class RecurrentRunner:
 
     def _forward(self, frames: Iterable[PreparedFrame], workers: int) -> Iterator[_Result]:
         """Carry the memory through a clip."""
+        if self.placement.device.type == "cpu":
+            torch.set_num_threads(
+                max(1, cores() // 2)
+            )  # of this thread; the rest is left to flow, decoding and encoding
         memory: Memory | None = None
         renewed: Memory | None = None
         for _, _, now, *after in sliding_window(ordered_map(_link, _pairs(frames), workers), 2):
