@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from vderain.cli.main import app
 from vderain.model.checkpoint import save_checkpoint
+from vderain.model.recurrent import RecurrentUNet
 from vderain.model.unet import UNet, UNetConfig
 
 LONG_TIMEOUT_S = 600
@@ -90,6 +91,23 @@ def tiny1(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Weights of a tiny generator with a window of one frame."""
     path = tmp_path_factory.mktemp("tiny1") / "tiny1.safetensors"
     save_checkpoint(path, tiny_generator(1), {})
+    return path
+
+
+def tiny_recurrent(**config: object) -> RecurrentUNet:
+    """A small untrained generator with a memory that changes every pixel a little, and reads all that it remembers."""
+    torch.manual_seed(7)
+    generator = RecurrentUNet(UNetConfig(**{"window": 1, "widths": (8, 16), "state": 4} | config))  # type: ignore[arg-type]
+    torch.nn.init.normal_(generator.head.weight, std=0.05)
+    torch.nn.init.normal_(generator.recurrence.out.weight, std=0.5)
+    return generator.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_memory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Weights of a tiny generator with a memory."""
+    path = tmp_path_factory.mktemp("tiny_memory") / "tiny_memory.safetensors"
+    save_checkpoint(path, tiny_recurrent(), {})
     return path
 
 

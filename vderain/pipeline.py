@@ -161,7 +161,9 @@ class Pipeline:
 
     def context_begins(self, number: int) -> int:
         """The first frame that must be restored for the network's result for frame `number` to be exact."""
-        return context_begins(number) if isinstance(self._network, RecurrentRunner) else max(0, number)
+        if not isinstance(self._network, RecurrentRunner):
+            return max(0, number)
+        return max(0, context_begins(number) - RADIUS)  # raindrops are removed by what is seen around each frame
 
     def find_rain(self, frames: Iterable[Frame], rotation_quarters: int) -> list[RainInterval] | None:
         """Find the rainy intervals of a clip; None without ``--auto`` or without a network.

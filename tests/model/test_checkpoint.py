@@ -10,14 +10,16 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import tiny_generator
+from conftest import tiny_generator, tiny_recurrent
 from safetensors import safe_open
 from safetensors.torch import save_file
 
 from vderain.errors import CheckpointError
 from vderain.model.checkpoint import DEFAULT_MODEL, FORMAT, WEIGHTS, load_checkpoint, released_models, save_checkpoint
+from vderain.model.unet import UNet
 
 ARCHITECTURE = {"window": 5, "widths": [8, 16], "stem": 2}
+RECURRENT = {"window": 1, "widths": [8, 16], "stem": 2, "slope": 0.1, "state": 4}
 
 
 def test_weights_are_saved_as_float16(tmp_path: Path) -> None:
@@ -42,7 +44,7 @@ def test_the_header_can_be_read_with_safetensors_alone(tiny: Path) -> None:
     with safe_open(tiny, framework="pt") as file:
         header = file.metadata()
     assert header["format"] == FORMAT
-    defaults = {"paths": [1], "slope": 0.1, "residual": True, "scale": 1}
+    defaults = {"paths": [1], "slope": 0.1, "residual": True, "scale": 1, "state": 0}
     assert json.loads(header["architecture"]) == ARCHITECTURE | defaults
 
 
@@ -123,6 +125,10 @@ def of(architecture: Any) -> Callable[[Path], None]:
     return written_with(weights(), header_of(architecture))
 
 
+def tensors_of(generator: UNet) -> dict[str, torch.Tensor]:
+    return {name: value.contiguous() for name, value in generator.state_dict().items()}
+
+
 HOSTILE: dict[str, Callable[[Path], None]] = {
     "empty": lambda path: path.write_bytes(b"") and None,
     "text": lambda path: path.write_text("these are not the weights you are looking for") and None,
@@ -162,6 +168,19 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "slope a word": of(ARCHITECTURE | {"slope": "steep"}),
     "very many paths": of(ARCHITECTURE | {"paths": [1] * 100_000}),
     "absurd dilation": of(ARCHITECTURE | {"paths": [1, 10**9]}),
+    "absurd state": of(RECURRENT | {"state": 10**9}),
+    "negative state": of(RECURRENT | {"state": -1}),
+    "state a fraction": of(RECURRENT | {"state": 1.5}),
+    "state a word": of(RECURRENT | {"state": "4"}),
+    "state not a number": of(RECURRENT | {"state": float("nan")}),
+    "state null": of(RECURRENT | {"state": None}),
+    "state beside a window": of(ARCHITECTURE | {"state": 4}),
+    "state of one level": of(RECURRENT | {"widths": [8]}),
+    "state without its weights": of(RECURRENT),
+    "state of another size": written_with(tensors_of(tiny_recurrent()), header_of(RECURRENT | {"state": 8})),
+    "memory not a number": written_with(
+        tensors_of(tiny_recurrent()) | {"log_floor": torch.tensor(torch.nan)}, header_of(RECURRENT)
+    ),
     "facts not JSON": written_with(weights(), header_of(ARCHITECTURE) | {"facts": "{"}),
 }
 

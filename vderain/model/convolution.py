@@ -14,6 +14,8 @@ from torch.nn import functional as F
 _OPERATORS: Any = torch.ops.mkldnn
 _Geometry = tuple[list[int], list[int], list[int], int]
 _AVAILABLE = torch.backends.mkldnn.is_available() and hasattr(_OPERATORS, "_convolution_pointwise_")  # type: ignore[no-untyped-call]
+_BF16 = _AVAILABLE and _OPERATORS._is_mkldnn_bf16_supported()
+_DTYPES = {torch.float32, torch.bfloat16} if _BF16 else {torch.float32}  # of the fused operators on this processor
 
 
 def convolve_activate(layer: nn.Conv2d, x: Tensor, slope: float) -> Tensor:
@@ -70,7 +72,9 @@ def _fused(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: _Geometry, 
 
 
 def _can_fuse(weight: Tensor, x: Tensor) -> bool:
-    return _AVAILABLE and not torch.is_grad_enabled() and x.device.type == "cpu" and x.dtype == weight.dtype
+    if not _AVAILABLE or torch.is_grad_enabled() or x.device.type != "cpu":
+        return False
+    return x.dtype == weight.dtype and x.dtype in _DTYPES
 
 
 def _geometry(layer: nn.Conv2d) -> _Geometry:

@@ -64,12 +64,12 @@ class Motion(NamedTuple):
     Attributes:
         flow_px: (B, 2, h, w) float32, x and y displacement in pixels of the frame.
         confidence: (B, 1, h, w) float32 in 0..1.
-        step_px: pixels of the frame for one of the flow, on each side: H/h, rounded.
+        step_px: pixels of the frame for one of the flow, W/w and H/h.
     """
 
     flow_px: Tensor
     confidence: Tensor
-    step_px: int
+    step_px: tuple[float, float] = (1.0, 1.0)
 
     def full_size(self, luma: Tensor) -> tuple[Tensor, Tensor]:
         """Grid to sample from, (B, H, W, 2), and confidence, (B, 1, H, W), for a frame with this luma."""
@@ -81,7 +81,8 @@ class Motion(NamedTuple):
 
     def then(self, onward: "Motion") -> "Motion":
         """The flow to the frame that `onward` leads to from the frame that this one leads to."""
-        places = sampling_grid(self.flow_px / self.step_px, self.flow_px.shape[-2:])
+        steps = self.flow_px.new_tensor(self.step_px).view(1, 2, 1, 1)
+        places = sampling_grid(self.flow_px / steps, self.flow_px.shape[-2:])
         flow_px = self.flow_px + sample(onward.flow_px, places)
         return Motion(flow_px, self.confidence * sample(onward.confidence, places), self.step_px)
 
@@ -121,6 +122,8 @@ class RecurrentUNet(UNet):
 
     def __init__(self, config: UNetConfig) -> None:
         super().__init__(config)
+        with torch.no_grad():  # colours are in 0..255, all other inputs about 1
+            self.stem.weight[:, : 3 * config.stem**2] /= LEVELS
         self.recurrence = SelectiveState(config.widths[1], config.state)
         self.log_process = nn.Parameter(torch.tensor(math.log(1.5)))  # levels a frame: interpolation and lighting
         self.log_floor = nn.Parameter(torch.tensor(math.log(0.5)))  # levels, the error of a pixel that had no rain
@@ -226,12 +229,16 @@ class RecurrentUNet(UNet):
             out = F.interpolate(out, scale_factor=scale, mode="bilinear", align_corners=False)
         return out, features
 
+    @property
+    def _cell_px(self) -> int:
+        """Side of a cell of the feature state."""
+        return 2 * self.config.stem * self.config.scale
+
     def feature_shape(self, height_px: int, width_px: int) -> tuple[int, int, int]:
         """Channels, height and width of the feature state of a frame."""
         stride_px = self.config.stride_px
-        cell_px = 2 * self.config.stem * self.config.scale
         padded = (-(-side // stride_px) * stride_px for side in (height_px, width_px))
-        h, w = (side // cell_px for side in padded)
+        h, w = (side // self._cell_px for side in padded)
         return self.config.state, h, w
 
     def no_evidence(self, luma: Tensor) -> Evidence:
@@ -263,14 +270,14 @@ class RecurrentUNet(UNet):
         return Carried(remembered, variance, confidence, features)
 
     def _carried_features(self, features: Tensor, motion: Motion) -> Tensor:
-        stride_px, cell_px = self.config.stride_px, 2 * self.config.stem * self.config.scale
-        cell_px //= motion.step_px
-        flow = pad_to_multiple(motion.flow_px, stride_px // motion.step_px)
-        trust = pad_to_multiple(motion.confidence, stride_px // motion.step_px)
-        if cell_px > 1:
-            flow, trust = F.avg_pool2d(flow, cell_px), F.avg_pool2d(trust, cell_px)
-        places = sampling_grid(flow / (2 * self.config.stem * self.config.scale), features.shape[-2:])
-        return trust * sample(features, places)
+        """Warp the feature state; beyond the frame, where it was padded, the flow at its edge goes on."""
+        cell_px, cells = self._cell_px, (features.shape[-2], features.shape[-1])
+        (step_x, step_y), (h, w) = motion.step_px, motion.flow_px.shape[-2:]
+        right = max(0, round(cells[1] * cell_px / step_x) - w)
+        bottom = max(0, round(cells[0] * cell_px / step_y) - h)
+        padded = (F.pad(x, (0, right, 0, bottom), mode="replicate") for x in (motion.flow_px, motion.confidence))
+        flow_px, trust = (F.adaptive_avg_pool2d(x, cells) for x in padded)
+        return trust * sample(features, sampling_grid(flow_px / cell_px, cells))
 
 
 def _touched(estimate: Tensor) -> Tensor:

@@ -47,7 +47,8 @@ def zero_dry_scenes(
         assert middle is not None
         item, _ = middle
         scene = {item.number, *item.sources}
-        rain_score = score_rain([light for other, light in filter(None, around) if other.number in scene])
+        judged = [pair for pair in filter(None, around) if pair[0].number in scene and pair[0].shot == item.shot]
+        rain_score = score_rain([light for _, light in judged])
         on_score(rain_score)
         scaled = item.residual if rain_score == 1 else item.residual * np.float16(rain_score)
         yield replace(item, residual=scaled, rain_score=rain_score)

@@ -197,9 +197,10 @@ class RecurrentRunner:
         device, (height_px, width_px) = self.placement.device, luma.shape[-2:]
         small = torch.from_numpy(flow.flow).to(device).permute(2, 0, 1)[None]  # (1, 2, h, w)
         h, w = small.shape[-2:]
-        factors = torch.tensor([width_px / w, height_px / h], device=device).view(1, 2, 1, 1)
+        step_px = width_px / w, height_px / h
+        factors = torch.tensor(step_px, device=device).view(1, 2, 1, 1)
         confidence = torch.from_numpy(flow.confidence).to(device)[None, None].float() / 255
-        return Motion(small * factors, confidence, round(height_px / h))
+        return Motion(small * factors, confidence, step_px)
 
 
 def _grey(change: Tensor) -> Residual:

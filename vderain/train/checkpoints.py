@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from vderain.errors import CheckpointError, InputError, OutputError
 from vderain.model.checkpoint import load_checkpoint
-from vderain.model.recurrent import from_window
-from vderain.model.unet import UNet, UNetConfig
+from vderain.model.recurrent import build_generator, from_window
+from vderain.model.unet import UNetConfig
 from vderain.runtime.files import Draft
 
 SUFFIXES = {".pth", ".pt"}
@@ -138,6 +138,10 @@ def load_start(models: tuple[str, ...], config: UNetConfig) -> dict[str, Tensor]
         CheckpointError: a model does not exist, or is of another network.
     """
     states = [_load(model, config) for model in models]
+    if any(state.keys() != states[0].keys() for state in states):
+        raise CheckpointError(
+            "a generator with a memory and one without have no mean.", "Name models of one kind in model.start."
+        )
     return {name: torch.stack([s[name].float() for s in states]).mean(0) for name in states[0]}
 
 
@@ -150,7 +154,7 @@ def _load(model: str, config: UNetConfig) -> dict[str, Tensor]:
         if replace(generator.config, slope=config.slope, scale=config.scale) == as_window:
             return from_window(generator.state_dict(), config)
     if replace(generator.config, slope=config.slope, scale=config.scale) != config:
-        cure = f"Set model.window, model.widths and model.stem to those of {generator.config}."
+        cure = f"Set model.window, model.widths, model.stem and model.state to those of {generator.config}."
         raise CheckpointError(f"{model} is another network than the recipe's.", cure)
     return generator.state_dict()
 
@@ -163,14 +167,14 @@ def import_state_dict(path: Path, config: UNetConfig) -> dict[str, Tensor]:
         config: of the network to train.
 
     Returns:
-        Weights by name, of the names and shapes of ``UNet(config)``.
+        Weights by name, of the names and shapes of ``build_generator(config)``.
 
     Raises:
         CheckpointError: it cannot be read as tensors alone, or holds another network.
     """
     state = _read(path)
     with torch.device("meta"):
-        expected = {name: value.shape for name, value in UNet(config).state_dict().items()}
+        expected = {name: value.shape for name, value in build_generator(config).state_dict().items()}
     if {name: value.shape for name, value in state.items()} == expected:
         return state
     raise CheckpointError(f"{path.name} {_describe(state)}.", TRAIN_INSTEAD)

@@ -230,6 +230,10 @@ class Recipe(_Section):
             raise ValueError("semi_supervised.real is larger than optimiser.batch")
         if self.model.state and (self.cyclegan is not None or semi_supervised is not None):
             raise ValueError("cyclegan and semi_supervised train generators without a state: set model.state to 0")
+        if self.model.state and self.validation.every:
+            raise ValueError("validation is of windows, not of a memory: set validation.every to 0 or model.state to 0")
+        if self.model.state and (self.data.pairs or self.data.remove == "drops"):
+            raise ValueError("a memory is trained on rendered streaks alone: leave out data.pairs and data.remove")
         if self.cyclegan is not None and window > 1:
             raise ValueError("cyclegan trains on single frames: set model.window to 1")
         return self

@@ -57,7 +57,7 @@ class Recurrent(Supervised):
         )
         if memory is not None:
             flow_px = sequence.flow[:, index].float()
-            motion = Motion(flow_px, sequence.confidence[:, index] * within(flow_px), 1)
+            motion = Motion(flow_px, sequence.confidence[:, index] * within(flow_px))
             evidence = evidence._replace(**generator.carried(memory, luma, motion, following)._asdict())
         with self.placement.autocast():
             return generator.step(sequence.rainy[:, index], luma, evidence)

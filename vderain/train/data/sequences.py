@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vderain.errors import InputError
 from vderain.restore.flow import FlowEstimator, align_plane, composed, consistent_flow, flow_luma, full_size
 from vderain.restore.frames import ConsistentFlow
 from vderain.train.config import Data
@@ -97,10 +98,19 @@ class SequenceMaker(Dataset[TrainingSequence]):
         scenes: to cut sequences from.
         data: section of the recipe.
         seed: of the run.
+
+    Raises:
+        InputError: every clip is too short, and there are no photographs.
     """
 
     def __init__(self, scenes: Scenes, data: Data, seed: int) -> None:
-        self.scenes, self.data, self.seed = scenes, data, seed
+        clips = [clip for clip in scenes.clips if len(clip) >= LENGTH + AHEAD]
+        if not clips and not scenes.photos:
+            raise InputError(
+                f"every clip is shorter than the {LENGTH + AHEAD} frames of a training sequence.",
+                "Add longer clips, or photographs with --set data.photos=FOLDER.",
+            )
+        self.scenes, self.data, self.seed = Scenes(scenes.photos, clips), data, seed
         self.side_px = data.side_px + 2 * data.border_px
         self._estimator = FlowEstimator()
 
