@@ -103,12 +103,14 @@ class Step(NamedTuple):
         change: (B, 1, H, W) float32 in 0..1 units, to be added to the frame's luma.
         estimate: (B, 1, H, W) float32, the same before the image memory corrected it.
         innovation: (B, 1, H, W) float32, what the estimate changed in the image memory.
+        prior: (B, 1, H, W) float32, variance of the image memory before that, as the network saw it, in levels squared.
         memory: for the next frame.
     """
 
     change: Tensor
     estimate: Tensor
     innovation: Tensor
+    prior: Tensor
     memory: Memory
 
 
@@ -150,29 +152,34 @@ class RecurrentUNet(UNet):
         change = torch.addcmul(torch.addcmul(detail, gate, to_median), gate_memory, to_memory)
         removed = change.abs() * LEVELS
         error = (removed * self.log_share.exp()) ** 2 + self.log_floor.exp() ** 2  # levels squared
-        gain = evidence.variance / torch.addcmul(evidence.variance, error, torch.exp(-gain_bias))
+        prior = evidence.variance * torch.exp(gain_bias)
+        gain = prior / (prior + error)
         innovation = gain * (change - to_memory)
         corrected = to_memory + innovation
         variance = torch.addcmul(evidence.variance, gain, evidence.variance, value=-1)
         memory = Memory(y + corrected, variance.clamp(VARIANCE_MIN, VARIANCE_NONE), features)
-        return Step(_touched(change) * corrected, change, innovation, memory)
+        return Step(_touched(change) * corrected, change, innovation, prior, memory)
 
-    def smoothed(self, luma: Tensor, now: Step, later: Tensor, motion: Motion) -> tuple[Tensor, Tensor]:
+    def smoothed(
+        self, luma: Tensor, now: Step, after: Step, correction: Tensor, motion: Motion
+    ) -> tuple[Tensor, Tensor]:
         """Correct a frame's result by what later frames showed (Rauch, Tung & Striebel, AIAA Journal 3(8), 1965).
 
         Args:
             luma: (B, 1, H, W) of the frame, in 0..1.
             now: its result.
-            later: (B, 1, H, W) change of the image memory of the frame after: its innovation and its own correction.
-            motion: from the frame to the one after.
+            after: that of the next frame.
+            correction: (B, 1, H, W) by which the image memory of the next frame changed: its innovation, and what
+                frames after that one corrected.
+            motion: from the frame to the next one.
 
         Returns:
-            The change of the frame's luma, and that of its image memory for the frame before, (B, 1, H, W) each.
+            The change of the frame's luma, and the correction for the frame before, (B, 1, H, W) each.
         """
         places, confidence = motion.full_size(luma)
-        variance = now.memory.variance
-        share = confidence * variance / (variance + self.log_process.exp() ** 2)
-        correction = share * sample(later, places, "bicubic")
+        prior = torch.maximum(sample(after.prior, places), now.memory.variance)
+        share = confidence * now.memory.variance / prior
+        correction = share * sample(correction, places, "bicubic")
         return _touched(now.estimate) * (now.memory.luma - luma + correction), now.innovation + correction
 
     def _inputs(self, rgb: Tensor, y: Tensor, differences: Tensor, evidence: Evidence) -> Tensor:
@@ -184,8 +191,7 @@ class RecurrentUNet(UNet):
             rgb if rgb.dtype == torch.uint8 else rgb * LEVELS,
             DIFFERENCE_GAIN * (y - blurred(blurred(y, -1), -2)),
             DIFFERENCE_GAIN * differences,
-            unit(evidence.confidence),
-            unit(evidence.following_confidence),
+            *_confidences(unit(evidence.confidence), unit(evidence.following_confidence)),
             torch.log(evidence.variance) * (1 / math.log(VARIANCE_NONE)),
         )
         batch, _, height_px, width_px = y.shape
@@ -278,6 +284,18 @@ class RecurrentUNet(UNet):
         padded = (F.pad(x, (0, right, 0, bottom), mode="replicate") for x in (motion.flow_px, motion.confidence))
         flow_px, trust = (F.adaptive_avg_pool2d(x, cells) for x in padded)
         return trust * sample(features, sampling_grid(flow_px / cell_px, cells))
+
+
+def _confidences(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
+    """The confidences that the network sees, (B, 1, H, W) each.
+
+    At the ends of a shot one side stands in for the other. A frame without any neighbours, whose evidence is the frame
+    itself, is aligned perfectly.
+    """
+    has_before, has_after = (side.amax((1, 2, 3), keepdim=True) > 0 for side in (before, after))
+    neither = ~(has_before | has_after)
+    seen_before = torch.where(has_before, before, torch.where(neither, 1.0, after))
+    return seen_before, torch.where(has_after, after, torch.where(neither, 1.0, before))
 
 
 def _touched(estimate: Tensor) -> Tensor:

@@ -111,7 +111,7 @@ class RecurrentRunner:
                 assert after.link.from_previous is not None
                 _, luma = self._upload(result.link.frame.rgb)
                 motion = self._motion(after.link.from_previous, luma)
-                change, correction = self._generator.smoothed(luma, result.step, correction, motion)
+                change, correction = self._generator.smoothed(luma, result.step, after.step, correction, motion)
             return _grey(change)
 
     def each(self, frames: Iterable[PreparedFrame]) -> Iterator[Restoration]:
