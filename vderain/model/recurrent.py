@@ -14,12 +14,25 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from vderain.model.unet import DIFFERENCE_GAIN, UNet, UNetConfig, blurred, convolution_dtype, pad_to_multiple, unit
+from vderain.model.unet import (
+    DIFFERENCE_GAIN,
+    UNet,
+    UNetConfig,
+    blurred,
+    convolution_dtype,
+    median_of_five,
+    pad_to_multiple,
+    unit,
+)
 
 LEVELS = 255.0
 VARIANCE_NONE = 1e4  # levels squared, of a pixel that nothing is remembered of
 VARIANCE_MIN = 1e-2
 UNTOUCHED_LEVELS = 1.5  # a pixel changed by less is mostly its own; one not changed at all stays as it is, to the bit
+DRY_LEVELS = 2.0  # below this no rain was removed: where the memory differs there, it is off
+MISMATCH_LEVELS = 1.5  # mean difference there that noise and compression explain
+MISMATCH_STEP_PX, MISMATCH_CELLS = 4, 9  # it is averaged over this many cells of so many pixels
+MISMATCH_PRIOR = 0.05  # share of untouched pixels, below which the difference there says little
 HALF_LIVES = 0.5, 16.0  # frames, of the fastest and the slowest channel of the feature state before training
 LUMA_WEIGHTS = 0.299, 0.587, 0.114  # ITU-R BT.601
 
@@ -42,8 +55,9 @@ class Evidence(NamedTuple):
     """What is known about a frame from others, aligned to it.
 
     Attributes:
-        memory: (B, 1, H, W) in 0..1, the image memory; where there is none, what the frame and the next two agree on.
+        memory: (B, 1, H, W) in 0..1, the image memory; the frame's own luma where the flow lost it.
         variance: (B, 1, H, W) float32, of `memory`, in levels squared.
+        previous: (B, 1, H, W) in 0..1, luma of the frame before, likewise.
         confidence: (B, 1, H, W) in 0..1, of the flow to the frame before; 0 where there is none.
         following: (B, 2, H, W) in 0..1, luma of the next two frames; the frame's own where the flow lost it.
         following_confidence: (B, 1, H, W) in 0..1, mean of both; 0 where there are none.
@@ -52,6 +66,7 @@ class Evidence(NamedTuple):
 
     memory: Tensor
     variance: Tensor
+    previous: Tensor
     confidence: Tensor
     following: Tensor
     following_confidence: Tensor
@@ -88,10 +103,11 @@ class Motion(NamedTuple):
 
 
 class Carried(NamedTuple):
-    """The memory, warped to a frame: see `Evidence`."""
+    """The memory and the frame before, warped to a frame: see `Evidence`."""
 
     memory: Tensor
     variance: Tensor
+    previous: Tensor
     confidence: Tensor
     features: Tensor
 
@@ -118,7 +134,7 @@ class RecurrentUNet(UNet):
     """Predicts the luma of a frame without rain from the frame, the next two, and a memory of those before.
 
     It estimates the change of luma as ``gate * (median - luma) + gate' * (memory - luma) + detail``, where the median
-    is that of the frame, the next two and, twice, the memory. The Kalman filter weights the estimate against the memory
+    is that of the frame, its three neighbours and the memory. The Kalman filter weights the estimate against the memory
     by their variances. Chroma is not changed: rain has almost none of its own (Garg & Nayar, IJCV 2007).
     """
 
@@ -128,6 +144,7 @@ class RecurrentUNet(UNet):
             self.stem.weight[:, : 3 * config.stem**2] /= LEVELS
         self.recurrence = SelectiveState(config.widths[1], config.state)
         self.log_process = nn.Parameter(torch.tensor(math.log(1.5)))  # levels a frame: interpolation and lighting
+        self.log_mismatch = nn.Parameter(torch.tensor(0.0))  # levels of error for one of excess mismatch
         self.log_floor = nn.Parameter(torch.tensor(math.log(0.5)))  # levels, the error of a pixel that had no rain
         self.log_share = nn.Parameter(torch.tensor(math.log(0.15)))  # error of a pixel that had, as a share of it
 
@@ -141,24 +158,26 @@ class RecurrentUNet(UNet):
         """
         height_px, width_px = luma.shape[-2:]
         y = unit(luma)  # (B, 1, H, W)
-        following, remembered = unit(evidence.following), evidence.memory
-        frames = torch.cat([y, following], 1)
-        median = torch.clamp(remembered, frames.amin(1, keepdim=True), frames.amax(1, keepdim=True))
-        differences = torch.cat([remembered, following, median], 1) - y  # (B, 4, H, W)
-        inputs = pad_to_multiple(self._inputs(rgb, y, differences, evidence), self.config.stride_px)
+        neighbours, confidences = _both_sides(evidence)
+        memory, previous, following, second = neighbours
+        median = median_of_five(memory, previous, y, following, second)
+        differences = torch.cat([*neighbours, median], 1) - y  # (B, 5, H, W)
+        inputs = pad_to_multiple(
+            self._inputs(rgb, y, differences, confidences, evidence.variance), self.config.stride_px
+        )
         raw, features = self._run(inputs, evidence.features)
         gate, gate_memory, detail, gain_bias = torch.split(raw[..., :height_px, :width_px], 1, 1)  # (B, 1, H, W) each
-        to_memory, to_median = differences[:, :1], differences[:, 3:]
+        to_memory, to_median = evidence.memory - y, differences[:, 4:]
         change = torch.addcmul(torch.addcmul(detail, gate, to_median), gate_memory, to_memory)
         removed = change.abs() * LEVELS
         error = (removed * self.log_share.exp()) ** 2 + self.log_floor.exp() ** 2  # levels squared
-        prior = evidence.variance * torch.exp(gain_bias)
+        prior = (evidence.variance + self._mismatch(to_memory, removed)) * torch.exp(gain_bias)
         gain = prior / (prior + error)
         innovation = gain * (change - to_memory)
         corrected = to_memory + innovation
         variance = torch.addcmul(evidence.variance, gain, evidence.variance, value=-1)
-        memory = Memory(y + corrected, variance.clamp(VARIANCE_MIN, VARIANCE_NONE), features)
-        return Step(_touched(change) * corrected, change, innovation, prior, memory)
+        carried = Memory(y + corrected, variance.clamp(VARIANCE_MIN, VARIANCE_NONE), features)
+        return Step(_touched(change) * corrected, change, innovation, prior, carried)
 
     def smoothed(
         self, luma: Tensor, now: Step, after: Step, correction: Tensor, motion: Motion
@@ -182,8 +201,25 @@ class RecurrentUNet(UNet):
         correction = share * sample(correction, places, "bicubic")
         return _touched(now.estimate) * (now.memory.luma - luma + correction), now.innovation + correction
 
-    def _inputs(self, rgb: Tensor, y: Tensor, differences: Tensor, evidence: Evidence) -> Tensor:
-        """(B, 11, H, W) input channels.
+    def _mismatch(self, to_memory: Tensor, removed: Tensor) -> Tensor:
+        """(B, 1, H, W) variance, in levels squared, by how far the memory is off beside the rain.
+
+        Args:
+            to_memory: (B, 1, H, W) difference of the memory to the frame, in 0..1 units.
+            removed: (B, 1, H, W) levels of rain that the network removed.
+        """
+        untouched = (removed < DRY_LEVELS).to(removed.dtype)
+        both = torch.cat([to_memory.abs() * LEVELS * untouched, untouched], 1)
+        coarse = F.avg_pool2d(both, MISMATCH_STEP_PX, ceil_mode=True)
+        total, share = torch.split(F.avg_pool2d(coarse, MISMATCH_CELLS, 1, MISMATCH_CELLS // 2), 1, 1)
+        mean = (total + MISMATCH_PRIOR * MISMATCH_LEVELS) / (share + MISMATCH_PRIOR)
+        excess = self.log_mismatch.exp() * F.relu(mean - MISMATCH_LEVELS)
+        return F.interpolate(excess**2, removed.shape[-2:], mode="bilinear", align_corners=False)
+
+    def _inputs(
+        self, rgb: Tensor, y: Tensor, differences: Tensor, confidences: tuple[Tensor, Tensor], variance: Tensor
+    ) -> Tensor:
+        """(B, 12, H, W) input channels.
 
         Convolutions may run in bf16: it holds bytes exactly, and differences are scaled up.
         """
@@ -191,8 +227,8 @@ class RecurrentUNet(UNet):
             rgb if rgb.dtype == torch.uint8 else rgb * LEVELS,
             DIFFERENCE_GAIN * (y - blurred(blurred(y, -1), -2)),
             DIFFERENCE_GAIN * differences,
-            *_confidences(unit(evidence.confidence), unit(evidence.following_confidence)),
-            torch.log(evidence.variance) * (1 / math.log(VARIANCE_NONE)),
+            *confidences,
+            torch.log(variance) * (1 / math.log(VARIANCE_NONE)),
         )
         batch, _, height_px, width_px = y.shape
         shape = (batch, self.config.channels_in, height_px, width_px)
@@ -208,7 +244,7 @@ class RecurrentUNet(UNet):
         """The U-Net with the recurrence behind its second level.
 
         Args:
-            x: (B, 11, H', W') padded input channels.
+            x: (B, 12, H', W') padded input channels.
             features: (B, S, h, w), the carried feature state.
 
         Returns:
@@ -256,24 +292,25 @@ class RecurrentUNet(UNet):
         y = unit(luma)
         nothing = torch.zeros_like(y)
         features = y.new_zeros((len(y), *self.feature_shape(*y.shape[-2:])))
-        return Evidence(y, torch.full_like(y, VARIANCE_NONE), nothing, y.expand(-1, 2, -1, -1), nothing, features)
+        following = y.expand(-1, 2, -1, -1)
+        return Evidence(y, torch.full_like(y, VARIANCE_NONE), y, nothing, following, nothing, features)
 
-    def carried(self, memory: Memory, luma: Tensor, motion: Motion, following: Tensor) -> Carried:
-        """Warp the memory to the next frame.
+    def carried(self, memory: Memory, previous: Tensor, luma: Tensor, motion: Motion) -> Carried:
+        """Warp the memory and the frame before to a frame.
 
         Args:
             memory: of the frame before.
+            previous: (B, 1, H, W) luma of the frame before, in 0..1.
             luma: (B, 1, H, W) of the frame, in 0..1.
             motion: from the frame to the one before.
-            following: (B, 2, H, W), see `Evidence.following`.
         """
         places, confidence = motion.full_size(luma)
-        instead = agreed(luma, following)
-        remembered = torch.lerp(instead, sample(memory.luma, places, "bicubic"), confidence)
+        both = sample(torch.cat([memory.luma, previous], 1), places, "bicubic")
+        remembered, before = torch.split(torch.lerp(luma, both, confidence), 1, 1)
         variance = torch.lerp(torch.full_like(luma, VARIANCE_NONE), sample(memory.variance, places), confidence)
         variance = (variance + self.log_process.exp() ** 2).clamp(max=VARIANCE_NONE)
         features = self._carried_features(memory.features, motion)
-        return Carried(remembered, variance, confidence, features)
+        return Carried(remembered, variance, before, confidence, features)
 
     def _carried_features(self, features: Tensor, motion: Motion) -> Tensor:
         """Warp the feature state; beyond the frame, where it was padded, the flow at its edge goes on."""
@@ -286,16 +323,25 @@ class RecurrentUNet(UNet):
         return trust * sample(features, sampling_grid(flow_px / cell_px, cells))
 
 
-def _confidences(before: Tensor, after: Tensor) -> tuple[Tensor, Tensor]:
-    """The confidences that the network sees, (B, 1, H, W) each.
+def _both_sides(evidence: Evidence) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The four neighbours and the confidences of both sides, as the network sees them.
 
     At the ends of a shot one side stands in for the other. A frame without any neighbours, whose evidence is the frame
     itself, is aligned perfectly.
+
+    Returns:
+        Memory, previous frame and next two, (B, 1, H, W) each; confidence before and after, (B, 1, H, W) each.
     """
-    has_before, has_after = (side.amax((1, 2, 3), keepdim=True) > 0 for side in (before, after))
+    following = unit(evidence.following)
+    sides = (evidence.memory, unit(evidence.previous)), (following[:, 1:], following[:, :1])
+    trusts = unit(evidence.confidence), unit(evidence.following_confidence)
+    has_before, has_after = (trust.amax((1, 2, 3), keepdim=True) > 0 for trust in trusts)
+    memory, previous = (torch.where(has_before | ~has_after, *pair) for pair in zip(*sides, strict=True))
+    second, first = (torch.where(has_after | ~has_before, b, a) for a, b in zip(*sides, strict=True))
     neither = ~(has_before | has_after)
-    seen_before = torch.where(has_before, before, torch.where(neither, 1.0, after))
-    return seen_before, torch.where(has_after, after, torch.where(neither, 1.0, before))
+    before = torch.where(has_before, trusts[0], torch.where(neither, 1.0, trusts[1]))
+    after = torch.where(has_after, trusts[1], torch.where(neither, 1.0, trusts[0]))
+    return (memory, previous, first, second), (before, after)
 
 
 def _touched(estimate: Tensor) -> Tensor:
@@ -346,12 +392,6 @@ class SelectiveState(nn.Module):
         return u + self.out(read_out.to(u.dtype)), state
 
 
-def agreed(luma: Tensor, following: Tensor) -> Tensor:
-    """The median of a frame, (B, 1, H, W), and the next two, (B, 2, H, W)."""
-    one, two = following[:, :1], following[:, 1:]
-    return torch.maximum(torch.minimum(one, two), torch.minimum(torch.maximum(one, two), luma))
-
-
 def sampling_grid(flow: Tensor, shape: tuple[int, ...]) -> Tensor:
     """The places that a flow points to, as `F.grid_sample` wants them.
 
@@ -397,7 +437,7 @@ def sample(x: Tensor, places: Tensor, mode: str = "bilinear") -> Tensor:
 def from_window(window: dict[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:
     """Convert the weights of a generator with a window of five frames, so that it starts with what that one knows.
 
-    The memory takes the places of both frames before. Differences of colour channels become one difference of luma.
+    The memory takes the place of the frame two before. Differences of colour channels become one difference of luma.
 
     Args:
         window: weights of a `UNet` with the same widths.
@@ -413,7 +453,7 @@ def from_window(window: dict[str, Tensor], config: UNetConfig) -> dict[str, Tens
     trust = stem[:, 21:] / 2
     centre = stem[:, :3]
     bias = window["stem.bias"] - 0.5 * centre.sum((1, 2, 3, 4))  # the other sees values in -.5..0.5, this one in 0..255
-    parts = [centre / LEVELS, detail, before2 + before1, after1, after2, median, trust, trust, torch.zeros_like(trust)]
+    parts = [centre / LEVELS, detail, before2, before1, after1, after2, median, trust, trust, torch.zeros_like(trust)]
     head = {}
     luma = torch.tensor(LUMA_WEIGHTS).view(3, *(1,) * (window["head.weight"].ndim))
     for name in ("head.weight", "head.bias"):

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from vderain.model.convolution import convolve_activate, convolve_both_activate, strided_convolve_activate
 
 RGB = 3
-RECURRENT_IN, RECURRENT_OUT = 11, 4  # channels of a pixel, see `RecurrentUNet`
+RECURRENT_IN, RECURRENT_OUT = 12, 4  # channels of a pixel, see `RecurrentUNet`
 DIFFERENCE_GAIN = 4.0  # differences are small: they are scaled up before bf16 rounds them
 DETAIL_PX = 5  # side of the box blur that is subtracted to get a pixel's detail
 SCALE_MAX = 8

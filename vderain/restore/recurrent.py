@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vderain.errors import CheckpointError
-from vderain.model.recurrent import Evidence, Memory, Motion, RecurrentUNet, Step, agreed, sample
+from vderain.model.recurrent import Evidence, Memory, Motion, RecurrentUNet, Step, sample
 from vderain.restore.flow import FlowEstimator, consistent_flow
 from vderain.restore.frames import RADIUS, ConsistentFlow, Picture, PreparedFrame, Residual, Restoration
 from vderain.runtime.device import DevicePlacement, cores
@@ -41,11 +41,13 @@ class LinkedFrame:
         frame: prepared.
         to_previous: from this frame to the one before; None at the start of a shot.
         from_previous: from the one before to this frame.
+        previous: the one before.
     """
 
     frame: PreparedFrame
     to_previous: ConsistentFlow | None = None
     from_previous: ConsistentFlow | None = None
+    previous: PreparedFrame | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,10 +162,9 @@ class RecurrentRunner:
             evidence = self._look_ahead(generator.no_evidence(luma), luma, after)
             if memory is not None and now.to_previous is not None:
                 motion = self._motion(now.to_previous, luma)
-                carried = generator.carried(memory, luma, motion, evidence.following)
-                evidence = evidence._replace(**carried._asdict())
-                if not _links(after):  # the last frame of a shot: the memory stands in
-                    evidence = evidence._replace(following=evidence.memory.expand(-1, 2, -1, -1))
+                assert now.previous is not None
+                _, previous = self._upload(now.previous.rgb)
+                evidence = evidence._replace(**generator.carried(memory, previous, luma, motion)._asdict())
             return generator.step(picture, luma, evidence)
 
     def _look_ahead(self, evidence: Evidence, luma: Tensor, after: Sequence[LinkedFrame | None]) -> Evidence:
@@ -183,7 +184,7 @@ class RecurrentRunner:
             return evidence
         following = torch.cat([aligned[0], aligned[-1]], 1)
         confidence = (confidences[0] + confidences[-1]) / 2
-        return evidence._replace(memory=agreed(luma, following), following=following, following_confidence=confidence)
+        return evidence._replace(following=following, following_confidence=confidence)
 
     def _upload(self, rgb: Picture) -> tuple[Tensor, Tensor]:
         """(1, 3, H, W) uint8 and its luma, (1, 1, H, W) float32 in 0..1."""
@@ -240,6 +241,7 @@ def _link(pair: tuple[PreparedFrame | None, PreparedFrame]) -> LinkedFrame:
         frame,
         consistent_flow(frame.luma, before.luma, backward, forward),
         consistent_flow(before.luma, frame.luma, forward, backward),
+        before,
     )
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vderain.model.recurrent import Memory, Motion, RecurrentUNet, Step, agreed
+from vderain.model.recurrent import Memory, Motion, RecurrentUNet, Step
 from vderain.train.data.sequences import LENGTH, SequenceMaker, TrainingSequence
 from vderain.train.supervised import Supervised
 from vderain.train.trainer import Batch, Losses
@@ -51,14 +51,14 @@ class Recurrent(Supervised):
         luma = sequence.luma[:, index]
         following = sequence.following[:, index]
         evidence = generator.no_evidence(luma)._replace(
-            memory=agreed(luma, following),
             following=following,
             following_confidence=sequence.following_confidence[:, index],
         )
         if memory is not None:
             flow_px = sequence.flow[:, index].float()
             motion = Motion(flow_px, sequence.confidence[:, index] * within(flow_px))
-            evidence = evidence._replace(**generator.carried(memory, luma, motion, following)._asdict())
+            carried = generator.carried(memory, sequence.luma[:, index - 1], luma, motion)
+            evidence = evidence._replace(**carried._asdict())
         with self.placement.autocast():
             return generator.step(sequence.rainy[:, index], luma, evidence)
 
