@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 INTERLACED = "interlaced frames (deinterlaced)"
 CROPPED = "cropping rectangle (the frames themselves are cropped)"
+WITHOUT_PICTURE = "packets without a picture"
 CONVERTED = "frames of another size or format than the first (converted)"
 _LATEST_S = 2**31  # timestamps end before: 68 years
 _MAX_EVENTS = 50  # limits the memory that a badly broken file takes
@@ -263,8 +264,9 @@ class VideoReader:
 
     def _log_packets_without_frame(self, decoder: FrameDecoder) -> None:
         name = self.path.name
-        if decoder.end_marks:
-            log.warning("'%s': packets without a picture (end of sequence): %d.", name, decoder.end_marks)
+        if decoder.without_picture:
+            self.changed.append(f"{WITHOUT_PICTURE} (left out): {decoder.without_picture}")
+            log.warning("'%s': %s: %d.", name, WITHOUT_PICTURE, decoder.without_picture)
         if decoder.hidden:
             log.info("'%s': frames that its edit list hides: %d.", name, decoder.hidden)
 
