@@ -70,6 +70,7 @@ def test_a_joint_shows_in_no_frame(clip: Make, tiny: Path, temporal: Any) -> Non
     assert decoded_pts(pieces.target) == decoded_pts(whole.target)
 
 
+@pytest.mark.timeout(180)
 def test_the_guard_sees_over_a_joint(tmp_path: Path) -> None:
     """Real weights, half of the clip in rain: the count of dry frames and their pictures are as without a crash."""
     source = rain_begins(tmp_path / "in.mkv", dry=9, rainy=9)
