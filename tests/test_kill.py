@@ -8,6 +8,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -20,7 +23,6 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups 
 ROOT = Path(__file__).parents[1]
 Command = list[object]
 QUICK = ["--temporal", "off", "--no-drops", "--no-guard", "--encoder-opt", "x264-params=mbtree=0"]
-IMPORTS_S = 1.0  # nothing is written before
 EVERY_THIRD = 3
 
 
@@ -32,14 +34,27 @@ def ran(command: Command) -> "subprocess.CompletedProcess[str]":
     return done
 
 
-def killed(command: Command, after_s: float) -> None:
-    """Starts a command and kills it with all its workers."""
-    with subprocess.Popen(
-        [sys.executable, str(ROOT / "cli.py"), *map(str, command)],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
-    ) as running:  # fmt: skip
+class Started:
+    """A command in a process group of its own, which is killed in the end."""
+
+    def __init__(self, command: Command, began: Callable[[], bool]) -> None:
+        arguments = [sys.executable, str(ROOT / "cli.py"), *map(str, command)]
+        null = subprocess.DEVNULL
+        self.running = subprocess.Popen(arguments, stdout=null, stderr=null, start_new_session=True)
+        while self.running.poll() is None and not began():
+            time.sleep(0.005)
+        self.began_s = time.monotonic()
+
+    def ended_s(self) -> float:
+        """Waits for the end. Returns seconds since the work began."""
+        assert self.running.wait(timeout=300) == 0
+        return time.monotonic() - self.began_s
+
+    def kill(self, after_s: float) -> None:
         time.sleep(after_s)
-        os.killpg(running.pid, signal.SIGKILL)
+        with suppress(ProcessLookupError):
+            os.killpg(self.running.pid, signal.SIGKILL)
+        self.running.wait()
 
 
 def tamper(paths: Sequence[Path], dice: random.Random) -> bool:
@@ -55,39 +70,45 @@ def tamper(paths: Sequence[Path], dice: random.Random) -> bool:
     return True
 
 
-def killed_and_continued(
-    command: Command, whole_s: float, numbers: range, store: Callable[[], Sequence[Path]], reset: Callable[[], object],
-    check: Callable[[str], object], can_continue: Callable[[], bool] = lambda: True,
-) -> None:  # fmt: skip
-    """Kills a command at instants, continues it each time, and checks what it made.
+@dataclass(frozen=True)
+class Attack:
+    """How to kill a command again and again.
 
-    Args:
+    Attributes:
         command: to be run again after each kill.
-        whole_s: how long it takes undisturbed.
-        numbers: of instants of 100, evenly spaced over that time.
+        began: whether it has begun to work.
         store: returns the files that may be tampered with.
         reset: removes all results.
-        check: is given the messages of the run that continued.
+        check: checks the results; is given the messages of the run that continued.
         can_continue: whether the command may be run with ``--resume``.
     """
-    tampered = 0
-    for number in numbers:
-        dice = random.Random(number)
-        reset()
-        killed(command, IMPORTS_S + max(0.0, whole_s - IMPORTS_S) * (number + dice.random()) / 100)
-        if number % EVERY_THIRD == 0:
-            tampered += tamper(store(), dice)
-        done = ran(command if can_continue() else [part for part in command if part != "--resume"])
-        assert done.returncode == 0, (number, done.stderr)
-        check(done.stderr)
-    print(f"{len(numbers)} kills, {tampered} stores tampered with")
 
+    command: Command
+    began: Callable[[], bool]
+    store: Callable[[], Sequence[Path]]
+    reset: Callable[[], object]
+    check: Callable[[str], object]
+    can_continue: Callable[[], bool] = lambda: True
 
-def timed(command: Command) -> float:
-    started_s = time.monotonic()
-    done = ran(command)
-    assert done.returncode == 0, done.stderr
-    return time.monotonic() - started_s
+    def carry_out(self, numbers: range) -> None:
+        """Kills the command at instants of 100, evenly spaced over its work, and continues it each time."""
+        self.reset()
+        work_s = Started(self._command(), self.began).ended_s()
+        tampered = said = 0
+        for number in numbers:
+            dice = random.Random(number)
+            self.reset()
+            Started(self._command(), self.began).kill(work_s * (number + dice.random()) / 100)
+            has_tampered = number % EVERY_THIRD == 0 and tamper(self.store(), dice)
+            done = ran(self._command())
+            assert done.returncode == 0, (number, done.stderr)
+            self.check(done.stderr)
+            tampered += has_tampered
+            said += has_tampered and "is damaged" in done.stderr
+        print(f"{len(numbers)} kills, {tampered} stores tampered with, {said} of them named as damaged")
+
+    def _command(self) -> Command:
+        return self.command if self.can_continue() else [part for part in self.command if part != "--resume"]
 
 
 SHARES = [
@@ -98,43 +119,43 @@ shares = pytest.mark.parametrize("numbers", SHARES)  # quick tests of the two co
 
 @shares
 def test_process_is_killed(tmp_path: Path, tiny1: Path, numbers: range) -> None:
-    source, target = make(tmp_path / "in.mp4", Clip(frames=620, audio="aac")), tmp_path / "out.mp4"
+    source, target = make(tmp_path / "in.mp4", Clip(frames=1600, audio="aac")), tmp_path / "out.mp4"
     command: Command = ["process", source, "--model", tiny1, "--resume", *QUICK, "-o"]
-    whole_s = timed([*command, tmp_path / "straight.mp4"])
-    straight = (tmp_path / "straight.mp4").read_bytes()
+    assert ran([*command, tmp_path / "straight.mp4"]).returncode == 0
+    store = tmp_path / ".out.mp4.segments"
 
     def reset() -> None:
         for path in tmp_path.glob("*out.mp4*"):
             path.unlink()
 
     def check(told: str) -> None:
-        assert target.read_bytes() == straight, told
+        assert target.read_bytes() == (tmp_path / "straight.mp4").read_bytes(), told
         assert names_in(tmp_path) == {"in.mp4", "out.mp4", "straight.mp4"}
 
-    store = tmp_path / ".out.mp4.segments"
-    killed_and_continued([*command, target], whole_s, numbers, lambda: [store], reset, check)
+    Attack([*command, target], store.exists, lambda: [store], reset, check).carry_out(numbers)
 
 
 @shares
 def test_batch_is_killed(tmp_path: Path, tiny1: Path, numbers: range) -> None:
-    card, out = tmp_path / "card", tmp_path / "out"
+    card, out, straight = tmp_path / "card", tmp_path / "out", tmp_path / "straight"
     card.mkdir()
-    for number in range(3):
-        make(card / f"{number}.mp4", Clip(frames=60 + 40 * number))
-    command: Command = ["batch", card, "--model", tiny1, "--segment", 20, "-q", *QUICK, "-o"]
-    whole_s = timed([*command, tmp_path / "straight"])
     names = [f"{number}.mp4" for number in range(3)]
+    for name in names:
+        make(card / name, Clip(frames=300))
+    command: Command = ["batch", card, "--model", tiny1, "--segment", 20, "-q", *QUICK, "-o"]
+    assert ran([*command, straight]).returncode == 0
+
+    def store() -> list[Path]:
+        return list(out.rglob("segments*"))
 
     def check(told: str) -> None:
         for name in names:
-            assert (out / name).read_bytes() == (tmp_path / "straight" / name).read_bytes(), told
+            assert (out / name).read_bytes() == (straight / name).read_bytes(), told
         left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
         assert not [name for name in left if "partial" in name or "segments" in name], left
 
-    def store() -> list[Path]:
-        return list(out.rglob("*segments*"))
-
-    killed_and_continued([*command, out], whole_s, numbers, store, lambda: shutil.rmtree(out, True), check)
+    reset = partial(shutil.rmtree, out, ignore_errors=True)
+    Attack([*command, out], lambda: bool(store()), store, reset, check).carry_out(numbers)
 
 
 @pytest.mark.parametrize("numbers", [pytest.param(range(75, 76), marks=pytest.mark.timeout(180), id="one"), *SHARES])
@@ -144,16 +165,14 @@ def test_train_is_killed(tmp_path: Path, numbers: range) -> None:
     for number in range(4):
         cv2.imwrite(str(photos / f"{number}.png"), textured(number, (90, 110)))
     recipe = ["train", ROOT / "configs" / "smoke.toml", "--set", f"data.photos={photos}", "--set", "run.save_every=1"]
-    whole_s = timed([*recipe, "--out", tmp_path / "straight"])
+    assert ran([*recipe, "--out", tmp_path / "straight"]).returncode == 0
     straight = load_file(tmp_path / "straight" / "resume.safetensors")
-
-    def reset() -> None:
-        shutil.rmtree(out, ignore_errors=True)
+    state = out / "resume.safetensors"  # without it, --resume is refused
 
     def check(told: str) -> None:
-        state = load_file(out / "resume.safetensors")
-        assert state.keys() == straight.keys() and all(torch.equal(state[name], straight[name]) for name in state)
+        reached = load_file(state)
+        assert reached.keys() == straight.keys() and all(torch.equal(reached[name], straight[name]) for name in reached)
         assert not [name for name in names_in(out) if "partial" in name]
 
-    state = out / "resume.safetensors"  # without it, --resume is refused
-    killed_and_continued([*recipe, "--resume", "--out", out], whole_s, numbers, list, reset, check, state.exists)
+    reset = partial(shutil.rmtree, out, ignore_errors=True)
+    Attack([*recipe, "--resume", "--out", out], out.exists, list, reset, check, state.exists).carry_out(numbers)

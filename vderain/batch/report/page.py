@@ -27,7 +27,7 @@ from vderain.runtime.files import publish, temporary_path, write_new
 
 NAME = "report.html"
 HERE = Path(__file__).parent
-FILES_PER_PAGE = 1000  # what a browser lays out without delay
+FILES_PER_PAGE = 500  # what a browser lays out without delay
 NEIGHBOURS = 5  # pages before and after, which a page has links to
 _PARTIAL = ".partial"
 _PARTIAL_S = 3600.0  # no page takes that long
