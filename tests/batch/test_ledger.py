@@ -14,7 +14,9 @@ from vderain.batch import store
 from vderain.batch.ledger import NAME, Ledger, read_only
 from vderain.batch.plan import Item
 from vderain.batch.record import HIDDEN, FileResult, Record, Thumbnail
-from vderain.errors import VderainError
+from vderain.batch.result_folder import ResultFolder
+from vderain.errors import OutputError, VderainError
+from vderain.options import Options
 from vderain.runtime.files import Fingerprint, fingerprint
 
 SEEN = Fingerprint(10, 20, "ends")
@@ -100,9 +102,12 @@ def test_files_of_dead_runs_can_be_claimed(tmp_path: Path) -> None:
         assert again.attempts == 2
 
 
-@pytest.mark.parametrize("moment", ["before the name is given", "after it"])
+@pytest.mark.parametrize("moment", ["before the name is given", "while it has both names", "after it"])
 def test_killed_between_written_and_done(tmp_path: Path, moment: str) -> None:
-    rename = "" if moment.startswith("before") else "(ledger.outdir / record.draft).replace(ledger.outdir / 'a.mp4')"
+    give = {"before": "", "while": "(ledger.outdir / 'a.mp4').hardlink_to(draft)"}
+    rename = "draft = ledger.outdir / record.draft\n" + give.get(
+        moment.partition(" ")[0], "draft.replace(ledger.outdir / 'a.mp4')"
+    )
     code = "record = replace(written(ledger), state='written', run=ledger.run)\n"
     code += f"with ledger.transaction(): store.put(ledger._db, record)\n{rename}"
     killed_with(tmp_path, code)
@@ -112,6 +117,31 @@ def test_killed_between_written_and_done(tmp_path: Path, moment: str) -> None:
         assert record.state == "done"
         assert (tmp_path / "a.mp4").read_bytes() == b"result"
         assert claim(ledger) == "done"
+
+
+def test_a_file_that_appears_after_a_kill_is_not_replaced(tmp_path: Path) -> None:
+    code = "record = replace(written(ledger), state='written', run=ledger.run)\n"
+    killed_with(tmp_path, code + "with ledger.transaction(): store.put(ledger._db, record)\n")
+    (tmp_path / "a.mp4").write_bytes(b"of another")
+    with Ledger(tmp_path) as ledger:
+        record = ledger.record("a.mp4")
+        assert record is not None and record.state == "waiting"
+        assert (tmp_path / "a.mp4").read_bytes() == b"of another"
+        with pytest.raises(OutputError, match="exists already"):
+            ResultFolder(ledger).check_target(record.item, Options())
+
+
+def test_a_file_that_appears_at_the_last_moment_is_not_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Ledger(tmp_path) as ledger:
+        claim(ledger)
+        result = written(ledger)
+        monkeypatch.setattr("vderain.batch.ledger.os.path.lexists", lambda path: False)  # it appears just behind
+        (tmp_path / "a.mp4").write_bytes(b"of another")
+        with pytest.raises(OutputError):
+            ledger.publish(result)
+        assert (tmp_path / "a.mp4").read_bytes() == b"of another"
 
 
 @pytest.mark.parametrize("how", ["garbage", "middle", "value", "newer", "foreign"])

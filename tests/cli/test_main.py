@@ -413,6 +413,24 @@ def test_info_of_a_file(vderain: Run, clip: Make) -> None:
     ]  # fmt: skip
 
 
+def test_a_file_that_announces_many_streams_gets_short_lines(vderain: Run, clip: Make, tmp_path: Path) -> None:
+    many = tmp_path / "many.mkv"
+    with av.open(str(clip())) as source, av.open(str(many), "w") as output:
+        streams = [output.add_stream_from_template(source.streams.video[0], opaque=True) for _ in range(80)]
+        for stream in streams[1:]:
+            stream.metadata["language"] = "x" * 500
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = streams[0]
+                output.mux(packet)
+    told = vderain("info", many).stdout.splitlines()
+    assert len(told) < 60 and "  and 30 more streams, of which 30 are copied (--json lists all)" in told
+    made = vderain("process", many, "-o", tmp_path / "out.mp4", "--strength", 0)
+    assert made.exit_code == 0, made.stderr
+    assert re.search(r"and 6\d more\.", made.stderr)
+    assert max(map(len, made.stderr.splitlines() + told)) < 1500
+
+
 def test_info_judges_by_the_output_that_would_be_written(vderain: Run, clip: Make) -> None:
     for name, muxer in (("in.mkv", "matroska"), ("in.ts", "mp4")):
         facts = json.loads(vderain("info", clip(name, frames=5), "--json").stdout)

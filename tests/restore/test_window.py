@@ -14,7 +14,8 @@ from vderain.rain.streaks import Light, StreakLayer, rain_onto, streak_opacity
 from vderain.restore.flow import FlowEstimator
 from vderain.restore.frames import RADIUS, AlignedWindow, Restoration
 from vderain.restore.median_baseline import restore_window
-from vderain.restore.window import CUT_MEAN_LEVELS, is_cut, prepare_frame, prepare_frames, single_frame, windows
+from vderain.restore.scene_state import CUT_MEAN_LEVELS, is_cut
+from vderain.restore.window import prepare_frame, prepare_frames, single_frame, windows
 
 WINDOW = 2 * RADIUS + 1
 

@@ -26,6 +26,7 @@ from vderain.batch import store
 from vderain.batch.locks import ALIVE_S, LockFile, has_file_locks
 from vderain.batch.record import GPX_SUFFIX, HIDDEN, THUMBNAILS, WORK, Journal, Record, is_done
 from vderain.errors import OutputError, VderainError
+from vderain.runtime.files import publish
 
 NAME = "vderain.sqlite"
 NO_LOCKS = (
@@ -147,12 +148,15 @@ class Ledger:
     def publish(self, record: Record) -> Record:
         """Renames a draft to its final name; from then on the file is done, whatever happens.
 
+        A file that has the name already is replaced: `ResultFolder.check_target` has said that it may be.
+
         Raises:
             OutputError: it cannot be renamed.
         """
+        replaces = os.path.lexists(self.outdir / record.target)
         with self.transaction():
             store.put(self._db, replace(record, state="written", run=self.run))
-        return self._finish(record)
+        return self._finish(record, replaces)
 
     def recover(self) -> None:
         """Publishes what dead runs had written, and releases what they had not."""
@@ -169,7 +173,7 @@ class Ledger:
             for record in written:
                 there = (self.outdir / record.draft).exists() or record.is_intact(self.outdir)
                 if there and self._is_inside(record.draft) and self._is_inside(record.target):
-                    self._finish(record)
+                    self._finish_of_dead_run(record)
                 else:
                     self.release(record.target)
             self._remove_lock(run)
@@ -220,14 +224,24 @@ class Ledger:
         """The results in the journal that are still on disk as they were written."""
         return [record for record in self._journal.records().values() if record.is_intact(self.outdir)]
 
-    def _finish(self, record: Record) -> Record:
+    def _finish_of_dead_run(self, record: Record) -> None:
+        """Publishes a draft, unless another file has appeared under the name since; then the file is done again."""
+        older = self._journal.records().get(record.target)
+        try:
+            self._finish(record, replaces=older is not None and older.is_intact(self.outdir))
+        except OutputError as error:
+            if not isinstance(error.__cause__, FileExistsError):
+                raise
+            self.release(record.target)
+
+    def _finish(self, record: Record, replaces: bool) -> Record:
         target, draft = self.outdir / record.target, self.outdir / record.draft
         with _output_errors(target):
             if draft.exists():
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with suppress(FileNotFoundError):  # the GPS track first: while the draft exists, nothing is done yet
                     draft.with_suffix(GPX_SUFFIX).replace(target.with_suffix(GPX_SUFFIX))
-                draft.replace(target)
+                publish(draft, target, overwrite=replaces)
             done = replace(record, state="done", run=self.run, draft="")
             self._journal.append(done)
             with self.transaction():

@@ -231,6 +231,9 @@ class Journal:
         return records
 
 
+_NO_NAMES = frozenset({"", ".", ".."})  # of files; an absolute path begins with an empty one
+
+
 def _no_link(path: str, flags: int) -> int:
     """Opens a file, unless it is a link, which may lead out of OUTDIR."""
     return os.open(path, flags | getattr(os, "O_NOFOLLOW", 0), 0o666)
@@ -262,14 +265,15 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
     if kind is Path:
         return lambda value: Path(_checked(value, str))
     if kind is str:
-        return lambda value: _checked(value, str)
-    return lambda value: kind(_checked(value, int if kind is int else (int, float)))
+        return lambda value: value if type(value) is str else _checked(value, str)
+    numbers = int if kind is int else (int, float)
+    return lambda value: kind(value) if isinstance(value, numbers) and abs(value) < LARGEST else _checked(value, ())
 
 
 def _checked(value: Any, kind: type | tuple[type, ...]) -> Any:
-    if isinstance(value, kind) and (not isinstance(value, int | float) or abs(value) < LARGEST):
+    if isinstance(value, kind):
         return value
-    raise TypeError(f"{value!r:.50} is not of the type {kind}")
+    raise TypeError(f"{value!r:.50} is of another type, or too large")
 
 
 def _check_paths(record: Record) -> None:
@@ -280,7 +284,7 @@ def _check_paths(record: Record) -> None:
     """
     thumbnails = [name for each in record.result.thumbnails for name in (each.before, each.after)]
     for path in (record.target, *filter(None, [record.draft]), *thumbnails):
-        if Path(path).anchor or not {"", ".", ".."}.isdisjoint(path.replace(os.sep, "/").split("/")):
+        if os.path.splitdrive(path)[0] or not _NO_NAMES.isdisjoint(path.replace(os.sep, "/").split("/")):
             raise ValueError(f"a path that leads out of the folder of results: {path!r:.200}")
         if "\0" in path or not os.fsencode(path):
             raise ValueError(f"an impossible path: {path!r:.200}")

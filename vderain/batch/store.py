@@ -100,8 +100,7 @@ def read_only(path: Path) -> dict[str, Record]:
     try:
         with closing(sqlite3.connect(f"{path.resolve().as_uri()}?{mode}", uri=True, timeout=WAIT_S)) as connection:
             connection.row_factory = sqlite3.Row
-            _check(connection)
-            return read(connection)
+            return _check(connection)
     except (sqlite3.Error, ValueError):
         return {}
 
@@ -190,8 +189,8 @@ def _has_tables(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone() is not None
 
 
-def _check(connection: sqlite3.Connection) -> None:
-    """Raises `sqlite3.DatabaseError` where the file is not an intact ledger of this version."""
+def _check(connection: sqlite3.Connection) -> dict[str, Record]:
+    """All records. Raises `sqlite3.DatabaseError` where the file is not an intact ledger of this version."""
     if connection.execute("PRAGMA application_id").fetchone()[0] != APPLICATION_ID:
         raise _UnusableError("foreign to vderain")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
@@ -201,8 +200,8 @@ def _check(connection: sqlite3.Connection) -> None:
         raise _UnusableError("damaged")
     if {row["sql"] for row in connection.execute("SELECT sql FROM sqlite_master WHERE sql NOT NULL")} != set(SCHEMA):
         raise _UnusableError("damaged")
-    read(connection)
     runs(connection)
+    return read(connection)
 
 
 def _reason_unusable(error: sqlite3.Error | ValueError) -> str:

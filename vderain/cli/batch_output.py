@@ -254,10 +254,12 @@ def _record_facts(record: Record) -> dict[str, Any]:
 
 
 def _done_line(record: Record) -> str:
+    from vderain.media.frame import listing
+
     result = record.result
     damage = f", {counted(result.repeated, 'damaged frame')} concealed" if result.repeated else ""
     damage += f", {counted(result.missing, 'frame')} missing" if result.missing else ""
-    lost = f", not kept: {', '.join(result.dropped)}" if result.dropped else ""
+    lost = f", not kept: {listing(result.dropped)}" if result.dropped else ""
     rate = result.frames / max(1e-6, record.seconds)
     frames = counted(result.frames, "frame")
     return f"{record.target}: {frames}{damage}{lost} in {format_time(record.seconds)} ({rate:.1f} frames/s)"

@@ -1,6 +1,7 @@
 """`vderain info`: describes this installation, or a file and what processing keeps of it."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,8 @@ import typer
 from vderain import __version__
 from vderain.cli.console import exit_on_error, format_size, out
 from vderain.cli.flags import Verbose
+
+LINES_MAX = 50  # a damaged file may announce thousands of streams
 
 
 def info_command(
@@ -67,22 +70,34 @@ def _facts_of_file(file: Path, container: str | None) -> dict[str, Any]:
     return asdict(describe(file, f".{container.lower().lstrip('.')}" if container else own))
 
 
+def _print_rest(parts: Sequence[dict[str, Any]], what: str) -> None:
+    """Count the parts of a file that are not printed."""
+    if len(parts) > LINES_MAX:
+        kept = sum(part["kept"] for part in parts[LINES_MAX:])
+        out.print(f"  and {len(parts) - LINES_MAX} more {what}, of which {kept} are copied (--json lists all)")
+
+
 def _print_file(facts: dict[str, Any]) -> None:
+    from vderain.media.frame import listing
+
     length = f"{facts['duration_s']:.2f} s" if facts["duration_s"] is not None else "unknown length"
     out.print(f"{facts['path']}: {facts['container']}, {length}, {format_size(facts['size_bytes'])}", markup=False)
-    for stream in facts["streams"]:
+    for stream in facts["streams"][:LINES_MAX]:
         lost = "empty" if stream["empty"] else "NOT KEPT"
         outcome = "derained" if stream["processed"] else "copied" if stream["kept"] else lost
         outcome = f"written as {stream['becomes']}" if stream["becomes"] else outcome
-        language = f" ({stream['language']})" if stream["language"] else ""
+        language = f" ({listing([stream['language']])})" if stream["language"] else ""
+        detail = listing([stream["detail"]])
         out.print(
-            f"  #{stream['index']} {stream['kind']}: {stream['codec']}, {stream['detail']}{language}: {outcome}",
+            f"  #{stream['index']} {stream['kind']}: {stream['codec']}, {detail}{language}: {outcome}",
             markup=False,
         )
+    _print_rest(facts["streams"], "streams")
     if facts["interlaced"]:
         out.print("  interlaced: the fields are combined into whole frames", markup=False)
-    for part in facts["hidden"]:
-        out.print(f"  {part['name']}: {'copied' if part['kept'] else 'NOT KEPT'}", markup=False)
+    for part in facts["hidden"][:LINES_MAX]:
+        out.print(f"  {listing([part['name']])}: {'copied' if part['kept'] else 'NOT KEPT'}", markup=False)
+    _print_rest(facts["hidden"], "parts")
     if facts["gps_fixes"]:
         out.print(f"  {facts['gps_fixes']} GPS positions, which --gpx writes to a .gpx file", markup=False)
     if facts["chapters"]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 from av.stream import Stream
 
+from vderain.media.clip import check_source
 from vderain.media.decode.media_file import TIMECODE, MediaFile, StreamInfo
 from vderain.media.decode.open import first_packet, is_empty
 from vderain.media.decode.probe import frame_rate, open_media
@@ -106,6 +107,7 @@ def describe(path: str | os.PathLike[str], suffix: str = DEFAULT_SUFFIX) -> File
         UsageError: the suffix is unknown.
     """
     source = Path(path)
+    check_source(source)
     muxer = output_format(Path(f"output{suffix}"))
     with open_media(source) as (container, media):
         streams = tuple(_describe_stream(container.streams[info.index], info, media, muxer) for info in media.streams)

@@ -3,7 +3,7 @@
 Videos, still images and folders of images have the same two interfaces.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 Plane = NDArray[np.uint8] | NDArray[np.uint16]
 Matrix = Literal["bt601", "bt709", "bt2020", "rgb"]
+_NAME_MAX = 100  # characters of a name in a message
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,6 +107,18 @@ class SinkReport:
     kept: tuple[str, ...] = ()
     changed: tuple[str, ...] = ()
     dropped: tuple[str, ...] = ()
+
+
+def listing(names: Sequence[str], most: int = 12) -> str:
+    """Names for a message, joined by commas. Files may announce thousands, and names of any length.
+
+    Args:
+        names: of streams, tags and the like.
+        most: how many to spell out; the others are counted.
+    """
+    spelled = [name if len(name) <= _NAME_MAX else f"{name[:_NAME_MAX]}..." for name in names[:most]]
+    rest = len(names) - most
+    return ", ".join(spelled) + (f" and {rest} more" if rest > 0 else "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,8 +6,9 @@ filtered by a temporal median, since what is mistaken for a drop moves with the 
 glass is dry in most parts of the frame, nothing is added.
 """
 
+from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -17,6 +18,7 @@ from vderain.restore.flow import flow_luma
 from vderain.restore.frames import WINDOW, Picture, PreparedFrame, Residual, add_to_rgb, median_of_five
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.rain_detection import mean_by_tile
+from vderain.restore.scene_state import Observation, scene_states, thumbnail_of
 from vderain.runtime.threads import ordered_map, sliding_window, stage
 
 MAX_LINES = 360  # of the shorter side, for the network
@@ -25,6 +27,9 @@ SURROUNDINGS_PX, SOFT_PX = 81, 5  # the colours found there bound the residual: 
 # Mean change of the median tile, in levels of 255. Dry clips and images stay below .01; a few soft drops make .3, a
 # glass full of small ones more than 1.
 DRY_LEVELS, WET_LEVELS = 0.1, 0.25
+# The mean of the same over a second. Behind dry glass it stays below .27 (reeds that hang still, a dirty windshield);
+# drops before a night street make .54, a windshield full of them 1.6.
+DRY_SCENE_LEVELS, WET_SCENE_LEVELS = 0.3, 0.5
 # In a still image nothing can be seen to last, and dots of a pattern may pass for drops, so the thresholds are higher.
 STILL_DRY_LEVELS, STILL_WET_LEVELS = 0.35, 0.6
 
@@ -48,8 +53,28 @@ class RaindropRemover:
             workers: number of threads.
             radius: frames of the same shot before and after in which a drop has to be as well.
         """
-        detected = ordered_map(self._detect, frames, workers if self._network.on_cpu else 1)
-        return ordered_map(self._remove, sliding_window(detected, radius), workers)
+        on_cpu = self._network.on_cpu
+        detected = ordered_map(self._detect, frames, workers if on_cpu else 1)
+        lasting = ordered_map(self._combine, sliding_window(detected, radius), workers)
+        return ordered_map(self._remove, self._judge(lasting, alone=radius == 0), workers)
+
+    def _judge(self, frames: Iterable["_Lasting"], alone: bool) -> Iterator[tuple["_Lasting", float]]:
+        """Each frame with its raindrop score: that of its scene, or its own where it is judged alone."""
+        waiting: deque[_Lasting] = deque()
+
+        def observed() -> Iterator[Observation]:
+            for item in frames:
+                waiting.append(item)
+                frame = item.frame
+                yield Observation(frame.shot, frame.is_still_image, thumbnail_of(frame.luma), item.level, 0.0)
+
+        for state in scene_states(observed(), DRY_SCENE_LEVELS, WET_SCENE_LEVELS):
+            item = waiting.popleft()
+            score = state.strength
+            if alone or state.is_still_image:
+                dry, wet = (STILL_DRY_LEVELS, STILL_WET_LEVELS) if state.is_still_image else (DRY_LEVELS, WET_LEVELS)
+                score = min(1.0, max(0.0, (item.level - dry) / (wet - dry)))
+            yield item, score if self._skip_dry else 1.0
 
     @stage("raindrops")
     def _detect(self, frame: PreparedFrame) -> tuple[PreparedFrame, Residual]:
@@ -64,19 +89,39 @@ class RaindropRemover:
         return frame, bounded(rgb, residual) if raindrop_level(residual) > DRY_LEVELS / 2 else residual
 
     @stage("raindrops")
-    def _remove(self, around: tuple[tuple[PreparedFrame, Residual] | None, ...]) -> PreparedFrame:
-        """Add what is in most residuals of a sliding window to the frame in its middle."""
+    def _combine(self, around: tuple[tuple[PreparedFrame, Residual] | None, ...]) -> "_Lasting":
+        """What is in most residuals of a sliding window, for the frame in its middle."""
         middle = around[len(around) // 2]
         assert middle is not None
         frame, _ = middle
         lasting = _temporal_median([residual for other, residual in filter(None, around) if other.shot == frame.shot])
-        dry, wet = (STILL_DRY_LEVELS, STILL_WET_LEVELS) if frame.is_still_image else (DRY_LEVELS, WET_LEVELS)
-        score = min(1.0, (raindrop_level(lasting) - dry) / (wet - dry)) if self._skip_dry else 1.0
+        return _Lasting(frame, lasting, raindrop_level(lasting))
+
+    @stage("raindrops")
+    def _remove(self, judged: tuple["_Lasting", float]) -> PreparedFrame:
+        """Add the residual to a frame as far as the glass is wet."""
+        item, score = judged
+        frame = item.frame
         if score <= 0:
             return frame
-        residual = (lasting * np.float32(score)).astype(np.float16)  # (h, w, 3)
+        residual = (item.residual * np.float32(score)).astype(np.float16)  # (h, w, 3)
         rgb = add_to_rgb(frame.rgb, upscaled(residual, *frame.rgb.shape[:2]))
         return replace(frame, rgb=rgb, luma=flow_luma(rgb), raindrop_residual=residual, raindrop_score=score)
+
+
+@dataclass(frozen=True, slots=True)
+class _Lasting:
+    """A frame and what the network takes for raindrops in most of its neighbours.
+
+    Attributes:
+        frame: the frame.
+        residual: (h, w, 3) float32 in 0..1 units.
+        level: its `raindrop_level`.
+    """
+
+    frame: PreparedFrame
+    residual: NDArray[np.float32]
+    level: float
 
 
 def raindrop_level(residual: NDArray[np.floating]) -> float:

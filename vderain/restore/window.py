@@ -1,4 +1,4 @@
-"""Prepares decoded frames, finds scene cuts, and aligns each frame's neighbours to it by optical flow.
+"""Prepares decoded frames, numbers shots, and aligns each frame's neighbours to it by optical flow.
 
 Flow is computed once for each pair of frames and serves both directions.
 """
@@ -9,7 +9,6 @@ from functools import partial
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from vderain.media.colour import to_rgb8
 from vderain.media.frame import Frame
@@ -19,19 +18,14 @@ from vderain.restore.frames import (
     AlignedWindow,
     ConsistentFlow,
     FlowPair,
-    Luma,
     Picture,
     PreparedFrame,
     repeat_frame,
 )
+from vderain.restore.scene_state import is_cut
 from vderain.runtime.threads import ordered_map, sliding_window, stage
 
 OFFSETS = (-2, -1, 1, 2)  # of the four neighbours, in frames
-THUMBNAIL_PX = (32, 18)
-# A cut: the mean difference of two thumbnails exceeds what camera motion makes, in luma levels; or their median
-# difference is large and they correlate no better than unrelated images do.
-CUT_MEAN_LEVELS = 28.0
-CUT_MEDIAN_LEVELS, CUT_CORRELATION = 12.0, 0.45
 
 
 def windows(
@@ -87,25 +81,6 @@ def _number_shots(frames: Iterable[PreparedFrame], first: int) -> Iterator[Prepa
         previous = replace(current, number=number)
     if previous is not None:
         yield replace(previous, shot=shot, is_still_image=is_first)
-
-
-def is_cut(previous: Luma, current: Luma) -> bool:
-    """Whether a new shot begins between two frames.
-
-    Args:
-        previous: (h, w) uint8.
-        current: (h, w) uint8, of the same size.
-    """
-    first, second = (cv2.resize(x, THUMBNAIL_PX, interpolation=cv2.INTER_AREA) for x in (previous, current))
-    difference = cv2.absdiff(first, second)
-    unrelated = float(np.median(difference)) > CUT_MEDIAN_LEVELS and _correlation(first, second) < CUT_CORRELATION
-    return unrelated or float(difference.mean()) > CUT_MEAN_LEVELS
-
-
-def _correlation(first: NDArray[np.generic], second: NDArray[np.generic]) -> float:
-    """Correlation of two thumbnails, -1 to 1; near 0 where one of them is nearly flat."""
-    a, b = (part.astype(np.float32) - np.float32(part.mean()) for part in (first, second))
-    return float((a * b).mean() / ((a.std() + 2) * (b.std() + 2)))
 
 
 def align_windows(frames: Iterable[PreparedFrame], workers: int, keep_flows: bool = True) -> Iterator[AlignedWindow]:

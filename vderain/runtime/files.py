@@ -166,22 +166,13 @@ class Draft:
             OutputError: the content cannot be written, or a file has appeared under the name and must not be replaced.
         """
         try:
-            synchronise(self.path)
-            if self.path.is_dir():
-                if self.target.is_dir():
-                    self.target.rmdir()  # fails unless it is empty; not every system renames onto a folder
-                self.path.rename(self.target)
-            elif self._overwrite:
-                self.path.replace(self.target)
-            else:
-                self._rename_without_replacing()
+            publish(self.path, self.target, self._overwrite)
         except FileExistsError as error:
             raise self._exists() from error
         except OSError as error:
             raise output_error(self.target, error) from error
         self._is_created = False
         self._unlock()
-        _synchronise_folder(self.target.parent)
 
     def discard(self) -> None:
         """Removes the draft unless it was published; errors are ignored."""
@@ -230,21 +221,6 @@ class Draft:
                         "Wait until it has ended, or choose another name with -o.",
                     )
 
-    def _rename_without_replacing(self) -> None:
-        if os.name == "nt":
-            self.path.rename(self.target)  # which replaces nothing on Windows
-            return
-        try:
-            os.link(self.path, self.target, follow_symlinks=False)
-        except OSError as error:
-            if error.errno not in _NO_LINKS:
-                raise
-            if os.path.lexists(self.target):  # such drives, as FAT, leave a short time for a file to appear
-                raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
-            self.path.rename(self.target)
-            return
-        self.path.unlink()
-
     def _exists(self) -> OutputError:
         return OutputError(
             f"{self.target} exists already.", "Add --overwrite to replace it, or choose another name with -o."
@@ -256,18 +232,61 @@ class Draft:
             self._lock = None
 
 
-def write_new(path: Path, data: bytes, like: Path) -> None:
+def publish(path: Path, target: Path, overwrite: bool) -> None:
+    """Gives a complete file or folder its final name, once its content is on the disk.
+
+    Args:
+        path: in the same file system.
+        target: its name from then on.
+        overwrite: whether a file of that name may be replaced.
+
+    Raises:
+        FileExistsError: there is one that must not be replaced.
+        OSError: it cannot be renamed.
+    """
+    synchronise(path)
+    if path.is_dir():
+        if target.is_dir():
+            target.rmdir()  # fails unless it is empty; not every system renames onto a folder
+        path.rename(target)
+    elif overwrite:
+        path.replace(target)
+    else:
+        _rename_without_replacing(path, target)
+    _synchronise_folder(target.parent)
+
+
+def _rename_without_replacing(path: Path, target: Path) -> None:
+    if os.name == "nt":
+        path.rename(target)  # which replaces nothing on Windows
+        return
+    try:
+        os.link(path, target, follow_symlinks=False)
+    except FileExistsError:
+        if not path.samefile(target):  # else a run was killed here, behind the link
+            raise
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if os.path.lexists(target):  # such drives, as FAT, leave a short time for a file to appear
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST)) from error
+        path.rename(target)
+        return
+    path.unlink()
+
+
+def write_new(path: Path, data: bytes, like: Path | None = None) -> None:
     """Writes a file that does not exist yet, through to the disk.
 
     Args:
         path: the file.
         data: its content.
-        like: the input; the file is not more readable.
+        like: the input, than which the file is not more readable; None takes the usual permissions.
 
     Raises:
         OSError: it exists, or cannot be written.
     """
-    mode = _OWNER | stat.S_IMODE(like.stat().st_mode) & 0o666
+    mode = _OWNER | (stat.S_IMODE(like.stat().st_mode) if like else 0o666) & 0o666
     with os.fdopen(os.open(path, _NEW_FILE, mode), "wb") as file:
         file.write(data)
         file.flush()

@@ -192,6 +192,56 @@ def test_a_truncated_file_gives_what_it_has(tmp_path: Path, clip: Make) -> None:
         list(reader.frames())
 
 
+def test_a_lost_frame_without_a_timestamp_is_counted_as_missing(tmp_path: Path, clip: Make) -> None:
+    """FFmpeg gives packets of an FLV file no time from a negative composition time on."""
+    source = clip("whole.flv", frames=10, gop=20, time_base=Fraction(1, 1000), rate=Fraction(25))
+    data = bytearray(source.read_bytes())
+    at = 13  # behind the header; a tag is its type, size (3 bytes), time (4), stream (3), data, and its size again
+    tags = []
+    while at < len(data):
+        size = int.from_bytes(data[at + 1 : at + 4], "big")
+        tags.append((at + 11, size))
+        at += size + 15
+    begin, size = [(begin, size) for begin, size in tags if data[begin : begin + 2] == b"\x27\x01"][4]
+    data[begin + 2 : begin + size] = b"\xff" * (size - 2)  # composition time -1, and no NAL unit
+    (tmp_path / "lost.flv").write_bytes(data)
+    frames, damage = read(tmp_path / "lost.flv")
+    assert len(frames) + damage.missing == 10 and damage.missing + damage.frames == 1
+    with VideoReader(tmp_path / "lost.flv", strict=True) as reader, pytest.raises(DamageError):
+        list(reader.frames())
+
+
+def test_audio_of_an_unknown_codec_is_no_obstacle(tmp_path: Path, clip: Make) -> None:
+    data = clip(frames=6, audio="aac").read_bytes()
+    (tmp_path / "odd.mp4").write_bytes(data.replace(b"mp4a", b"xyza"))
+    frames, damage = read(tmp_path / "odd.mp4")
+    assert len(frames) == 6 and damage == Damage()
+
+
+def test_repeated_packets_are_counted_and_are_no_damage(
+    tmp_path: Path, clip: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = bytearray(clip("whole.flv", frames=6, gop=20, time_base=Fraction(1, 1000)).read_bytes())
+    begin = data.index(b"\x27\x01") - 11  # the tag of a frame that is no keyframe
+    tag = data[begin : begin + 15 + int.from_bytes(data[begin + 1 : begin + 4], "big")]
+    data[begin:begin] = tag * 3
+    (tmp_path / "more.flv").write_bytes(data)
+    frames, damage = read(tmp_path / "more.flv")
+    told = [record.getMessage() for record in caplog.records if "without a picture" in record.getMessage()]
+    left_out = sum(int(text.rpartition(" ")[2].rstrip(".")) for text in told)
+    assert len(frames) + damage.missing + left_out == 9 and len(frames) >= 6
+
+
+def test_the_mark_that_ends_a_sequence_is_no_lost_frame(
+    tmp_path: Path, clip: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    mark = bytes.fromhex("000000010a")
+    ended = remux(clip(frames=8, gop=20), tmp_path / "e.mp4", lambda n, data: mark if n == 7 else data)
+    frames, damage = read(ended)
+    assert len(frames) == 7 and damage == Damage()
+    assert "'e.mp4': packets without a picture: 1." in caplog.text
+
+
 MATROSKA = Clip(frames=75, rate=Fraction(25), gop=12, b_frames=2, audio="aac", time_base=Fraction(1, 1000))
 
 

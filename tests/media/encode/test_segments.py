@@ -70,6 +70,7 @@ def test_a_joint_shows_in_no_frame(clip: Make, tiny: Path, temporal: Any) -> Non
     assert decoded_pts(pieces.target) == decoded_pts(whole.target)
 
 
+@pytest.mark.timeout(180)
 def test_the_guard_sees_over_a_joint(tmp_path: Path) -> None:
     """Real weights, half of the clip in rain: the count of dry frames and their pictures are as without a crash."""
     source = rain_begins(tmp_path / "in.mkv", dry=9, rainy=9)
@@ -144,13 +145,13 @@ def test_start_duration_and_damage(clip: Make, tiny: Path) -> None:
 
 
 def test_stored_segments_are_not_encoded_again(clip: Make, tiny: Path) -> None:
-    source = clip("in.mp4", frames=30)
+    kept = 10 * (CONTEXT // 10 + 1)
+    source = clip("in.mp4", frames=kept + 10)
     seen: list[int] = []
     store, target = source.with_name("store"), source.with_name("out.mp4")
     with pytest.raises(Crash):
-        process(
-            source, target, Options(str(tiny)), hooks=Hooks(on_frame=crash_at(25), segments=store, segment_frames=10)
-        )
+        hooks = Hooks(on_frame=crash_at(kept + 5), segments=store, segment_frames=10)
+        process(source, target, Options(str(tiny)), hooks=hooks)
     hooks = Hooks(on_frame=lambda before, after, turns: seen.append(before.pts), segments=store, segment_frames=10)
     process(source, target, Options(str(tiny)), hooks=hooks)
     assert len(seen) == 10 + CONTEXT

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vderain.errors import InputError, OutputError, UsageError
+from vderain.media.describe import describe
 from vderain.media.frame import Frame
 from vderain.media.image import natural_key
 from vderain.media.image.codec import MAX_PIXELS, read_image
@@ -490,9 +491,10 @@ def test_a_chunk_longer_than_its_file_takes_no_memory(tmp_path: Path, monkeypatc
 def test_an_unsupported_format_names_a_converter(tmp_path: Path, head: bytes, name: str, suffix: str) -> None:
     path = tmp_path / f"a{suffix}"
     path.write_bytes(head.ljust(64, b"\0"))
-    with pytest.raises(InputError, match=f"is a {name} image") as caught:
-        process(path)
-    assert "magick a" in caught.value.cure
+    for refuses in (process, describe):
+        with pytest.raises(InputError, match=f"is a {name} image") as caught:
+            refuses(path)
+        assert "magick a" in caught.value.cure
 
 
 def test_codecs_write_nothing_to_the_terminal(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

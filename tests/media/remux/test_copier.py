@@ -98,6 +98,6 @@ def test_days_of_silence_are_not_encoded(tmp_path: Path) -> None:
         make(tmp_path / "a.mkv", Clip(frames=60, audio="wavpack")), tmp_path / "in.mkv", 100_000
     )
     result = untouched(source, tmp_path / "out.mp4")
-    assert result.dropped == ("1 packets of audio #1 (wavpack)",)
+    assert result.dropped == ("1 packet of audio #1 (wavpack)",)
     with av.open(str(result.target)) as container:
         assert container.duration < 10 * av.time_base

@@ -7,6 +7,8 @@ file names and everything else that comes from outside.
 import base64
 import hashlib
 import os
+import secrets
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,11 +23,14 @@ from markupsafe import Markup
 from vderain import __version__
 from vderain.batch.record import Record
 from vderain.errors import OutputError
+from vderain.runtime.files import publish, temporary_path, write_new
 
 NAME = "report.html"
 HERE = Path(__file__).parent
-FILES_PER_PAGE = 1000  # what a browser lays out without delay
+FILES_PER_PAGE = 500  # what a browser lays out without delay
 NEIGHBOURS = 5  # pages before and after, which a page has links to
+_PARTIAL = ".partial"
+_PARTIAL_S = 3600.0  # no page takes that long
 LINES = 12  # of damage for one file; a broken card can have thousands
 LABELS = {"failed": "failed", "running": "running", "written": "running", "waiting": "waiting", "done": "done"}
 ORDER = list(LABELS)  # failures first
@@ -97,25 +102,29 @@ def _totals(records: Sequence[Record]) -> dict[str, Any]:
 
 
 def _write_page(page: Path, text: str) -> None:
-    partial = page.with_name(f".{page.name}.{os.getpid()}.partial")
+    partial = temporary_path(page, f".{secrets.token_hex(4)}{_PARTIAL}")  # two runs may write one report
     try:
-        with partial.open("w", encoding="utf-8", errors="replace", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())  # or a power cut could leave the name without the page
-        partial.replace(page)
-    except OSError as error:
-        with suppress(OSError):
+        try:
+            write_new(partial, text.encode("utf-8", "replace"))
+            publish(partial, page, overwrite=True)
+        finally:
             partial.unlink(missing_ok=True)
+    except OSError as error:
         raise OutputError(f"{page} cannot be written: {error.strerror}.", "Check the space left.") from error
 
 
 def _remove_stale_pages(outdir: Path, names: Sequence[str]) -> None:
-    """Removes further pages of a longer report."""
-    for path in outdir.glob("report-*.html"):
-        if path.name not in names and path.stem.removeprefix("report-").isdecimal():
-            with suppress(OSError):
-                path.unlink()
+    """Removes further pages of a longer report, and what a run left that was killed while it wrote one."""
+    stale = [
+        path for path in outdir.glob("report-*.html")
+        if path.name not in names and path.stem.removeprefix("report-").isdecimal()
+    ]  # fmt: skip
+    with suppress(OSError):
+        killed_before = time.time() - _PARTIAL_S
+        stale += [path for path in outdir.glob(f".report*.html.*{_PARTIAL}") if path.lstat().st_mtime < killed_before]
+    for path in stale:
+        with suppress(OSError):
+            path.unlink()
 
 
 def _csp_hash(text: str) -> str:

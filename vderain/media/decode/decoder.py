@@ -56,7 +56,11 @@ class FrameDecoder:
 
     Attributes:
         missing: after the last frame, how many the file lists beyond the end of its data. MP4, MOV and AVI list their
-            frames; other formats do not, so nothing is ever missing there.
+            frames; other formats do not.
+        unplaced: after the last frame, how many were lost without a timestamp of their own at which to conceal them.
+        without_picture: after the last frame, how many packets gave none although nothing is damaged: marks that end a
+            sequence, repeated packets, or pictures before the first keyframe that refer to what is not there.
+        hidden: how many packets so far are hidden by an edit list.
         converted: frames so far that came in another size or format than the first.
         deinterlacer: turns interlaced frames into progressive ones, and counts them.
         lost_side_data: what frames so far carried that an encoder does not write.
@@ -64,7 +68,7 @@ class FrameDecoder:
     """
 
     def __init__(self, path: Path, info: VideoInfo, begin_s: Fraction | None = None) -> None:
-        self.missing = self.converted = 0
+        self.missing = self.unplaced = self.without_picture = self.hidden = self.converted = 0
         self.deinterlacer = Deinterlacer(trust_flags=not info.misflagged)
         self.lost_side_data = LostSideData()
         self.late_streams: list[str] = []
@@ -83,7 +87,7 @@ class FrameDecoder:
         self._last: Frame | None = None  # last frame emitted
         self._good: Frame | None = None  # last frame emitted that is not concealed
         self._lost_at_start: list[Timestamp] = []  # lost before there was a good frame to conceal them with
-        self._packets = 0
+        self._packets = self._shown = self._emitted = self._damaged = 0
         self._last_dts: int | None = None
         self._last_key_pts: int | None = None
         self._sought = False
@@ -126,6 +130,14 @@ class FrameDecoder:
             yield from self._conceal(self._lost_before(None))
         if not self._sought:
             self.missing = max(0, self._stream.frames - self._packets - self._avi_duplicates())
+            self._count_without_frame()
+
+    def _count_without_frame(self) -> None:
+        """Compares packets with frames; a frame of fields may have two packets."""
+        rest = max(0, self._shown - self._emitted)
+        self.unplaced = min(self._damaged, rest)
+        if not (self.deinterlacer.count or self._info.misflagged):
+            self.without_picture += rest - self.unplaced
 
     def _deliver_all(self, decoded: Iterator[av.VideoFrame], flush: bool = False) -> Iterator[Frame]:
         progressive = self.deinterlacer(decoded)
@@ -202,6 +214,7 @@ class FrameDecoder:
         except (av.error.FFmpegError, ValueError) as error:
             log.debug("decoding '%s': %s", self._path.name, error)
             self._suspect, self._good_key_pts = True, None
+            self._damaged += 1
             return iter(())
 
     def _decode_tail_again(self) -> Iterator[av.VideoFrame]:
@@ -233,10 +246,16 @@ class FrameDecoder:
             self._last_key_pts = packet.pts
             self._good_key_pts = packet.pts if self._good_key_pts is None else self._good_key_pts
             self._key_seen = True
+        self._damaged += packet.is_corrupt
         if packet.is_corrupt and not self._in_order:
             self._suspect, self._good_key_pts = True, None
-        if packet.is_discard or not shows_frame(self._info.codec, packet):
+        if not shows_frame(self._info.codec, packet):
+            self.without_picture += self._info.codec in ("h264", "hevc")
             return
+        if packet.is_discard:
+            self.hidden += 1
+            return
+        self._shown += 1
         pts = self._expected_pts(packet)
         if pts is not None:
             self._headless += not self._key_seen
@@ -305,6 +324,7 @@ class FrameDecoder:
             yield from self._conceal(self._lost_before(decoded.pts))
         pts, duration = self._timestamp_of(decoded)
         if decoded.is_corrupt:
+            self._damaged += 1
             self._suspect = not self._in_order
             yield from self._conceal([(pts, duration)])
             return
@@ -334,6 +354,7 @@ class FrameDecoder:
             self._warned_of_order = True
             frame = replace(frame, pts=self._last.pts + self._step_after(self._last))
         self._last = frame
+        self._emitted += 1
         return frame
 
     def _step_after(self, last: Frame) -> int:

@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import BinaryIO
@@ -249,11 +250,23 @@ def first_packet(stream: Stream, info: StreamInfo) -> Packet | None:
     """
     if stream.type not in ("audio", "video"):
         return None
-    if info.first_packet is not None:
-        return _copy_packet(info.first_packet)
-    # It lies further on than the file was probed, or there is none.
-    with open_input(Path(stream.container.name)) as container:
-        return next(iter(read_packets(container, [container.streams[stream.index]])), None)
+    packet = info.first_packet
+    if packet is None and isinstance(stream.container, InputContainer):
+        packet = _first_packets(stream.container).get(stream.index)
+    return _copy_packet(packet) if packet is not None else None
+
+
+@lru_cache(maxsize=2)  # one pass for all streams, of which a file may have hundreds without a packet
+def _first_packets(container: InputContainer) -> dict[int, Packet]:
+    """The first packets of audio and video by index, also those further on than the file was probed."""
+    found: dict[int, Packet] = {}
+    with open_input(Path(container.name)) as again:
+        streams = [stream for stream in again.streams if stream.type in ("audio", "video")]
+        for packet in read_packets(again, streams):
+            found.setdefault(packet.stream_index, packet)
+            if len(found) == len(streams):
+                break
+    return found
 
 
 def is_empty(stream: Stream, info: StreamInfo) -> bool:

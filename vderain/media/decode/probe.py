@@ -158,6 +158,7 @@ def _stream_infos(file: BinaryIO, container: InputContainer) -> list[StreamInfo]
 
 def _stream_info(stream: Stream, entry: SampleEntry | None) -> StreamInfo:
     codec = codec_name(stream)
+    context = stream.codec_context
     is_unnamed = stream.type == "data" and stream.name is None and codec not in ("unknown", TIMECODE)
     return StreamInfo(
         index=stream.index,
@@ -171,7 +172,7 @@ def _stream_info(stream: Stream, entry: SampleEntry | None) -> StreamInfo:
         disposition=stream.disposition,
         is_chapter_track=stream.discard == Discard.all,
         is_unnamed_data=is_unnamed and entry is not None and entry.plain and entry.kind == codec,
-        sample_rate_hz=stream.codec_context.sample_rate if isinstance(stream, av.AudioStream) else None,
+        sample_rate_hz=context.sample_rate if isinstance(context, av.AudioCodecContext) else None,
     )
 
 

@@ -23,6 +23,7 @@ log = logging.getLogger(__name__)
 
 INTERLACED = "interlaced frames (deinterlaced)"
 CROPPED = "cropping rectangle (the frames themselves are cropped)"
+WITHOUT_PICTURE = "packets without a picture"
 CONVERTED = "frames of another size or format than the first (converted)"
 _LATEST_S = 2**31  # timestamps end before: 68 years
 _MAX_EVENTS = 50  # limits the memory that a badly broken file takes
@@ -34,7 +35,8 @@ class Damage:
 
     Attributes:
         frames: lost frames that were concealed by a copy of another frame.
-        missing: frames that a truncated MP4, MOV or AVI file lists but does not hold; nothing conceals them.
+        missing: frames that a truncated MP4, MOV or AVI file lists but does not hold, and lost ones without a
+            timestamp; nothing conceals them.
         events: descriptions for people, at most 50.
     """
 
@@ -207,7 +209,9 @@ class VideoReader:
                     yield frame
                 self.changed += [CONVERTED] if decoder.converted else []
                 self.dropped[:] = [*sorted(decoder.lost_side_data.found), *decoder.late_streams]
-                self._note_missing(decoder.missing)
+                self._note_missing(decoder.missing, "the file ends early")
+                self._note_missing(decoder.unplaced, "lost without a timestamp")
+                self._log_packets_without_frame(decoder)
         except av.error.FFmpegError as error:
             raise InputError(f"'{self.path}' cannot be read any further ({error}).", "Check the disk.") from error
         if not delivered:
@@ -245,18 +249,26 @@ class VideoReader:
             )
         self.damage.add_lost_frame(time_s, continues)
 
-    def _note_missing(self, missing: int) -> None:
-        """Reports frames that the file lists beyond the end of its data; they are not concealed."""
+    def _note_missing(self, missing: int, reason: str) -> None:
+        """Reports frames that the output does not have."""
         if not missing:
             return
         frames = "1 frame is missing" if missing == 1 else f"{missing} frames are missing"
         if self.strict:
             raise DamageError(
-                f"'{self.path}' ends early: {frames}.",
+                f"'{self.path}' is damaged: {frames} ({reason}).",
                 "Copy the file again, or leave out --strict to use what is there.",
             )
-        self.damage.missing = missing
-        self.damage.note(f"the file ends early: {frames}")
+        self.damage.missing += missing
+        self.damage.note(f"{reason}: {frames}")
+
+    def _log_packets_without_frame(self, decoder: FrameDecoder) -> None:
+        name = self.path.name
+        if decoder.without_picture:
+            self.changed.append(f"{WITHOUT_PICTURE} (left out): {decoder.without_picture}")
+            log.warning("'%s': %s: %d.", name, WITHOUT_PICTURE, decoder.without_picture)
+        if decoder.hidden:
+            log.info("'%s': frames that its edit list hides: %d.", name, decoder.hidden)
 
     def _raise_no_frames(self) -> NoReturn:
         if self._start_s is not None or self._duration_s is not None:

@@ -19,6 +19,11 @@ _WRAP_S = Fraction(2**33, 90_000)  # FFmpeg adds this to timestamps that jump ba
 _FAR_S = Fraction(5)  # a packet this far from the video around it belongs to a recording still to come
 _WAITING_MAX = 1000  # packets: several seconds of several streams
 _REORDER_MAX = 16  # frames in a decoded picture buffer (ITU-T H.264, A.3.1)
+_END_MARKS = {  # behind a start code or a length, which are the same bytes where a length fills four bytes
+    "h264": (b"\0\0\0\x01\x0a", b"\0\0\0\x01\x0b"),  # end of sequence and of stream (ITU-T H.264, table 7-1)
+    "hevc": (b"\0\0\0\x01\x48\x01", b"\0\0\0\x02\x48\x01", b"\0\0\0\x01\x4a\x01", b"\0\0\0\x02\x4a\x01"),
+}
+_MARK_BYTES = 6
 _LEAD_IN_S = Fraction(1, 20)  # encoder delay; that of Apple's AAC encoder is 2112 samples
 
 
@@ -106,6 +111,8 @@ def _moved(packet: Packet, shift_s: Fraction) -> Packet:
 def shows_frame(codec: str, packet: Packet) -> bool:
     """Whether a packet shows a frame; some of VP8 and VP9 hold nothing but a hidden reference frame.
 
+    Some of H.264 and HEVC hold nothing but the mark that ends a sequence, which a camera may store as a frame.
+
     Args:
         codec: FFmpeg's name.
         packet: of that codec, not empty.
@@ -116,7 +123,7 @@ def shows_frame(codec: str, packet: Packet) -> bool:
         # A superframe of hidden and shown frames ends with an index, marked 0b110 (VP9 specification, Annex B).
         data = bytes(packet)
         return data[-1] >> 5 == 0b110 or _vp9_shows(data[0])
-    return True
+    return not (packet.size <= _MARK_BYTES and bytes(packet) in _END_MARKS.get(codec, ()))
 
 
 def _vp9_shows(first: int) -> bool:

@@ -24,7 +24,7 @@ from vderain.media.encode.codec_choice import choose_codec
 from vderain.media.encode.encoder import FrameEncoder, add_encoder
 from vderain.media.encode.segments import SegmentEncoder, SegmentStore
 from vderain.media.encode.verify import WrittenVideo, check_target, lost_in_frames, verify_output
-from vderain.media.frame import Frame, SinkReport
+from vderain.media.frame import Frame, SinkReport, listing
 from vderain.media.mp4.boxes import rename_entries
 from vderain.media.mp4.vendor_boxes import HOLDERS, VendorBox, carry_over, within
 from vderain.media.pixel_format import has_alpha, is_resampled, nearest_layout
@@ -278,11 +278,11 @@ class VideoWriter:
         self._copier.close()
         self._draft.publish()
         if self.changed:
-            log.warning("'%s' holds in another form: %s.", self.target.name, ", ".join(self.changed))
+            log.warning("'%s' holds in another form: %s.", self.target.name, listing(self.changed))
         if self._copier.empty:
-            log.warning("'%s' has empty streams: %s.", self._reader.path.name, ", ".join(self._copier.empty))
+            log.warning("'%s' has empty streams: %s.", self._reader.path.name, listing(self._copier.empty))
         if self.dropped:
-            log.warning("'%s' cannot hold: %s.", self.target.name, ", ".join(self.dropped))
+            log.warning("'%s' cannot hold: %s.", self.target.name, listing(self.dropped))
 
     def _written(self) -> WrittenVideo:
         return WrittenVideo(

@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Self
 
 from vderain.errors import InputError, OutputError, UsageError
-from vderain.media.frame import Colour, Frame, SinkReport, SourceReport
+from vderain.media.frame import Colour, Frame, SinkReport, SourceReport, listing
 from vderain.media.image import SUFFIXES, UNSUPPORTED_SUFFIXES, natural_key
 from vderain.media.image.codec import DecodedImage, changed_parts, encode_image, lost_parts, planes_of, read_image
 from vderain.runtime.files import Draft, output_error, write_new
@@ -236,9 +236,9 @@ class ImageWriter:
             raise OutputError(f"{self.target} was not created: it received no frames.")
         self._draft.publish()
         if self.changed:
-            log.warning("'%s' holds in another form: %s.", self.target.name, ", ".join(self.changed))
+            log.warning("'%s' holds in another form: %s.", self.target.name, listing(self.changed))
         if self.dropped:
-            log.warning("'%s' cannot hold: %s.", self.target.name, ", ".join(self.dropped))
+            log.warning("'%s' cannot hold: %s.", self.target.name, listing(self.dropped))
 
 
 def _listed(folder: Path) -> tuple[Path, ...]:

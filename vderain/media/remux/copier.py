@@ -227,7 +227,7 @@ class StreamCopier:
         """Closes the source and adds what the muxer refused on the way to ``dropped``."""
         self._refused |= {index: recoder.skipped for index, recoder in self._recoders.items() if recoder.skipped}
         for index, count in self._refused.items():
-            self.dropped.append(f"{count} packets of {stream_name(self._container.streams[index])}")
+            self.dropped.append(f"{count} packet{'s' * (count > 1)} of {stream_name(self._container.streams[index])}")
         self._refused.clear()
         self._packets = iter(())
         self._next = None

@@ -1,0 +1,178 @@
+"""Runs that are killed at any instant, their stores tampered with: the next run gives what an undisturbed one gives."""
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+from clips import Clip, make, names_in, textured
+from safetensors.torch import load_file
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="process groups of POSIX")
+ROOT = Path(__file__).parents[1]
+Command = list[object]
+QUICK = ["--temporal", "off", "--no-drops", "--no-guard", "--encoder-opt", "x264-params=mbtree=0"]
+EVERY_THIRD = 3
+
+
+def ran(command: Command) -> "subprocess.CompletedProcess[str]":
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "cli.py"), *map(str, command)], capture_output=True, text=True, timeout=300
+    )
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+class Started:
+    """A command in a process group of its own, which is killed in the end."""
+
+    def __init__(self, command: Command, began: Callable[[], bool]) -> None:
+        arguments = [sys.executable, str(ROOT / "cli.py"), *map(str, command)]
+        null = subprocess.DEVNULL
+        self.running = subprocess.Popen(arguments, stdout=null, stderr=null, start_new_session=True)
+        while self.running.poll() is None and not began():
+            time.sleep(0.005)
+        self.began_s = time.monotonic()
+
+    def ended_s(self) -> float:
+        """Waits for the end. Returns seconds since the work began."""
+        assert self.running.wait(timeout=300) == 0
+        return time.monotonic() - self.began_s
+
+    def kill(self, after_s: float) -> None:
+        time.sleep(after_s)
+        with suppress(ProcessLookupError):
+            os.killpg(self.running.pid, signal.SIGKILL)
+        self.running.wait()
+
+
+def tamper(paths: Sequence[Path], dice: random.Random) -> bool:
+    """Overwrites a part of one of some files, or cuts it short. Returns whether there was one."""
+    held = [path for path in sorted(paths) if path.is_file() and path.stat().st_size]
+    if not held:
+        return False
+    path = dice.choice(held)
+    data = bytearray(path.read_bytes())
+    begin, size = dice.randrange(len(data)), dice.choice((1, 100, 5000))
+    data[begin : begin + size] = dice.randbytes(size) if dice.random() < 0.8 else b""
+    path.write_bytes(data)
+    return True
+
+
+@dataclass(frozen=True)
+class Attack:
+    """How to kill a command again and again.
+
+    Attributes:
+        command: to be run again after each kill.
+        began: whether it has begun to work.
+        store: returns the files that may be tampered with.
+        reset: removes all results.
+        check: checks the results; is given the messages of the run that continued.
+        can_continue: whether the command may be run with ``--resume``.
+    """
+
+    command: Command
+    began: Callable[[], bool]
+    store: Callable[[], Sequence[Path]]
+    reset: Callable[[], object]
+    check: Callable[[str], object]
+    can_continue: Callable[[], bool] = lambda: True
+
+    def carry_out(self, numbers: range) -> None:
+        """Kills the command at instants of 100, evenly spaced over its work, and continues it each time."""
+        self.reset()
+        work_s = Started(self._command(), self.began).ended_s()
+        tampered = said = 0
+        for number in numbers:
+            dice = random.Random(number)
+            self.reset()
+            Started(self._command(), self.began).kill(work_s * (number + dice.random()) / 100)
+            has_tampered = number % EVERY_THIRD == 0 and tamper(self.store(), dice)
+            done = ran(self._command())
+            assert done.returncode == 0, (number, done.stderr)
+            self.check(done.stderr)
+            tampered += has_tampered
+            said += has_tampered and "is damaged" in done.stderr
+        print(f"{len(numbers)} kills, {tampered} stores tampered with, {said} of them named as damaged")
+
+    def _command(self) -> Command:
+        return self.command if self.can_continue() else [part for part in self.command if part != "--resume"]
+
+
+SHARES = [
+    pytest.param(range(i, 100, 4), marks=[pytest.mark.long, pytest.mark.timeout(3600)], id=str(i)) for i in range(4)
+]
+shares = pytest.mark.parametrize("numbers", SHARES)  # quick tests of the two commands kill them at a few instants
+
+
+@shares
+def test_process_is_killed(tmp_path: Path, tiny1: Path, numbers: range) -> None:
+    source, target = make(tmp_path / "in.mp4", Clip(frames=1600, audio="aac")), tmp_path / "out.mp4"
+    command: Command = ["process", source, "--model", tiny1, "--resume", *QUICK, "-o"]
+    assert ran([*command, tmp_path / "straight.mp4"]).returncode == 0
+    store = tmp_path / ".out.mp4.segments"
+
+    def reset() -> None:
+        for path in tmp_path.glob("*out.mp4*"):
+            path.unlink()
+
+    def check(told: str) -> None:
+        assert target.read_bytes() == (tmp_path / "straight.mp4").read_bytes(), told
+        assert names_in(tmp_path) == {"in.mp4", "out.mp4", "straight.mp4"}
+
+    Attack([*command, target], store.exists, lambda: [store], reset, check).carry_out(numbers)
+
+
+@shares
+def test_batch_is_killed(tmp_path: Path, tiny1: Path, numbers: range) -> None:
+    card, out, straight = tmp_path / "card", tmp_path / "out", tmp_path / "straight"
+    card.mkdir()
+    names = [f"{number}.mp4" for number in range(3)]
+    for name in names:
+        make(card / name, Clip(frames=300))
+    command: Command = ["batch", card, "--model", tiny1, "--segment", 20, "-q", *QUICK, "-o"]
+    assert ran([*command, straight]).returncode == 0
+
+    def store() -> list[Path]:
+        return list(out.rglob("segments*"))
+
+    def check(told: str) -> None:
+        for name in names:
+            assert (out / name).read_bytes() == (straight / name).read_bytes(), told
+        left = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+        assert not [name for name in left if "partial" in name or "segments" in name], left
+
+    reset = partial(shutil.rmtree, out, ignore_errors=True)
+    Attack([*command, out], lambda: bool(store()), store, reset, check).carry_out(numbers)
+
+
+@pytest.mark.parametrize("numbers", [pytest.param(range(75, 76), marks=pytest.mark.timeout(180), id="one"), *SHARES])
+def test_train_is_killed(tmp_path: Path, numbers: range) -> None:
+    photos, out = tmp_path / "photos", tmp_path / "out"
+    photos.mkdir()
+    for number in range(4):
+        cv2.imwrite(str(photos / f"{number}.png"), textured(number, (90, 110)))
+    recipe = ["train", ROOT / "configs" / "smoke.toml", "--set", f"data.photos={photos}", "--set", "run.save_every=1"]
+    assert ran([*recipe, "--out", tmp_path / "straight"]).returncode == 0
+    straight = load_file(tmp_path / "straight" / "resume.safetensors")
+    state = out / "resume.safetensors"  # without it, --resume is refused
+
+    def check(told: str) -> None:
+        reached = load_file(state)
+        assert reached.keys() == straight.keys() and all(torch.equal(reached[name], straight[name]) for name in reached)
+        assert not [name for name in names_in(out) if "partial" in name]
+
+    reset = partial(shutil.rmtree, out, ignore_errors=True)
+    Attack([*recipe, "--resume", "--out", out], out.exists, list, reset, check, state.exists).carry_out(numbers)
