@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from vderain.errors import CheckpointError
-from vderain.model.checkpoint import load_checkpoint, save_checkpoint
+from vderain.model.checkpoint import build_generator, load_checkpoint, save_checkpoint
 from vderain.model.recurrent import (
     HALF_LIVES,
     LUMA_WEIGHTS,
@@ -25,7 +25,6 @@ from vderain.model.recurrent import (
     SelectiveState,
     Step,
     agreed,
-    build_generator,
     from_window,
     sample,
     sampling_grid,

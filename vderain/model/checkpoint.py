@@ -15,7 +15,6 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from vderain.errors import CheckpointError
-from vderain.model.recurrent import build_generator
 from vderain.model.released import DEFAULT_MODEL, WEIGHTS, released_models, weights_file
 from vderain.model.unet import UNet, UNetConfig
 from vderain.runtime.files import Draft
@@ -42,6 +41,15 @@ class Checkpoint:
     name: str
     generator: UNet
     facts: dict[str, Any]
+
+
+def build_generator(config: UNetConfig) -> UNet:
+    """The untrained generator of an architecture."""
+    if config.state:
+        from vderain.model.recurrent import RecurrentUNet  # most models are not recurrent
+
+        return RecurrentUNet(config)
+    return UNet(config)
 
 
 def save_checkpoint(path: Path, generator: UNet, facts: dict[str, Any]) -> None:

@@ -461,8 +461,3 @@ def from_window(window: dict[str, Tensor], config: UNetConfig) -> dict[str, Tens
         grey = (luma.view(3, *(1,) * gate.ndim) * torch.stack(rgb)).sum(0)
         head[name] = torch.cat([gate, torch.zeros_like(gate), grey, torch.zeros_like(gate)])
     return window | head | {"stem.weight": torch.cat(parts, 1).flatten(1, 2), "stem.bias": bias}
-
-
-def build_generator(config: UNetConfig) -> UNet:
-    """The untrained generator of an architecture."""
-    return RecurrentUNet(config) if config.state else UNet(config)

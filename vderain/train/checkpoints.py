@@ -19,8 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from vderain.errors import CheckpointError, InputError, OutputError
-from vderain.model.checkpoint import load_checkpoint
-from vderain.model.recurrent import build_generator, from_window
+from vderain.model.checkpoint import build_generator, load_checkpoint
+from vderain.model.recurrent import from_window
 from vderain.model.unet import UNetConfig
 from vderain.runtime.files import Draft
 

@@ -12,8 +12,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from vderain.errors import UsageError, VderainError
-from vderain.model.checkpoint import save_checkpoint
-from vderain.model.recurrent import build_generator
+from vderain.model.checkpoint import build_generator, save_checkpoint
 from vderain.model.unet import UNet, UNetConfig
 from vderain.runtime.device import DevicePlacement
 from vderain.train.checkpoints import RunState, load_start, output_errors
