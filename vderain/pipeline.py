@@ -30,7 +30,7 @@ from vderain.restore.window import align_windows, prepare_frames, single_frame_w
 from vderain.runtime.device import DevicePlacement, choose_device, cores, frames_in_flight
 from vderain.runtime.threads import ordered_map, stage
 
-LAGS = {"light": 1, "strong": 2}  # later frames whose results correct a frame's, with a recurrent generator
+LAGS = {"light": 0, "strong": 1}  # later frames whose results correct a frame's, with a recurrent generator
 
 
 @dataclass(frozen=True, slots=True)

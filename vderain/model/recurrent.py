@@ -165,7 +165,8 @@ class RecurrentUNet(UNet):
         inputs = pad_to_multiple(
             self._inputs(rgb, y, differences, confidences, evidence.variance), self.config.stride_px
         )
-        raw, features = self._run(inputs, evidence.features)
+        frozen = not self.stem.weight.requires_grad
+        raw, features = self._run(inputs.detach() if frozen else inputs, evidence.features)
         gate, gate_memory, detail, gain_bias = torch.split(raw[..., :height_px, :width_px], 1, 1)  # (B, 1, H, W) each
         to_memory, to_median = evidence.memory - y, differences[:, 4:]
         change = torch.addcmul(torch.addcmul(detail, gate, to_median), gate_memory, to_memory)
@@ -175,7 +176,7 @@ class RecurrentUNet(UNet):
         gain = prior / (prior + error)
         innovation = gain * (change - to_memory)
         corrected = to_memory + innovation
-        variance = torch.addcmul(evidence.variance, gain, evidence.variance, value=-1)
+        variance = torch.addcmul(prior, gain, prior, value=-1)
         carried = Memory(y + corrected, variance.clamp(VARIANCE_MIN, VARIANCE_NONE), features)
         return Step(_touched(change) * corrected, change, innovation, prior, carried)
 

@@ -76,6 +76,9 @@ class Model(_Section):
     renew: tuple[str, ...] = Field(
         (), description="with `start`: layers to initialise at random all the same, by the beginning of their names"
     )
+    train: tuple[str, ...] = Field(
+        (), description="layers to train, by the beginning of their names; the others stay as they start; none: all"
+    )
     window: Literal[1, 5] = Field(5, description="frames the network looks at")
     widths: tuple[int, ...] = Field((32, 64, 128, 256), description="channels of each level, from the finest")
     stem: int = Field(2, description="pixel-unshuffle factor in front of the finest level")

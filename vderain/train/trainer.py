@@ -101,6 +101,9 @@ class Trainer(ABC):
             known = load_start(starts, self.config)
             kept = {name: value for name, value in known.items() if not name.startswith(model.renew)}
             generator.load_state_dict(generator.state_dict() | kept)
+        if model.train:
+            for name, parameter in generator.named_parameters():
+                parameter.requires_grad_(name.startswith(model.train))
         mean = build_generator(self.config)
         mean.load_state_dict(generator.state_dict())
         self.add_network("generator", generator)
@@ -201,7 +204,7 @@ class Trainer(ABC):
             betas: of Adam.
             norm_max: gradients are clipped to this norm; None does not clip.
         """
-        parameters = [parameter for network in networks for parameter in network.parameters()]
+        parameters = [p for network in networks for p in network.parameters() if p.requires_grad]
         self.optimisers[name] = torch.optim.Adam(parameters, lr=self.recipe.optimiser.rate, betas=betas)
         self._optimised[name] = networks, norm_max
 
