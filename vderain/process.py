@@ -25,6 +25,7 @@ from vderain.options import Options, settings, weights
 from vderain.pipeline import LoadedModels, Pipeline, RestoredFrame, load_models
 from vderain.restore.frames import RADIUS
 from vderain.restore.rain_intervals import RainInterval
+from vderain.restore.raindrops import EVERY
 from vderain.restore.scene_state import MEMORY
 from vderain.runtime.device import configure_malloc, trim_memory
 from vderain.runtime.files import Draft, fingerprint
@@ -35,7 +36,8 @@ __all__ = ["Hooks", "LoadedModels", "Options", "Progress", "Result", "default_ta
 log = logging.getLogger(__name__)
 
 TRIM_EVERY = 8  # frames
-CONTEXT = 4 * RADIUS + 2 * MEMORY  # frames on each side that a result depends on, through all stages of the pipeline
+# Frames on each side that a result depends on, through all stages of the pipeline.
+CONTEXT = 4 * RADIUS + 2 * MEMORY + EVERY
 AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
 
 OnFrame = Callable[[Frame, Frame, int], None]  # frame as decoded, frame without rain, quarter turns to show it

@@ -72,6 +72,23 @@ def test_frames_behind_dry_glass_stay() -> None:
     assert all(a is not b for a, b in zip(RaindropRemover(adding(0), skip_dry=False)(seen, 2, 2), seen, strict=True))
 
 
+@pytest.mark.parametrize(("levels", "runs"), [(0, 5), (-20, 13)])
+def test_the_network_sees_one_frame_in_three_while_the_glass_is_dry(
+    levels: float, runs: int, unbounded: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, seen = adding(levels), []
+    run = network.restore_image
+
+    def counted(rgb: np.ndarray) -> np.ndarray:
+        seen.append(rgb)
+        return run(rgb)
+
+    monkeypatch.setattr(network, "restore_image", counted)
+    frames = prepare_frames((as_frame(picture, i) for i, picture in enumerate(drive(13))), 1)
+    assert len(list(RaindropRemover(network)(frames, 1, 2))) == 13
+    assert len(seen) == runs
+
+
 def test_the_residual_is_bounded_by_the_colours_of_the_surroundings() -> None:
     sky = np.full((120, 160, 3), (120, 150, 170), np.uint8)
     sky[:, 100:] = (60, 70, 80)

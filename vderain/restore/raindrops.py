@@ -3,12 +3,14 @@
 Raindrops are larger than streaks and stay where they are, so neighbouring frames do not show what is behind them. A
 network of their own restores each frame by itself, downscaled to the size of its training images. Its residual is
 filtered by a temporal median, since what is mistaken for a drop moves with the street; then it is upscaled. While the
-glass is dry in most parts of the frame, nothing is added.
+glass is dry in most parts of the frame, nothing is added; and while none is seen, the network looks at one frame in
+three.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 
 import cv2
 import numpy as np
@@ -34,6 +36,11 @@ DRY_SCENE_LEVELS, WET_SCENE_LEVELS = 0.3, 0.5
 STILL_DRY_LEVELS, STILL_WET_LEVELS = 0.35, 0.6
 
 
+EVERY = 3  # frames, of which the network sees one while the glass is dry
+
+_Detected = tuple[PreparedFrame, Residual | None]
+
+
 class RaindropRemover:
     """Removes raindrops from frames.
 
@@ -53,8 +60,10 @@ class RaindropRemover:
             workers: number of threads.
             radius: frames of the same shot before and after in which a drop has to be as well.
         """
-        on_cpu = self._network.on_cpu
-        detected = ordered_map(self._detect, frames, workers if on_cpu else 1)
+        threads = workers if self._network.on_cpu else 1
+        every = EVERY if self._skip_dry and radius else 1
+        sparse = ordered_map(partial(self._detect_some, every=every), frames, threads)
+        detected = ordered_map(self._fill, sliding_window(sparse, every - 1), threads)
         lasting = ordered_map(self._combine, sliding_window(detected, radius), workers)
         return ordered_map(self._remove, self._judge(lasting, alone=radius == 0), workers)
 
@@ -77,6 +86,28 @@ class RaindropRemover:
             yield item, score if self._skip_dry else 1.0
 
     @stage("raindrops")
+    def _detect_some(self, frame: PreparedFrame, every: int) -> _Detected:
+        """Run the network on one frame in `every`, and on still images."""
+        wanted = frame.is_still_image or frame.number % every == 0
+        return self._detect(frame) if wanted else (frame, None)
+
+    @stage("raindrops")
+    def _fill(self, around: tuple[_Detected | None, ...]) -> tuple[PreparedFrame, Residual]:
+        """The residual of a frame that was left out: a neighbour's while the glass is dry, else its own."""
+        middle = len(around) // 2
+        now = around[middle]
+        assert now is not None
+        frame, residual = now
+        if residual is not None:
+            return frame, residual
+        before, after = (
+            next((r for f, r in filter(None, side) if r is not None and f.shot == frame.shot), None)
+            for side in (around[middle - 1 :: -1], around[middle + 1 :])
+        )
+        if before is None or after is None or max(map(raindrop_level, (before, after))) > DRY_LEVELS / 2:
+            return self._detect(frame)
+        return frame, before
+
     def _detect(self, frame: PreparedFrame) -> tuple[PreparedFrame, Residual]:
         """The frame with the network's residual, at the network's size."""
         height_px, width_px = frame.rgb.shape[:2]
