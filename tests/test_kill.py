@@ -120,7 +120,7 @@ shares = pytest.mark.parametrize("numbers", SHARES)  # quick tests of the two co
 @shares
 def test_process_is_killed(tmp_path: Path, tiny1: Path, numbers: range) -> None:
     source, target = make(tmp_path / "in.mp4", Clip(frames=1600, audio="aac")), tmp_path / "out.mp4"
-    command: Command = ["process", source, "--model", tiny1, "--resume", *QUICK, "-o"]
+    command: Command = ["process", source, "--model", tiny1, "--resume", "--overwrite", *QUICK, "-o"]
     assert ran([*command, tmp_path / "straight.mp4"]).returncode == 0
     store = tmp_path / ".out.mp4.segments"
 

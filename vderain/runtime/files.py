@@ -337,6 +337,24 @@ def _try_lock(descriptor: int) -> bool | None:
     return True
 
 
+def has_posix_locks(path: Path) -> bool:
+    """Whether a file can be locked as SQLite does; many network drives offer no such locks.
+
+    Args:
+        path: a file that this process has not open, because closing it ends the locks of the whole process.
+    """
+    if fcntl is None:
+        return True  # Windows, whose locks work on network drives, too
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW)
+    try:
+        fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EACCES, errno.EAGAIN)  # another process holds one
+    finally:
+        os.close(descriptor)
+    return True
+
+
 @contextmanager
 def _locked_folder(folder: Path) -> Iterator[bool]:
     """Keeps other runs from creating drafts in a folder; gives False where it cannot be locked."""

@@ -1,6 +1,8 @@
 """Videos written in pieces: after a crash the work goes on, and nobody can tell from the result."""
 
+import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -318,6 +320,7 @@ def test_two_processes_do_not_mix_their_segments(tmp_path: Path, monkeypatch: py
             other.begin()
 
 
+@pytest.mark.timeout(180)
 def test_process_resume_after_a_kill(vderain: Run, clip: Make, tiny1: Path) -> None:
     source = clip("in.mp4", frames=620)
     flags: tuple[object, ...] = ("--model", tiny1, "--resume", "--temporal", "off", "--no-drops", "--no-guard")
@@ -346,3 +349,36 @@ def segments_in(store: Path) -> int:
             return int(db.execute("SELECT count(*) FROM segments").fetchone()[0])
         except sqlite3.OperationalError:
             return 0
+
+
+NO_LOCKS = r"""
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <stdarg.h>
+int flock(int fd, int how) { (void)fd; (void)how; errno = ENOLCK; return -1; }
+#define WITHOUT_LOCKS(name)                                                                            \
+  int name(int fd, int what, ...) {                                                                    \
+    va_list rest; va_start(rest, what); void *value = va_arg(rest, void *); va_end(rest);               \
+    if (what == F_SETLK || what == F_SETLKW || what == F_GETLK) { errno = ENOLCK; return -1; }          \
+    return ((int (*)(int, int, ...))dlsym(RTLD_NEXT, #name))(fd, what, value);                          \
+  }
+WITHOUT_LOCKS(fcntl)
+WITHOUT_LOCKS(fcntl64)
+"""
+
+
+@pytest.mark.skipif(not (sys.platform == "linux" and shutil.which("cc")), reason="needs a C compiler on Linux")
+@pytest.mark.timeout(180)
+def test_a_drive_without_locks_takes_segments(tmp_path: Path, clip: Make) -> None:
+    """As many network drives: neither flock nor POSIX locks."""
+    (tmp_path / "a.c").write_text(NO_LOCKS)
+    library = tmp_path / "nolocks.so"
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, tmp_path / "a.c", "-ldl"], check=True)
+    source, target = clip("in.mp4", frames=310), tmp_path / "out.mp4"
+    command = [sys.executable, ROOT / "cli.py", "process", source, "-o", target, "--strength", "0", "--resume"]
+    done = subprocess.run(command, env=os.environ | {"LD_PRELOAD": str(library)}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert len(decoded_pts(target)) == 310
+    assert not list(tmp_path.glob(".out*"))

@@ -25,7 +25,7 @@ from vderain.errors import VderainError
 from vderain.media.decode.media_file import Packet
 from vderain.media.encode import SEGMENT_FRAMES
 from vderain.media.frame import Frame
-from vderain.runtime.files import output_error
+from vderain.runtime.files import has_posix_locks, output_error
 
 log = logging.getLogger(__name__)
 
@@ -203,7 +203,8 @@ class SegmentStore:
             self.path.unlink()
         with suppress(FileExistsError):  # readable for its owner only, as the source may be
             os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-        self._db = sqlite3.connect(self.path, timeout=WAIT_S, isolation_level=None)
+        uri = self.path.absolute().as_uri() + ("" if has_posix_locks(self.path) else "?vfs=unix-none")
+        self._db = sqlite3.connect(uri, uri=True, timeout=WAIT_S, isolation_level=None)
         if not self._db.execute("SELECT name FROM sqlite_master LIMIT 1").fetchone():
             self._db.executescript(SCHEMA)
             self._db.execute("INSERT INTO work VALUES (?, NULL)", (self._key,))
