@@ -4,6 +4,9 @@ What stood behind a streak is the network's guess, a new one in each frame. Gues
 the scene and differ in their errors. So where rain was removed, a pixel becomes the middle of its own value and those
 of the frame before and after; where a shot begins or ends, of the next two frames on the other side. Where no rain was
 removed nothing changes, and the neighbours' differences there tell how far they can be trusted beside it.
+
+Luma alone is filtered, and all three colours change by the same. A filter of RGB takes more than twice as long, and
+gains a hundredth of a decibel.
 """
 
 from collections.abc import Iterable, Iterator
@@ -14,8 +17,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.restore.flow import FlowEstimator, align, consistent_flow, flow_luma
-from vderain.restore.frames import RADIUS, ConsistentFlow, FlowPair, Luma, Picture, Restoration
+from vderain.restore.flow import FlowEstimator, align_plane, consistent_flow, flow_luma
+from vderain.restore.frames import RADIUS, ConsistentFlow, FlowPair, Luma, Restoration
 from vderain.runtime.threads import ordered_map, sliding_window, stage
 
 FULL_LEVELS = 6.0  # a pixel changed by this much, of 255, is filtered fully; one changed less, in proportion
@@ -42,30 +45,31 @@ def filter_over_time(restorations: Iterable[Restoration], recompute_flow: bool, 
 
 
 @dataclass(frozen=True, slots=True)
-class _RestoredRgb:
+class _Restored:
     """A restoration with what its neighbours need of it.
 
     Attributes:
         item: the restoration.
-        rgb: (H, W, 3) uint8, without its rain.
+        plane: (H, W) uint8, its luma without rain.
         luma: (h, w) uint8 for flow; None where flow is not computed again.
         flows_to_previous: flow to and from the frame before; None where not computed, or across a cut.
     """
 
     item: Restoration
-    rgb: Picture
+    plane: Luma
     luma: Luma | None = None
     flows_to_previous: FlowPair | None = None
 
 
 @stage("temporal_filter")
-def _restored(item: Restoration, with_luma: bool) -> _RestoredRgb:
+def _restored(item: Restoration, with_luma: bool) -> _Restored:
     rgb = item.restored_rgb
-    return _RestoredRgb(item, rgb, flow_luma(rgb, rainy=False) if with_luma else None)
+    plane = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+    return _Restored(item, plane, flow_luma(rgb, rainy=False) if with_luma else None)
 
 
 @stage("flow")
-def _add_flow(around: tuple[_RestoredRgb | None, ...]) -> _RestoredRgb:
+def _add_flow(around: tuple[_Restored | None, ...]) -> _Restored:
     """Compute the flows between a frame and the one before it, where either is rainy."""
     before, centre, _ = around
     assert centre is not None
@@ -79,41 +83,42 @@ def _add_flow(around: tuple[_RestoredRgb | None, ...]) -> _RestoredRgb:
 
 
 @stage("temporal_filter")
-def _filter(around: tuple[_RestoredRgb | None, ...]) -> Restoration:
+def _filter(around: tuple[_Restored | None, ...]) -> Restoration:
     """Filter the frame in the middle of a sliding window."""
     centre = around[RADIUS]
     assert centre is not None
     item = centre.item
     neighbours = _nearest_neighbours(around) if item.rain_score > 0 else []
     flows = [_flow_between(centre, neighbour) for neighbour in neighbours]
-    aligned = [align(centre.rgb, other.rgb, flow) for other, flow in zip(neighbours, flows, strict=True) if flow]
+    aligned = [
+        align_plane(centre.plane, other.plane, flow)[0] for other, flow in zip(neighbours, flows, strict=True) if flow
+    ]
     if len(aligned) < 2:
         return item
-    first, second = aligned  # (H, W, 3) each
-    median = np.asarray(cv2.max(cv2.min(first, second), cv2.min(cv2.max(first, second), centre.rgb)), np.uint8)
+    first, second = aligned  # (H, W) each
+    median = np.asarray(cv2.max(cv2.min(first, second), cv2.min(cv2.max(first, second), centre.plane)), np.uint8)
     removed = np.abs(item.residual).max(axis=2).astype(np.float32) * np.float32(255)  # (H, W), in levels
     share = np.clip(cv2.blur(removed, (SPREAD_PX, SPREAD_PX)) * np.float32(1 / FULL_LEVELS), 0, 1)  # (H, W)
-    trust = _neighbour_trust(np.asarray(cv2.absdiff(median, centre.rgb), np.uint8), removed)
+    trust = _neighbour_trust(np.asarray(cv2.absdiff(median, centre.plane), np.uint8), removed)
     share *= trust * np.float32(item.rain_score / 255)
-    residual = _change_to_middle(first, second, centre.rgb, median)  # (H, W, 3), in levels
-    residual *= share[..., None]
-    residual += item.residual
-    return replace(item, residual=residual.astype(np.float16))
+    change = _change_to_middle(first, second, centre.plane, median)  # (H, W), in levels
+    change *= share
+    return replace(item, residual=item.residual + change[..., None].astype(np.float16))
 
 
-def _change_to_middle(first: Picture, second: Picture, centre: Picture, median: Picture) -> NDArray[np.float32]:
+def _change_to_middle(first: Luma, second: Luma, centre: Luma, median: Luma) -> NDArray[np.float32]:
     """From the centre to halfway between the median of the three frames and their mean.
 
-    Computed in 16 bits and in place where possible: these are the largest arrays of the stage.
+    Computed in 16 bits and in place where possible.
 
     Args:
-        first: (H, W, 3) uint8, an aligned neighbour.
-        second: (H, W, 3) uint8, the other one.
-        centre: (H, W, 3) uint8.
-        median: (H, W, 3) uint8, of the three.
+        first: (H, W) uint8, luma of an aligned neighbour.
+        second: (H, W) uint8, of the other one.
+        centre: (H, W) uint8, of the frame.
+        median: (H, W) uint8, of the three.
 
     Returns:
-        (H, W, 3) float32, in levels of 255.
+        (H, W) float32, in levels of 255.
     """
     total = cv2.add(cv2.add(first, second, dtype=cv2.CV_16S), centre, dtype=cv2.CV_16S)
     change = np.asarray(cv2.addWeighted(total, 1 / 3, median, -1, 0, dtype=cv2.CV_32F), np.float32)
@@ -123,11 +128,11 @@ def _change_to_middle(first: Picture, second: Picture, centre: Picture, median: 
     return change
 
 
-def _neighbour_trust(difference: Picture, removed: NDArray[np.float32]) -> NDArray[np.float32]:
+def _neighbour_trust(difference: Luma, removed: NDArray[np.float32]) -> NDArray[np.float32]:
     """How far neighbours can be trusted, by their difference to the centre beside the removed rain.
 
     Args:
-        difference: (H, W, 3) uint8, between the median and the centre.
+        difference: (H, W) uint8, between the median and the centre.
         removed: (H, W) levels of rain that were removed.
 
     Returns:
@@ -135,13 +140,13 @@ def _neighbour_trust(difference: Picture, removed: NDArray[np.float32]) -> NDArr
     """
     untouched = (removed < UNTOUCHED_LEVELS).astype(np.float32)
     size = (NEAR_PX, NEAR_PX)
-    total = cv2.blur(cv2.cvtColor(difference, cv2.COLOR_RGB2GRAY) * untouched, size)
+    total = cv2.blur(difference * untouched, size)
     mean = total / (cv2.blur(untouched, size) + np.float32(1e-3))  # (H, W), over untouched pixels
     trust = (np.float32(REJECTED_LEVELS) - mean) / np.float32(REJECTED_LEVELS - TRUSTED_LEVELS)
     return np.asarray(np.clip(trust, 0, 1), np.float32)
 
 
-def _nearest_neighbours(around: tuple[_RestoredRgb | None, ...]) -> list[_RestoredRgb]:
+def _nearest_neighbours(around: tuple[_Restored | None, ...]) -> list[_Restored]:
     """The frames before and after; the next two on one side where the shot ends on the other."""
     centre = around[RADIUS]
     before, after = (
@@ -151,7 +156,7 @@ def _nearest_neighbours(around: tuple[_RestoredRgb | None, ...]) -> list[_Restor
     return [before[0], after[0]] if before and after else (before or after)
 
 
-def _flow_between(centre: _RestoredRgb, other: _RestoredRgb) -> ConsistentFlow | None:
+def _flow_between(centre: _Restored, other: _Restored) -> ConsistentFlow | None:
     """Flow from a frame to another of its shot, at most two frames away."""
     item, number = centre.item, other.item.number
     if centre.luma is None or other.luma is None:  # use the flows of the window
