@@ -103,6 +103,60 @@ def test_without_a_joint_the_memory_goes_on(runner: RecurrentRunner, monkeypatch
         assert same(straight, residuals(runner, clip, lag=lag)) == [True] * unchanged + [False] * (12 - unchanged)
 
 
+@pytest.mark.parametrize("lag", [0, 2])
+def test_each_frame_and_each_flow_is_uploaded_once(
+    runner: RecurrentRunner, short_periods: None, monkeypatch: pytest.MonkeyPatch, lag: int
+) -> None:
+    """Through the warm-up, where a frame is restored twice, and a cut; a change is downloaded once."""
+    uploaded: list[np.ndarray] = []
+    downloads: list[torch.Tensor] = []
+    from_numpy, to_numpy = torch.from_numpy, torch.Tensor.numpy
+
+    def counted(array: np.ndarray) -> torch.Tensor:
+        uploaded.append(array)
+        return from_numpy(array)
+
+    def counted_back(tensor: torch.Tensor) -> np.ndarray:
+        downloads.append(tensor)
+        return to_numpy(tensor)
+
+    clip = [f // 4 for f in noisy_drive(10)] + [255 - f // 4 for f in noisy_drive(4)]
+    frames = prepared(clip)
+    assert [frame.shot for frame in frames] == [0] * 10 + [1] * 4
+    monkeypatch.setattr(torch, "from_numpy", counted)
+    monkeypatch.setattr(torch.Tensor, "numpy", counted_back)
+    results = list(runner(frames, 1, lag))
+    assert len(results) == len(downloads) == len(clip)
+    pictures = [array for array in uploaded if array.shape == clip[0].shape]
+    assert len(pictures) == len({id(array) for array in pictures}) == len(clip)
+    lumas, flows = len(clip), 2 * (len(clip) - 2)  # both ways, but for the first frames of shots
+    assert len(uploaded) == len(pictures) + lumas + 2 * flows, "a flow is two arrays"
+
+
+@pytest.mark.parametrize("ends", ["end", "close", "error"])
+def test_the_number_of_threads_is_as_before_when_a_run_ends(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = torch.get_num_threads()
+    monkeypatch.setattr(recurrent, "cores", lambda: 4)
+    generator = tiny_recurrent()
+    try:
+        torch.set_num_threads(3)
+        run = RecurrentRunner(generator, CPU)(prepared(noisy_drive(4)), 1)
+        next(run)
+        assert torch.get_num_threads() == 2
+        if ends == "end":
+            assert len(list(run)) == 3
+        elif ends == "close":
+            run.close()
+        else:
+            with torch.no_grad():
+                generator.head.weight.fill_(float("nan"))
+            with pytest.raises(CheckpointError):
+                list(run)
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_number_of_workers_does_not_matter(runner: RecurrentRunner) -> None:
     clip = noisy_drive(7)
     assert all(same(residuals(runner, clip, workers=1), residuals(runner, clip, workers=3)))

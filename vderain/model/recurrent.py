@@ -1,19 +1,18 @@
 """The recurrent generator: a U-Net with a memory that is carried from frame to frame along the motion.
 
 The memory has two parts. The image memory is an estimate of the scene's luma with a variance for each pixel: a Kalman
-filter, whose gain the network corrects. The feature state is a selective state-space model (S6: Gu & Dao, "Mamba:
-Linear-time sequence modeling with selective state spaces", 2023), diagonal, with one step a frame. Both are warped
-along the optical flow before each step, so that a cell keeps following its place in the scene.
+filter, whose gain the network corrects. The feature state is that of a selective state-space model (`SelectiveState`).
+Both are warped along the optical flow before each step, so that a cell keeps following its place in the scene.
 """
 
 import math
-from functools import lru_cache
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from vderain.model.memory import Carried, Evidence, Memory, SelectiveState, Step
+from vderain.model.motion import Motion, sample, sampling_grid
 from vderain.model.unet import (
     DIFFERENCE_GAIN,
     UNet,
@@ -33,101 +32,7 @@ DRY_LEVELS = 2.0  # below this no rain was removed: where the memory differs the
 MISMATCH_LEVELS = 1.5  # mean difference there that noise and compression explain
 MISMATCH_STEP_PX, MISMATCH_CELLS = 4, 9  # it is averaged over this many cells of so many pixels
 MISMATCH_PRIOR = 0.05  # share of untouched pixels, below which the difference there says little
-HALF_LIVES = 0.5, 16.0  # frames, of the fastest and the slowest channel of the feature state before training
 LUMA_WEIGHTS = 0.299, 0.587, 0.114  # ITU-R BT.601
-
-
-class Memory(NamedTuple):
-    """What is carried to the next frame.
-
-    Attributes:
-        luma: (B, 1, H, W) float32 in 0..1, the scene without rain.
-        variance: (B, 1, H, W) float32, of `luma`, in levels squared.
-        features: (B, S, h, w) float32 at the size of the network's second level.
-    """
-
-    luma: Tensor
-    variance: Tensor
-    features: Tensor
-
-
-class Evidence(NamedTuple):
-    """What is known about a frame from others, aligned to it.
-
-    Attributes:
-        memory: (B, 1, H, W) in 0..1, the image memory; the frame's own luma where the flow lost it.
-        variance: (B, 1, H, W) float32, of `memory`, in levels squared.
-        previous: (B, 1, H, W) in 0..1, luma of the frame before, likewise.
-        confidence: (B, 1, H, W) in 0..1, of the flow to the frame before; 0 where there is none.
-        following: (B, 2, H, W) in 0..1, luma of the next two frames; the frame's own where the flow lost it.
-        following_confidence: (B, 1, H, W) in 0..1, mean of both; 0 where there are none.
-        features: (B, S, h, w) float32, the feature state, already weighted by the confidence.
-    """
-
-    memory: Tensor
-    variance: Tensor
-    previous: Tensor
-    confidence: Tensor
-    following: Tensor
-    following_confidence: Tensor
-    features: Tensor
-
-
-class Motion(NamedTuple):
-    """Optical flow to another frame.
-
-    Attributes:
-        flow_px: (B, 2, h, w) float32, x and y displacement in pixels of the frame.
-        confidence: (B, 1, h, w) float32 in 0..1.
-        step_px: pixels of the frame for one of the flow, W/w and H/h.
-    """
-
-    flow_px: Tensor
-    confidence: Tensor
-    step_px: tuple[float, float] = (1.0, 1.0)
-
-    def full_size(self, luma: Tensor) -> tuple[Tensor, Tensor]:
-        """Grid to sample from, (B, H, W, 2), and confidence, (B, 1, H, W), for a frame with this luma."""
-        size = luma.shape[-2:]
-        confidence = self.confidence
-        if confidence.shape[-2:] != size:
-            confidence = F.interpolate(confidence, size, mode="bilinear", align_corners=False)
-        return sampling_grid(self.flow_px, size), confidence
-
-    def then(self, onward: "Motion") -> "Motion":
-        """The flow to the frame that `onward` leads to from the frame that this one leads to."""
-        steps = self.flow_px.new_tensor(self.step_px).view(1, 2, 1, 1)
-        places = sampling_grid(self.flow_px / steps, self.flow_px.shape[-2:])
-        flow_px = self.flow_px + sample(onward.flow_px, places)
-        return Motion(flow_px, self.confidence * sample(onward.confidence, places), self.step_px)
-
-
-class Carried(NamedTuple):
-    """The memory and the frame before, warped to a frame: see `Evidence`."""
-
-    memory: Tensor
-    variance: Tensor
-    previous: Tensor
-    confidence: Tensor
-    features: Tensor
-
-
-class Step(NamedTuple):
-    """The result for one frame.
-
-    Attributes:
-        change: (B, 1, H, W) float32 in 0..1 units, to be added to the frame's luma.
-        estimate: (B, 1, H, W) float32, the same before the image memory corrected it.
-        innovation: (B, 1, H, W) float32, what the estimate changed in the image memory.
-        prior: (B, 1, H, W) float32, variance of the image memory before that, as the network saw it, in levels squared.
-        memory: for the next frame.
-    """
-
-    change: Tensor
-    estimate: Tensor
-    innovation: Tensor
-    prior: Tensor
-    memory: Memory
 
 
 class RecurrentUNet(UNet):
@@ -348,91 +253,6 @@ def _both_sides(evidence: Evidence) -> tuple[tuple[Tensor, Tensor, Tensor, Tenso
 def _touched(estimate: Tensor) -> Tensor:
     """Share of the change that a pixel takes, 0..1: pixels that the network leaves alone stay as they are."""
     return (estimate.abs() * (LEVELS / UNTOUCHED_LEVELS)).clamp(max=1)
-
-
-class SelectiveState(nn.Module):
-    """One step of a diagonal selective state-space model for every cell.
-
-    ``h = a * h + (1 - a) * B * V`` and ``u + W (C * h + D * V)``, with ``a = exp(-softplus(delta))``, which is
-    ``sigmoid(-delta)``. B, C, V and delta depend on the input: they select what is written, read and forgotten. The
-    bias of delta sets each channel's half-life before training. The output layer starts at zero.
-
-    Args:
-        channels: of the input.
-        states: of the state.
-    """
-
-    def __init__(self, channels: int, states: int) -> None:
-        super().__init__()
-        self.keep, self.write, self.read, self.value = (nn.Conv2d(channels, states, 1) for _ in range(4))
-        self.out = nn.Conv2d(states, channels, 1)
-        self.skip = nn.Parameter(torch.ones(states, 1, 1))
-        fastest, slowest = HALF_LIVES
-        half_lives = torch.logspace(math.log2(fastest), math.log2(slowest), states, base=2.0)
-        kept = 0.5 ** (1 / half_lives)  # of the state after one frame
-        for layer, bias in ((self.keep, torch.logit(kept)), (self.write, 1.0), (self.read, 1.0)):
-            nn.init.normal_(layer.weight, std=0.02)
-            with torch.no_grad():
-                layer.bias.copy_(torch.as_tensor(bias))  # type: ignore[union-attr]
-        nn.init.zeros_(self.out.weight)
-        nn.init.zeros_(self.out.bias)  # type: ignore[arg-type]
-
-    def forward(self, u: Tensor, carried: Tensor) -> tuple[Tensor, Tensor]:
-        """Advance the state by one frame.
-
-        Args:
-            u: (B, C, h, w) features.
-            carried: (B, S, h, w) float32, the state of the frame before, warped and weighted by its confidence.
-
-        Returns:
-            (B, C, h, w) features and (B, S, h, w) float32 state.
-        """
-        keep, write, read, value = (layer(u).float() for layer in (self.keep, self.write, self.read, self.value))
-        state = torch.lerp(write * value, carried, torch.sigmoid(keep))
-        read_out = torch.addcmul(self.skip * value, read, state)
-        return u + self.out(read_out.to(u.dtype)), state
-
-
-def sampling_grid(flow: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The places that a flow points to, as `F.grid_sample` wants them.
-
-    Args:
-        flow: (B, 2, h, w), x and y displacement in pixels of the picture to be sampled; enlarged to its size.
-        shape: (H, W) of that picture.
-
-    Returns:
-        (B, H, W, 2) in -1..1.
-    """
-    height_px, width_px = shape
-    factors = [2 / max(1, width_px - 1), 2 / max(1, height_px - 1)]
-    scaled = flow.float() * torch.tensor(factors, device=flow.device).view(1, 2, 1, 1)
-    scaled = scaled.contiguous(memory_format=torch.channels_last)
-    if scaled.shape[-2:] != shape:
-        scaled = F.interpolate(scaled, (height_px, width_px), mode="bilinear", align_corners=False)
-    return scaled.permute(0, 2, 3, 1) + _identity_grid(height_px, width_px, flow.device)
-
-
-@lru_cache(maxsize=8)
-def _identity_grid(height_px: int, width_px: int, device: torch.device) -> Tensor:
-    """(H, W, 2), the grid of no motion; every frame of a clip needs the same two sizes."""
-    with torch.inference_mode(False):
-        rows, columns = (
-            torch.linspace(-1, 1, side, device=device) if side > 1 else torch.zeros(1, device=device)
-            for side in (height_px, width_px)
-        )
-        y, x = torch.meshgrid(rows, columns, indexing="ij")
-        return torch.stack([x, y], -1)
-
-
-def sample(x: Tensor, places: Tensor, mode: str = "bilinear") -> Tensor:
-    """Sample a picture at places; beyond its border the outermost pixels are repeated.
-
-    Args:
-        x: (B, C, H, W).
-        places: (B, h, w, 2), see `sampling_grid`.
-        mode: ``bilinear`` or ``bicubic``.
-    """
-    return F.grid_sample(x.float(), places, mode=mode, padding_mode="border", align_corners=True)
 
 
 def from_window(window: dict[str, Tensor], config: UNetConfig) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ happens on the network's device: a frame is uploaded once, and the change of its
 """
 
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
@@ -18,7 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vderain.errors import CheckpointError
-from vderain.model.recurrent import Evidence, Memory, Motion, RecurrentUNet, Step, sample
+from vderain.model.memory import Evidence, Memory, Step
+from vderain.model.motion import Motion, sample
+from vderain.model.recurrent import RecurrentUNet
 from vderain.restore.flow import FlowEstimator, consistent_flow
 from vderain.restore.frames import RADIUS, ConsistentFlow, Picture, PreparedFrame, Residual, Restoration
 from vderain.runtime.device import DevicePlacement, cores
@@ -35,26 +38,43 @@ def context_begins(number: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class LinkedFrame:
-    """A frame with the flows between it and the one before.
+    """A frame with the flows between it and the one before; both None at the start of a shot.
 
     Attributes:
         frame: prepared.
-        to_previous: from this frame to the one before; None at the start of a shot.
+        to_previous: from this frame to the one before.
         from_previous: from the one before to this frame.
-        previous: the one before.
     """
 
     frame: PreparedFrame
     to_previous: ConsistentFlow | None = None
     from_previous: ConsistentFlow | None = None
-    previous: PreparedFrame | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class _Uploaded:
+    """A `LinkedFrame` on the network's device.
+
+    Attributes:
+        frame: prepared.
+        rgb: (1, 3, H, W) uint8.
+        luma: (1, 1, H, W) float32 in 0..1.
+        to_previous: as in `LinkedFrame`.
+        from_previous: likewise.
+    """
+
+    frame: PreparedFrame
+    rgb: Tensor
+    luma: Tensor
+    to_previous: Motion | None
+    from_previous: Motion | None
 
 
 @dataclass(frozen=True, slots=True)
 class _Result:
     """A frame and what the network made of it."""
 
-    link: LinkedFrame
+    now: _Uploaded
     step: Step
 
 
@@ -78,42 +98,39 @@ class RecurrentRunner:
             workers: threads that compute flow.
             lag: later frames whose results correct a frame's.
         """
-        for around in sliding_window(self._forward(frames, workers), lag):
-            now, later = around[lag], around[lag + 1 :]
-            assert now is not None
-            yield _restoration(now.link.frame, self._smooth(now, later))
+        with _network_threads(self.placement.device):
+            for around in sliding_window(self._forward(frames, workers), lag):
+                result, later = around[lag], around[lag + 1 :]
+                assert result is not None
+                yield _restoration(result.now.frame, self._smooth(result, later))
 
     def _forward(self, frames: Iterable[PreparedFrame], workers: int) -> Iterator[_Result]:
         """Carry the memory through a clip."""
-        if self.placement.device.type == "cpu":
-            torch.set_num_threads(
-                max(1, cores() // 2)
-            )  # of this thread; the rest is left to flow, decoding and encoding
         memory: Memory | None = None
         renewed: Memory | None = None
-        for _, _, now, *after in sliding_window(ordered_map(_link, _pairs(frames), workers), 2):
+        uploaded = map(self._upload_linked, ordered_map(_link, _pairs(frames), workers))
+        for _, before, now, *after in sliding_window(uploaded, 2):
             assert now is not None
             place = now.frame.number % PERIOD
             if place == 0 and renewed is not None:
                 memory = renewed
             if place >= PERIOD - WARM_UP:
-                renewed = self._restore(now, after, renewed if place > PERIOD - WARM_UP else None).memory
-            step = self._restore(now, after, memory)
+                renewed = self._restore(before, now, after, renewed if place > PERIOD - WARM_UP else None).memory
+            step = self._restore(before, now, after, memory)
             memory = step.memory
             yield _Result(now, step)
 
     @stage("network")
-    def _smooth(self, now: _Result, later: Sequence[_Result | None]) -> Residual:
+    def _smooth(self, result: _Result, later: Sequence[_Result | None]) -> Residual:
         """Correct a frame's result by those of later frames of its shot, the last one first."""
-        chain = [now, *takewhile(lambda result: result.link.from_previous is not None, filter(None, later))]
+        chain = [result, *takewhile(lambda other: other.now.from_previous is not None, filter(None, later))]
         with torch.inference_mode():
             correction = chain[-1].step.innovation
             change = chain[-1].step.change
-            for result, after in reversed(list(pairwise(chain))):
-                assert after.link.from_previous is not None
-                _, luma = self._upload(result.link.frame.rgb)
-                motion = self._motion(after.link.from_previous, luma)
-                change, correction = self._generator.smoothed(luma, result.step, after.step, correction, motion)
+            for one, after in reversed(list(pairwise(chain))):
+                motion = after.now.from_previous
+                assert motion is not None
+                change, correction = self._generator.smoothed(one.now.luma, one.step, after.step, correction, motion)
             return _grey(change)
 
     def each(self, frames: Iterable[PreparedFrame]) -> Iterator[Restoration]:
@@ -148,43 +165,34 @@ class RecurrentRunner:
         return (self.restore_image(rgb) + flipped[:, ::-1]) / np.float16(2)
 
     @stage("network")
-    def _restore(self, now: LinkedFrame, after: Sequence[LinkedFrame | None], memory: Memory | None) -> Step:
+    def _restore(
+        self, before: _Uploaded | None, now: _Uploaded, after: Sequence[_Uploaded | None], memory: Memory | None
+    ) -> Step:
         """Restore a frame.
 
         Args:
+            before: the frame before; not used if it is of another shot.
             now: the frame.
             after: the next ones, up to two; those of another shot are not used.
             memory: of the frame before.
         """
         generator = self._generator
         with torch.inference_mode():
-            picture, luma = self._upload(now.frame.rgb)
-            evidence = self._look_ahead(generator.no_evidence(luma), luma, after)
+            evidence = _look_ahead(generator.no_evidence(now.luma), now.luma, after)
             if memory is not None and now.to_previous is not None:
-                motion = self._motion(now.to_previous, luma)
-                assert now.previous is not None
-                _, previous = self._upload(now.previous.rgb)
-                evidence = evidence._replace(**generator.carried(memory, previous, luma, motion)._asdict())
-            return generator.step(picture, luma, evidence)
+                assert before is not None
+                carried = generator.carried(memory, before.luma, now.luma, now.to_previous)
+                evidence = evidence._replace(**carried._asdict())
+            return generator.step(now.rgb, now.luma, evidence)
 
-    def _look_ahead(self, evidence: Evidence, luma: Tensor, after: Sequence[LinkedFrame | None]) -> Evidence:
-        """Add the next frames to the evidence; where there is one only, it stands in for both."""
-        aligned: list[Tensor] = []
-        confidences: list[Tensor] = []
-        motion: Motion | None = None
-        for link in _links(after):
-            assert link.from_previous is not None
-            onward = self._motion(link.from_previous, luma)
-            motion = onward if motion is None else motion.then(onward)
-            places, confidence = motion.full_size(luma)
-            _, following = self._upload(link.frame.rgb)
-            aligned.append(torch.lerp(luma, sample(following, places, "bicubic"), confidence))
-            confidences.append(confidence)
-        if not aligned:
-            return evidence
-        following = torch.cat([aligned[0], aligned[-1]], 1)
-        confidence = (confidences[0] + confidences[-1]) / 2
-        return evidence._replace(following=following, following_confidence=confidence)
+    @stage("network")
+    def _upload_linked(self, link: LinkedFrame) -> _Uploaded:
+        """Upload a frame with its flows: once, though several steps need them."""
+        with torch.inference_mode():
+            rgb, luma = self._upload(link.frame.rgb)
+            flows = link.to_previous, link.from_previous
+            to, back = (None if flow is None else self._motion(flow, luma) for flow in flows)
+            return _Uploaded(link.frame, rgb, luma, to, back)
 
     def _upload(self, rgb: Picture) -> tuple[Tensor, Tensor]:
         """(1, 3, H, W) uint8 and its luma, (1, 1, H, W) float32 in 0..1."""
@@ -217,9 +225,42 @@ def _grey(change: Tensor) -> Residual:
     return plane[..., None]
 
 
-def _links(after: Sequence[LinkedFrame | None]) -> list[LinkedFrame]:
-    """The next frames up to the end of the shot."""
-    return list(takewhile(lambda link: link.from_previous is not None, filter(None, after)))
+def _look_ahead(evidence: Evidence, luma: Tensor, after: Sequence[_Uploaded | None]) -> Evidence:
+    """Add the next frames of the shot to the evidence; where there is one only, it stands in for both.
+
+    Args:
+        evidence: of a frame without neighbours.
+        luma: (1, 1, H, W) of the frame, in 0..1.
+        after: the next frames, up to two.
+    """
+    aligned: list[Tensor] = []
+    confidences: list[Tensor] = []
+    motion: Motion | None = None
+    for other in filter(None, after):
+        onward = other.from_previous
+        if onward is None:
+            break
+        motion = onward if motion is None else motion.then(onward)
+        places, confidence = motion.full_size(luma)
+        aligned.append(torch.lerp(luma, sample(other.luma, places, "bicubic"), confidence))
+        confidences.append(confidence)
+    if not aligned:
+        return evidence
+    following = torch.cat([aligned[0], aligned[-1]], 1)
+    confidence = (confidences[0] + confidences[-1]) / 2
+    return evidence._replace(following=following, following_confidence=confidence)
+
+
+@contextmanager
+def _network_threads(device: torch.device) -> Iterator[None]:
+    """Use half of the cores for the network on a CPU: the rest is left to flow, decoding and encoding."""
+    before = torch.get_num_threads()
+    if device.type == "cpu":
+        torch.set_num_threads(max(1, cores() // 2))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _pairs(frames: Iterable[PreparedFrame]) -> Iterator[tuple[PreparedFrame | None, PreparedFrame]]:
@@ -241,7 +282,6 @@ def _link(pair: tuple[PreparedFrame | None, PreparedFrame]) -> LinkedFrame:
         frame,
         consistent_flow(frame.luma, before.luma, backward, forward),
         consistent_flow(before.luma, frame.luma, forward, backward),
-        before,
     )
 
 

@@ -5,7 +5,9 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from vderain.model.recurrent import Memory, Motion, RecurrentUNet, Step
+from vderain.model.memory import Memory, Step
+from vderain.model.motion import Motion
+from vderain.model.recurrent import RecurrentUNet
 from vderain.train.data.sequences import LENGTH, SequenceMaker, TrainingSequence
 from vderain.train.supervised import Supervised
 from vderain.train.trainer import Batch, Losses
