@@ -247,6 +247,10 @@ def test_a_frame_without_neighbours_is_aligned_perfectly() -> None:
     neighbours, trusts = _both_sides(untrained().no_evidence(luma))
     assert all(torch.equal(neighbour, luma) for neighbour in neighbours)
     assert all((trust == 1).all() for trust in trusts)
+    evidence = evidence_of(0.0, 0.0)
+    (memory, previous, first, second), _ = _both_sides(evidence)
+    assert torch.equal(memory, evidence.memory) and torch.equal(previous, evidence.previous)
+    assert torch.equal(torch.cat([first, second], 1), evidence.following)
 
 
 def test_frames_of_a_batch_stand_at_ends_of_their_own() -> None:
