@@ -317,11 +317,14 @@ def test_a_memory_that_is_off_counts_less() -> None:
     memory = luma.clone()
     evidence = generator.no_evidence(luma)._replace(variance=torch.full_like(luma, 4.0))
     with torch.inference_mode():
-        fits = generator.step(luma.expand(-1, 3, -1, -1), luma, evidence._replace(memory=memory)).prior
-        off = generator.step(luma.expand(-1, 3, -1, -1), luma, evidence._replace(memory=memory + 11.5 / 255)).prior
-    assert fits.numpy() == pytest.approx(4.0)
+        fits = generator.step(luma.expand(-1, 3, -1, -1), luma, evidence._replace(memory=memory))
+        off = generator.step(luma.expand(-1, 3, -1, -1), luma, evidence._replace(memory=memory + 11.5 / 255))
+    assert fits.prior.numpy() == pytest.approx(4.0)
     inner = slice(24, 40)  # the mean at the border counts what is beyond it as nothing
-    assert off[..., inner, inner].numpy() == pytest.approx(4 + (10 / 1.05) ** 2, rel=1e-4)
+    prior, error = 4 + (10 / 1.05) ** 2, 0.5**2
+    assert off.prior[..., inner, inner].numpy() == pytest.approx(prior, rel=1e-4)
+    assert off.memory.variance[..., inner, inner].numpy() == pytest.approx(prior * error / (prior + error), rel=1e-2)
+    assert fits.memory.variance.numpy() == pytest.approx(4 * error / (4 + error), rel=1e-3)
 
 
 @pytest.mark.parametrize("step", [(1, 1), (2, 2)])
