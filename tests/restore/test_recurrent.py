@@ -133,6 +133,23 @@ def test_each_frame_and_each_flow_is_uploaded_once(
     assert len(uploaded) == len(pictures) + lumas + 2 * flows, "a flow is two arrays"
 
 
+def test_the_luma_of_the_frame_before_is_carried_along(
+    runner: RecurrentRunner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[torch.Tensor] = []
+    carried = RecurrentUNet.carried
+
+    def watched(self: RecurrentUNet, memory: Any, previous: torch.Tensor, *rest: Any) -> Any:
+        seen.append(previous)
+        return carried(self, memory, previous, *rest)
+
+    monkeypatch.setattr(RecurrentUNet, "carried", watched)
+    clip = noisy_drive(4)
+    residuals(runner, clip)
+    expected = [cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY) for picture in clip[:-1]]
+    assert all(same([(previous[0, 0] * 255).round().byte().numpy() for previous in seen], expected))
+
+
 @pytest.mark.parametrize("ends", ["end", "close", "error"])
 def test_the_number_of_threads_is_as_before_when_a_run_ends(ends: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = torch.get_num_threads()
