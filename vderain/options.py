@@ -16,12 +16,18 @@ from vderain.model.released import DEFAULT_MODEL, DROPS_MODEL, weights_hash
 Temporal = Literal["off", "light", "strong", "only"]
 Precision = Literal["auto", "fp32", "bf16"]
 Comparison = Literal["side", "split"]
+DryAction = Literal["copy", "link", "skip"]
 RainStyle = Literal["drizzle", "shower", "downpour", "windshield"]
 
 STRENGTH_MAX = 2
 NOISE_MAX = 64.0  # levels of 255
 NOISE_SEED = 1  # added to the seed of the rain, so that noise does not change the rain
-WITHOUT_EFFECT = ("device", "batch_size", "overwrite")  # options that say how to run, and do not change the result
+WITHOUT_EFFECT = (
+    "device",
+    "batch_size",
+    "overwrite",
+    "dry",
+)  # options that say how to run, and do not change the result
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +49,10 @@ class Options:
         rate: frames per second of a folder of images.
         drops: also remove raindrops on the windshield.
         guard: copy the frames of dry scenes unchanged.
-        auto: scan the video first and skip its dry parts.
+        auto: look for rain first, skip dry parts, and leave a file untouched that is dry throughout.
+        dry: what the output of such a file is: a ``copy`` byte for byte, a ``link`` to the same data, or nothing
+            (``skip``). A file of which another part, container, codec or comparison is wanted is encoded unless
+            skipped.
         gpx: write the camera's GPS track to a ``.gpx`` file beside the video.
         container: file suffix of the output without its dot; must match the target's name where one is given.
         compare: show before and after in one frame, ``side`` by side or ``split`` in the middle.
@@ -67,6 +76,7 @@ class Options:
     drops: bool = True
     guard: bool = True
     auto: bool = False
+    dry: DryAction = "copy"
     gpx: bool = False
     container: str | None = None
     compare: Comparison | None = None
@@ -80,6 +90,8 @@ class Options:
             raise UsageError(
                 f"there is no temporal mode {self.temporal!r}.", f"Choose {', '.join(get_args(Temporal))}."
             )
+        if self.dry not in get_args(DryAction):
+            raise UsageError(f"a dry file cannot be treated by {self.dry!r}.", "Choose copy, link or skip.")
         if self.compare is not None and self.compare not in get_args(Comparison):
             raise UsageError(f"there is no comparison {self.compare!r}.", "Choose side or split.")
         if self.batch_size is not None and self.batch_size < 1:

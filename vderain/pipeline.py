@@ -20,6 +20,8 @@ from vderain.options import Comparison, Options, needs_network
 from vderain.restore.frames import RADIUS, AlignedWindow, PreparedFrame, Restoration
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.median_baseline import restore_by_median
+from vderain.restore.quick_look import MODEL as QUICK_MODEL
+from vderain.restore.quick_look import QuickLook
 from vderain.restore.rain_detection import zero_dry_scenes
 from vderain.restore.rain_intervals import RainInterval, Sample, by_interval, rain_intervals, scan
 from vderain.restore.raindrops import RaindropRemover, upscaled
@@ -60,6 +62,7 @@ class Pipeline:
     Attributes:
         model: name of the generator; None where none runs.
         device: description of the device it runs on, or "-".
+        quick_look: decides whether a whole video is dry; None without ``--auto`` or without a network.
     """
 
     def __init__(self, options: Options, models: "LoadedModels | None") -> None:
@@ -68,6 +71,7 @@ class Pipeline:
         self.device = str(models.network.placement) if models else "-"
         self._network = models.network if models else None
         self._remove_raindrops = models.raindrop_remover if models else None
+        self.quick_look = models.quick_look if models and options.auto else None
 
     def __call__(
         self,
@@ -202,11 +206,13 @@ class LoadedModels:
         name: of the generator.
         network: the generator.
         raindrop_remover: None where raindrops are not removed.
+        quick_look: None without ``--auto``.
     """
 
     name: str
     network: NetworkRunner | RecurrentRunner
     raindrop_remover: RaindropRemover | None
+    quick_look: QuickLook | None = None
 
 
 def load_models(options: Options) -> LoadedModels | None:
@@ -222,11 +228,14 @@ def load_models(options: Options) -> LoadedModels | None:
         return None
     checkpoint = load_checkpoint(options.model)
     network = _runner(checkpoint.generator, placement, options.batch_size)
-    raindrop_remover = None
+    raindrop_remover, raindrop_network = None, None
     if options.drops:
         raindrop_network = NetworkRunner(load_checkpoint(DROPS_MODEL).generator, placement)
         raindrop_remover = RaindropRemover(raindrop_network, skip_dry=options.guard)
-    return LoadedModels(checkpoint.name, network, raindrop_remover)
+    quick_look = None
+    if options.auto:
+        quick_look = QuickLook(NetworkRunner(load_checkpoint(QUICK_MODEL).generator, placement), raindrop_network)
+    return LoadedModels(checkpoint.name, network, raindrop_remover, quick_look)
 
 
 def _runner(generator: UNet, placement: DevicePlacement, batch_size: int | None) -> NetworkRunner | RecurrentRunner:

@@ -4,7 +4,7 @@ import logging
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from itertools import islice
 from pathlib import Path
@@ -15,18 +15,21 @@ import cv2
 from vderain import __version__
 from vderain.errors import UsageError
 from vderain.media.clip import FrameSink, FrameSource, Progress, check_name, check_source, open_sink, open_source
-from vderain.media.encode import SEGMENT_FRAMES
+from vderain.media.decode.reader import VideoReader
+from vderain.media.encode import SEGMENT_FRAMES, EncodeOptions
 from vderain.media.encode.segments import SegmentStore
-from vderain.media.frame import Frame
+from vderain.media.frame import Frame, SinkReport
 from vderain.media.gps import gpx_file, read_fixes
 from vderain.media.image.sequence import is_image_source
 from vderain.media.remux.capabilities import CONTAINERS, DEFAULT_SUFFIX
-from vderain.options import Options, settings, weights
+from vderain.options import DryAction, Options, settings, weights
 from vderain.pipeline import LoadedModels, Pipeline, RestoredFrame, load_models
+from vderain.restore import quick_look
 from vderain.restore.frames import RADIUS
 from vderain.restore.rain_intervals import RainInterval
 from vderain.restore.raindrops import EVERY
 from vderain.restore.scene_state import MEMORY
+from vderain.runtime.copies import copy_file
 from vderain.runtime.device import configure_malloc, trim_memory
 from vderain.runtime.files import Draft, fingerprint
 from vderain.runtime.threads import measure_stages, prefetch, until_stopped
@@ -82,6 +85,8 @@ class Result:
         seconds: wall-clock time.
         rain_intervals: rainy and dry intervals, if `Options.auto` looked for them.
         stages_s: processor seconds of each stage.
+        untouched: what became of a dry file, see `Options.dry`; None where a file was restored. Its `frames` are an
+            estimate, because they were not decoded, and its target does not exist where it was skipped.
     """
 
     source: Path
@@ -100,6 +105,7 @@ class Result:
     seconds: float
     rain_intervals: tuple[RainInterval, ...] = ()
     stages_s: dict[str, float] = field(default_factory=dict)
+    untouched: DryAction | None = None
 
 
 def process(
@@ -122,18 +128,19 @@ def process(
         VderainError: whatever goes wrong; nothing is left under the target's name then.
     """
     job = _Job(source, target, options or Options(), hooks or Hooks())
-    with (
-        measure_stages() as stages_s,
-        job.open_source() as reader,
-        job.open_store(reader) as store,
-        closing(job.restore(reader, store)) as restored,  # after the sink, which removes an unfinished file at once
-        job.open_gps_track(reader) as gpx,
-        job.open_sink(reader, store) as sink,
-    ):
-        for frame in restored:
-            sink.write(frame.shown)
-            on_progress(job.count(frame, reader))
-    return job.result(reader, sink, gpx, stages_s)
+    with measure_stages() as stages_s, job.open_source() as reader:
+        if job.stays_untouched(reader):
+            return job.leave_untouched(reader, on_progress, stages_s)
+        with (
+            job.open_store(reader) as store,
+            closing(job.restore(reader, store)) as restored,  # after the sink, which removes an unfinished file at once
+            job.open_gps_track(reader) as gpx,
+            job.open_sink(reader, store) as sink,
+        ):
+            for frame in restored:
+                sink.write(frame.shown)
+                on_progress(job.count(frame, reader))
+    return job.result(reader, sink.report, gpx, stages_s)
 
 
 def default_target(source: Path, container: str | None = None) -> Path:
@@ -196,6 +203,53 @@ class _Job:
             rate=options.rate,
         )
 
+    def stays_untouched(self, reader: FrameSource) -> bool:
+        """Look for rain if that was asked for, and tell whether the file is dry and its output need not be encoded."""
+        if not self._options.auto:
+            return False
+        turns = reader.rotation_quarters
+        if not self._is_clearly_dry(reader):
+            self._intervals = self._pipeline.find_rain(reader.frames(), turns)
+        else:
+            self._intervals = [RainInterval(first=0, begin_s=0.0, rainy=False, rain_score=0.0)]
+        is_dry = self._intervals is not None and not any(interval.rainy for interval in self._intervals)
+        return is_dry and reader.media is not None and self._may_stay()
+
+    def _is_clearly_dry(self, reader: FrameSource) -> bool:
+        look = self._pipeline.quick_look
+        if look is None or not isinstance(reader, VideoReader):
+            return False
+        groups = reader.keyframe_groups(quick_look.FRAMES, quick_look.EVERY_S, quick_look.LINES_PX)
+        with closing(groups):
+            return look.is_dry(groups, reader.rotation_quarters, *reader.part_s)
+
+    def _may_stay(self) -> bool:
+        """Whether the output of a dry file is nothing, or what the source itself is."""
+        options = self._options
+        is_whole = options.start_s is None and options.duration_s is None
+        is_same = options.encode == EncodeOptions() and options.compare is None
+        return options.dry == "skip" or (
+            is_whole and is_same and self._source.suffix.lower() == self._target.suffix.lower()
+        )
+
+    def leave_untouched(self, reader: FrameSource, on_progress: OnProgress, stages_s: dict[str, float]) -> Result:
+        """Copy, link or skip a dry file.
+
+        Args:
+            reader: the source.
+            on_progress: called once, at the end.
+            stages_s: processor seconds of each stage.
+        """
+        action = self._options.dry
+        self._frames = self._dry = reader.frames_estimate or 0
+        gpx = None
+        if action != "skip":
+            with self.open_gps_track(reader) as gpx:
+                copy_file(self._source, self._draft, share=action == "link")
+        duration_s = reader.duration_s or 0.0
+        on_progress(Progress(self._frames, duration_s, duration_s))
+        return replace(self.result(reader, SinkReport(), gpx, stages_s), untouched=action)
+
     @contextmanager
     def open_store(self, reader: FrameSource) -> Iterator[SegmentStore | None]:
         """The encoded segments; None where they are not kept, or the video is not longer than one segment."""
@@ -218,7 +272,6 @@ class _Job:
         """Decode and restore the frames that are not in the store; each of the two in a thread of its own."""
         first = self._pipeline.context_begins(store.frames - CONTEXT) if store else 0
         (width_px, height_px), turns, stop = reader.size_px, reader.rotation_quarters, Event()
-        self._intervals = self._pipeline.find_rain(reader.frames(), turns)
         decoded = until_stopped(stop, prefetch(islice(reader.frames(), first, None), AHEAD))
         restored = self._pipeline(decoded, turns, width_px * height_px, self._intervals, first)
         with closing(prefetch(restored, AHEAD, stop)) as ahead:
@@ -269,12 +322,12 @@ class _Job:
         now_s = float((frame.pts + frame.duration) * frame.time_base)
         return Progress(self._frames, now_s - float(self._first_s), reader.duration_s)
 
-    def result(self, reader: FrameSource, sink: FrameSink, gpx: Path | None, stages_s: dict[str, float]) -> Result:
+    def result(self, reader: FrameSource, kept: SinkReport, gpx: Path | None, stages_s: dict[str, float]) -> Result:
         """What was done, once everything is closed.
 
         Args:
             reader: the source.
-            sink: the output.
+            kept: what became of everything beside the frames.
             gpx: the file with the GPS track.
             stages_s: processor seconds of each stage; those of decoding, encoding and the rest are added as ``video``.
         """
@@ -287,9 +340,9 @@ class _Job:
             missing=reader.report.missing,
             dry=self._dry,
             damage=reader.report.damage,
-            kept=sink.report.kept,
-            dropped=sink.report.dropped,
-            changed=(*reader.report.changed, *sink.report.changed),
+            kept=kept.kept,
+            dropped=kept.dropped,
+            changed=(*reader.report.changed, *kept.changed),
             gpx=gpx,
             model=self._pipeline.model,
             device=self._pipeline.device,

@@ -88,5 +88,10 @@ class Summary:
         return [record for record in self.ended.values() if record.state == "done"]
 
     @property
+    def dry(self) -> list[Record]:
+        """Those of `done` that are dry and were left untouched."""
+        return [record for record in self.done if record.result.untouched]
+
+    @property
     def failed(self) -> list[Record]:
         return [record for record in self.ended.values() if record.state == "failed"]

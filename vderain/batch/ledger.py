@@ -158,6 +158,13 @@ class Ledger:
             store.put(self._db, replace(record, state="written", run=self.run))
         return self._finish(record, replaces)
 
+    def skip(self, record: Record) -> Record:
+        """Records that a file is dry and needs no result; an older result stays where it is."""
+        done = replace(record, state="done", run=self.run, draft="")
+        with self.transaction():
+            store.put(self._db, done)
+        return done
+
     def recover(self) -> None:
         """Publishes what dead runs had written, and releases what they had not."""
         for run in self._dead_runs():

@@ -15,11 +15,12 @@ from datetime import datetime
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from vderain import __version__
 from vderain.batch.plan import Item
 from vderain.errors import InputError, VderainError
+from vderain.options import DryAction
 from vderain.runtime.files import Fingerprint
 
 State = Literal["waiting", "running", "written", "done", "failed"]
@@ -53,6 +54,7 @@ class FileResult:
 
     Attributes:
         frames, repeated, missing, dry, damage, kept, dropped, model, device: as in `process.Result`.
+        untouched: what was done with a dry file instead: copied, linked or skipped; None where it was restored.
         media_s: duration of the result in seconds.
         thumbnails: the rainiest frames, in order of time.
     """
@@ -66,6 +68,7 @@ class FileResult:
     dropped: tuple[str, ...] = ()
     model: str = ""
     device: str = ""
+    untouched: DryAction | None = None
     media_s: float = 0.0
     thumbnails: tuple[Thumbnail, ...] = ()
 
@@ -96,6 +99,7 @@ class Record:
         item: the file and the place of its result, which is the key of the record.
         fingerprint: of the source when its processing began.
         settings: the options that affect the result, as JSON.
+        dry: what is done with the file if it is dry.
         weights: SHA-256 of the weights, or empty where no network runs.
         state: ``written`` means complete and verified, but not yet renamed to its final name.
         run: the run that works on the file, or worked on it last.
@@ -110,6 +114,7 @@ class Record:
     item: Item
     fingerprint: Fingerprint = UNKNOWN
     settings: str = ""
+    dry: DryAction = "skip"
     weights: str = ""
     state: State = "waiting"
     run: str = ""
@@ -175,9 +180,13 @@ def is_done(outdir: Path, known: Record | None, wanted: Record) -> bool:
         wanted: the file as it is now, with the settings and weights asked for.
 
     Returns:
-        Whether an intact result of the same source, settings and weights exists.
+        Whether an intact result of the same source, settings and weights exists, or the file is dry and was skipped.
     """
-    return known is not None and known.state == "done" and known.is_of_same_work(wanted) and known.is_intact(outdir)
+    if known is None or known.state != "done" or not known.is_of_same_work(wanted):
+        return False
+    if known.result.untouched and known.result.untouched != wanted.dry:
+        return False
+    return known.result.untouched == "skip" or known.is_intact(outdir)
 
 
 def is_known_to_fail(known: Record | None, wanted: Record) -> bool:
@@ -257,7 +266,7 @@ def _reader(kind: Any) -> Callable[[Any], Any]:
     if origin is tuple:
         read = _reader(arguments[0])
         return lambda values: tuple(map(read, _checked(values, list)))
-    if origin is UnionType:  # X | None
+    if origin in (UnionType, Union):  # X | None
         read = _reader(arguments[0])
         return lambda value: None if value is None else read(value)
     if origin is Literal:

@@ -180,7 +180,7 @@ class Run:
         return replace(self._unread(item), fingerprint=fingerprint(item.source))
 
     def _unread(self, item: Item) -> Record:
-        return Record(item=item, settings=self.settings, weights=self.weights)
+        return Record(item=item, settings=self.settings, dry=self.options.dry, weights=self.weights)
 
     def _start_tasks(self, workers: Workers) -> None:
         """Hands waiting files to idle workers."""
@@ -241,7 +241,11 @@ class Run:
             raise UsageError(event.failure.error, event.failure.cure)
         for text in event.warnings:
             self.emit(Warned(event.target, text))
-        if event.failure is None:
+        if event.failure is None and event.result.untouched == "skip":
+            record = replace(self._finished(running), failure=None, result=event.result)
+            shutil.rmtree(self.outdir / work_folder(event.target), ignore_errors=True)
+            self._end(self.ledger.skip(record))
+        elif event.failure is None:
             self._publish(running, event)
         elif event.retryable and self._attempts[event.target] <= self.policy.retries:
             self.emit(Retried(event.target, event.failure.error, self._attempts[event.target]))

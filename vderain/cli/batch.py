@@ -31,7 +31,7 @@ from vderain.cli.console import (
 )
 from vderain.cli.flags import Json, MakeOptions, Quiet, Verbose, build_options, with_options
 from vderain.errors import CheckpointError, DeviceError, InputError, Interrupted, OutputError, UsageError, VderainError
-from vderain.options import Options, settings, weights
+from vderain.options import DryAction, Options, settings, weights
 
 if TYPE_CHECKING:
     from vderain.batch.estimate import Estimate
@@ -71,10 +71,13 @@ Segment = Annotated[int, running_flag(min=1, metavar="FRAMES", help="Save progre
 FailFast = Annotated[bool, running_flag("--fail-fast", help="Stop at the first file that fails.")]
 RetryFailed = Annotated[bool, running_flag("--retry-failed", help="Process files again that are known to be damaged.")]
 On = Annotated[str | None, running_flag(metavar="ray[://HOST:PORT]", help="Work on a Ray cluster.")]
+Dry = Annotated[
+    DryAction, running_flag(help="What OUTDIR gets of a dry file: a copy, a link that shares its data, or nothing.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Only list the work, with time and space needed.")]
 
 
-@with_options
+@partial(with_options, auto=True)
 def batch_command(
     inputs: Inputs,
     output: Outdir,
@@ -89,6 +92,7 @@ def batch_command(
     fail_fast: FailFast = POLICY.fail_fast,
     retry_failed: RetryFailed = POLICY.retry_failed,
     on: On = None,
+    dry: Dry = "skip",
     dry_run: DryRun = False,
     make_options: MakeOptions = build_options,
     as_json: Json = False,
@@ -106,7 +110,7 @@ def batch_command(
         options = make_options()
         _check_ray_address(on)
         selection = _selection(inputs, include, exclude, options, watch)
-        options = replace(options, container=None)  # the plan names every result; images stay images
+        options = replace(options, container=None, dry=dry)  # the plan names every result; images stay images
         plan = make_plan(selection, output)
         _check_found(plan, watch)
         if dry_run:
@@ -200,6 +204,7 @@ def _settings_table(run: "Run", selection: "Selection") -> dict[str, str]:
         "strength": f"{chosen.strength:g}",
         "codec": codec,
         "guard": "on" if chosen.guard else "off",
+        "dry files": {"copy": "copied", "link": "linked", "skip": "skipped"}[chosen.dry] if chosen.auto else "encoded",
     }
 
 
@@ -285,7 +290,9 @@ def _todo(plan: "Plan", outdir: Path, options: Options) -> list["Item"]:
         if item.target not in known:  # without reading the source
             return False
         try:
-            wanted = Record(item=item, fingerprint=fingerprint(item.source), settings=asked, weights=by)
+            wanted = Record(
+                item=item, fingerprint=fingerprint(item.source), settings=asked, weights=by, dry=options.dry
+            )
             return is_done(outdir, known.get(item.target), wanted)
         except InputError:
             return False

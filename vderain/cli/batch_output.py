@@ -184,7 +184,8 @@ class _JsonEvents(BatchDisplay):
 
     def close(self, summary: Summary) -> None:
         facts = {
-            "event": "summary", "done": len(summary.done), "failed": len(summary.failed), "skipped": summary.skipped,
+            "event": "summary", "done": len(summary.done), "dry": len(summary.dry),
+            "failed": len(summary.failed), "skipped": summary.skipped,
             "known": summary.known,
             "waiting": summary.waiting, "seconds": round(summary.seconds, 3), "report": summary.report,
             "interrupted": summary.stopped,
@@ -257,6 +258,9 @@ def _done_line(record: Record) -> str:
     from vderain.media.frame import listing
 
     result = record.result
+    if result.untouched:
+        done = {"copy": "copied", "link": "linked", "skip": "skipped"}[result.untouched]
+        return f"{record.target}: dry, {done}, in {format_time(record.seconds)}"
     damage = f", {counted(result.repeated, 'damaged frame')} concealed" if result.repeated else ""
     damage += f", {counted(result.missing, 'frame')} missing" if result.missing else ""
     lost = f", not kept: {listing(result.dropped)}" if result.dropped else ""
@@ -270,7 +274,8 @@ def _print_summary(summary: Summary) -> None:
     if ended:
         out.print(_table_by_group(ended))
     known = f" ({summary.known} known to be damaged)" if summary.known else ""
-    parts = [f"{len(summary.done)} done", f"{len(summary.failed)} failed{known}"]
+    dry = f" ({len(summary.dry)} dry and left untouched)" if summary.dry else ""
+    parts = [f"{len(summary.done)} done{dry}", f"{len(summary.failed)} failed{known}"]
     parts += [f"{summary.skipped} done before"] if summary.skipped else []
     parts += [f"{summary.waiting} still to do"] if summary.waiting else []
     stopped = "interrupted: " if summary.stopped else ""
@@ -303,5 +308,6 @@ def _sums(records: list[Record]) -> list[str]:
         str(len(done)), str(len(records) - len(done)), str(sum(r.frames for r in results)),
         str(sum(r.repeated + r.missing for r in results)), str(sum(r.dry for r in results)),
         format_time(sum(r.media_s for r in results)),
-        format_size(sum(r.fingerprint.size_bytes for r in done)), format_size(sum(r.bytes_out for r in done)),
+        format_size(sum(r.fingerprint.size_bytes for r in done)),
+        format_size(sum(r.bytes_out for r in done if r.result.untouched != "skip")),
     ]  # fmt: skip

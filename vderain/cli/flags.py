@@ -40,7 +40,14 @@ Overwrite = Annotated[bool, option("--overwrite", help="Replace existing output.
 
 Mode = Annotated[Temporal, advanced(help="Use of neighbouring frames. `only` runs no network.")]
 Guard = Annotated[bool, advanced("--guard/--no-guard", help="Copy dry scenes unchanged.")]
-Auto = Annotated[bool, advanced("--auto", help="Scan the video first and skip dry parts (faster).")]
+Auto = Annotated[
+    bool | None,
+    advanced(
+        "--auto/--no-auto",
+        show_default="off; on in batch",
+        help="Look for rain first, skip dry parts, and do not encode dry files (faster).",
+    ),
+]
 Container = Annotated[
     str | None,
     advanced(metavar="mp4|mov|mkv|...", show_default="that of -o or INPUT", help="Container of the output."),
@@ -61,11 +68,15 @@ Quiet = Annotated[bool, advanced("--quiet", "-q", help="Print errors only.")]
 Verbose = Annotated[bool, advanced("--verbose", "-v", help="Print decisions and tracebacks.")]
 
 
-def with_options(command: Callable[..., None]) -> Callable[..., None]:
+def with_options(command: Callable[..., None], auto: bool = False) -> Callable[..., None]:
     """Add the flags of `build_options` to a command that has a parameter ``make_options``.
 
     The command receives a function that builds the `Options`, so that it can report an invalid value like any other
     error.
+
+    Args:
+        command: the command.
+        auto: the default of ``--auto`` while ``--guard`` is on.
     """
     shared = inspect.signature(build_options).parameters
     own = inspect.signature(command).parameters
@@ -73,6 +84,8 @@ def with_options(command: Callable[..., None]) -> Callable[..., None]:
     @wraps(command)
     def expanded(**values: object) -> None:
         chosen = {name: values.pop(name) for name in shared}
+        if chosen["auto"] is None:
+            chosen["auto"] = auto and chosen["guard"]
         command(**values, make_options=partial(build_options, **chosen))  # type: ignore[arg-type]
 
     together = [p for name, each in own.items() for p in (shared.values() if name == "make_options" else [each])]
@@ -97,7 +110,7 @@ def build_options(
     overwrite: Overwrite = DEFAULTS.overwrite,
     temporal: Mode = DEFAULTS.temporal,
     guard: Guard = DEFAULTS.guard,
-    auto: Auto = DEFAULTS.auto,
+    auto: Auto = None,
     container: Container = DEFAULTS.container,
     lossless: Lossless = DEFAULTS.encode.lossless,
     preset: Preset = DEFAULTS.encode.preset,
@@ -116,8 +129,9 @@ def build_options(
     encode = EncodeOptions(codec, crf, preset, _pairs(encoder_opt or []), lossless)
     return Options(
         model=model, strength=strength, temporal=temporal, device=device, precision=precision, batch_size=batch_size,
-        encode=encode, start_s=start, duration_s=duration, rate=_fraction(rate), drops=drops, guard=guard, auto=auto,
-        gpx=gpx, container=container.lower().lstrip(".") if container else None, compare=compare, overwrite=overwrite,
+        encode=encode, start_s=start, duration_s=duration, rate=_fraction(rate), drops=drops, guard=guard,
+        auto=bool(auto), gpx=gpx,
+        container=container.lower().lstrip(".") if container else None, compare=compare, overwrite=overwrite,
         strict=strict,
     )  # fmt: skip
 

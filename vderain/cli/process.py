@@ -14,6 +14,7 @@ from vderain.errors import Interrupted
 if TYPE_CHECKING:
     from vderain.process import Result
 
+COPIED = "no rain was found, the file was copied byte for byte"
 NOTHING_DONE = "no rain was found, nothing was changed"
 
 
@@ -66,7 +67,8 @@ def _print_result(result: "Result", as_json: bool, quiet: bool) -> None:
         out.print(json.dumps({"event": "done"} | facts, default=str), markup=False)
     elif quiet:
         if result.dry == result.frames:
-            print_error(f"{result.source}: {NOTHING_DONE}.", "Add --no-guard to process it anyway.")
+            done = COPIED if result.untouched else NOTHING_DONE
+            print_error(f"{result.source}: {done}.", "Add --no-guard to process it anyway.")
     else:
         out.print(_closing_line(result), markup=False)
         _print_intervals(result)
@@ -75,6 +77,8 @@ def _print_result(result: "Result", as_json: bool, quiet: bool) -> None:
 
 
 def _closing_line(result: "Result") -> str:
+    if result.untouched:
+        return f"{result.target}: {COPIED}, in {format_time(result.seconds)}"
     notes = f", {counted(result.repeated, 'damaged frame')} concealed" if result.repeated else ""
     notes += f", {counted(result.missing, 'frame')} missing" if result.missing else ""
     if result.dry == result.frames:

@@ -304,7 +304,7 @@ def synchronise(path: Path) -> None:
     if path.is_dir():
         _synchronise_folder(path)
         return
-    with path.open("rb+") as file:
+    with path.open("rb+" if os.name == "nt" else "rb") as file:  # a link to a file may not be writable
         os.fsync(file.fileno())
 
 

@@ -97,8 +97,12 @@ def _totals(records: Sequence[Record]) -> dict[str, Any]:
         "media_s": sum(result.media_s for result in results),
         "seconds": sum(record.seconds for record in records),
         "bytes_in": sum(record.fingerprint.size_bytes for record in records if record.state == "done"),
-        "bytes_out": sum(record.bytes_out for record in records if record.state == "done"),
+        "bytes_out": sum(record.bytes_out for record in records if _has_result(record)),
     }
+
+
+def _has_result(record: Record) -> bool:
+    return record.state == "done" and record.result.untouched != "skip"
 
 
 def _write_page(page: Path, text: str) -> None:
@@ -176,6 +180,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "clock": _clock, "link": _link, "share": _share, "size": _size, "when": _when,
     "count": lambda number: f"{number:,}",
     "label": LABELS.__getitem__,
+    "has_result": _has_result,
     "rain": lambda removed: next(word for least, word in RAIN if removed >= least),
     "plural": lambda count, noun: f"{count:,} {noun}" + "s" * (count != 1),
 }  # fmt: skip

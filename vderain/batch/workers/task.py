@@ -48,7 +48,8 @@ class Outcome:
 
     Attributes:
         target: identifies the task.
-        draft: path of the verified result below OUTDIR, before it has its final name; empty after a failure.
+        draft: path of the verified result below OUTDIR, before it has its final name; empty after a failure, and
+            for a dry file that was skipped.
         result: what was made; empty after a failure.
         failure: why the task failed, or None.
         warnings: logged by the worker.

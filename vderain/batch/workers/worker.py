@@ -1,7 +1,6 @@
 """Processes one task after another in a worker process, and keeps the model loaded between them."""
 
 import logging
-import os
 import shutil
 import time
 import traceback
@@ -101,11 +100,9 @@ class Worker:
             segment_frames=task.segment_frames,
         )
         result = process(task.source, draft, task.options, observer.on_progress, hooks)
-        with draft.open("rb+") as file:
-            os.fsync(file.fileno())  # or a power cut could leave the name without the file
         return Outcome(
             target=task.target,
-            draft=draft.relative_to(task.outdir).as_posix(),
+            draft="" if result.untouched == "skip" else draft.relative_to(task.outdir).as_posix(),
             result=_file_result(task, result, observer),
         )
 
@@ -151,6 +148,7 @@ def _file_result(task: Task, result: Result, observer: _Observer) -> FileResult:
         dropped=result.dropped,
         model=result.model or "",
         device=result.device,
+        untouched=result.untouched,
         media_s=observer.last.done_s,
         thumbnails=observer.thumbnails(),
     )

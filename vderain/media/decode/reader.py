@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
@@ -13,6 +13,7 @@ import av
 
 from vderain.errors import DamageError, InputError, UsageError
 from vderain.media.decode.decoder import FrameDecoder
+from vderain.media.decode.keyframes import keyframe_groups
 from vderain.media.decode.media_file import UNSPECIFIED, Crop, MediaFile, TimeRange, VideoInfo
 from vderain.media.decode.probe import probe
 from vderain.media.frame import Frame, SourceReport
@@ -216,6 +217,22 @@ class VideoReader:
             raise InputError(f"'{self.path}' cannot be read any further ({error}).", "Check the disk.") from error
         if not delivered:
             self._raise_no_frames()
+
+    def keyframe_groups(self, count: int, every_s: Fraction, lines_px: int) -> Generator[list[Frame]]:
+        """Small successive frames that begin with a keyframe, from all over the part; see `keyframe_groups`.
+
+        Args:
+            count: frames of a group.
+            every_s: least time between two groups.
+            lines_px: greatest number of lines or columns on the shorter side of a frame.
+        """
+        return keyframe_groups(self.path, self.info, self._window, count, every_s, lines_px)
+
+    @property
+    def part_s(self) -> tuple[float, float | None]:
+        """Where the part begins and ends on the file's clock, in seconds; None where the file does not tell."""
+        begin_s = float(self._window.begin_s if self._window.begin_s is not None else self.media.start_s)
+        return begin_s, begin_s + self.duration_s if self.duration_s is not None else None
 
     def _in_window(self, frames: Iterator[Frame]) -> Iterator[Frame]:
         """Leaves out frames outside the part asked for, and restarts timestamps where the front is cut off."""
