@@ -35,6 +35,7 @@ from vderain.options import DryAction, Options, settings, weights
 
 if TYPE_CHECKING:
     from vderain.batch.estimate import Estimate
+    from vderain.batch.ledger import Ledger
     from vderain.batch.plan import Item, Plan, Selection
     from vderain.batch.run import Run
     from vderain.batch.watch import Watcher
@@ -107,10 +108,10 @@ def batch_command(
         from vderain.batch.watch import Watcher
         from vderain.cli.batch_output import batch_display
 
-        options = make_options()
         _check_ray_address(on)
-        selection = _selection(inputs, include, exclude, options, watch)
-        options = replace(options, container=None, dry=dry)  # the plan names every result; images stay images
+        chosen = make_options()
+        selection = _selection(inputs, include, exclude, chosen, watch)
+        options = replace(chosen, container=None, dry=dry)  # the plan names every result; images stay images
         plan = make_plan(selection, output)
         _check_found(plan, watch)
         if dry_run:
@@ -118,8 +119,7 @@ def batch_command(
         _create_folder(output)
         watching = Watcher(selection, output, print_error, settle) if watch else nullcontext()
         with _stopping() as stop, Ledger(output) as ledger, batch_display(quiet, as_json, verbose) as display:
-            for warning in ledger.warnings:
-                print_error(warning, "")
+            _print_warnings(ledger)
             policy = RetryPolicy(retries, fail_fast, retry_failed, segment)
             run = Run(ledger=ledger, options=options, policy=policy, emit=display.tell, stop=stop)
             make_workers = partial(_make_workers, on, options.device, workers, timeout, retries)
@@ -129,6 +129,11 @@ def batch_command(
                     run.check_space()
                 code = _run(run, make_workers, display, selection, watcher)
     raise typer.Exit(1 if code == 0 and plan.incomplete else code)
+
+
+def _print_warnings(ledger: "Ledger") -> None:
+    for warning in ledger.warnings:
+        print_error(warning, "")
 
 
 def _check_ray_address(on: str | None) -> None:
