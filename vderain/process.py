@@ -204,16 +204,17 @@ class _Job:
         )
 
     def stays_untouched(self, reader: FrameSource) -> bool:
-        """Look for rain if that was asked for, and tell whether the file is dry and its output need not be encoded."""
-        if not self._options.auto:
+        """Whether the file is dry, and its output can be the file itself; looks for rain only if it can."""
+        if not self._options.auto or reader.media is None or not self._may_stay():
             return False
-        turns = reader.rotation_quarters
-        if not self._is_clearly_dry(reader):
-            self._intervals = self._pipeline.find_rain(reader.frames(), turns)
-        else:
-            self._intervals = [RainInterval(first=0, begin_s=0.0, rainy=False, rain_score=0.0)]
-        is_dry = self._intervals is not None and not any(interval.rainy for interval in self._intervals)
-        return is_dry and reader.media is not None and self._may_stay()
+        self._intervals = self._find_rain(reader)
+        return self._intervals is not None and not any(interval.rainy for interval in self._intervals)
+
+    def _find_rain(self, reader: FrameSource) -> list[RainInterval] | None:
+        """Rainy and dry intervals of the source; None where they are not asked for."""
+        if self._is_clearly_dry(reader):
+            return [RainInterval(first=0, begin_s=0.0, rainy=False, rain_score=0.0)]
+        return self._pipeline.find_rain(reader.frames(), reader.rotation_quarters)
 
     def _is_clearly_dry(self, reader: FrameSource) -> bool:
         look = self._pipeline.quick_look
@@ -272,6 +273,8 @@ class _Job:
         """Decode and restore the frames that are not in the store; each of the two in a thread of its own."""
         first = self._pipeline.context_begins(store.frames - CONTEXT) if store else 0
         (width_px, height_px), turns, stop = reader.size_px, reader.rotation_quarters, Event()
+        if self._intervals is None:
+            self._intervals = self._find_rain(reader)
         decoded = until_stopped(stop, prefetch(islice(reader.frames(), first, None), AHEAD))
         restored = self._pipeline(decoded, turns, width_px * height_px, self._intervals, first)
         with closing(prefetch(restored, AHEAD, stop)) as ahead:
