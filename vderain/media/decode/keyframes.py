@@ -51,7 +51,7 @@ def keyframe_groups(
                 if time_s is not None and part.end_s is not None and time_s >= part.end_s:
                     break
                 is_due = time_s is not None and part.holds(time_s) and (next_s is None or time_s >= next_s)
-                if packet.is_keyframe and is_due and time_s is not None and not left:
+                if packet.is_keyframe and not packet.is_discard and is_due and time_s is not None and not left:
                     stream.codec_context.flush_buffers()
                     group, left, next_s = [], _PACKETS_MAX, time_s + every_s
                 if not left:
