@@ -9,7 +9,7 @@ import pytest
 
 from vderain.errors import OutputError
 from vderain.media.decode.reader import VideoReader
-from vderain.media.encode.encoder import EncodeOptions
+from vderain.media.encode import EncodeOptions
 from vderain.process import Options, process
 
 SAMPLES = Path(__file__).parents[1] / "samples"
