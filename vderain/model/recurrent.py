@@ -19,6 +19,7 @@ from vderain.model.unet import (
     UNetConfig,
     blurred,
     convolution_dtype,
+    fill_channels,
     median_of_five,
     pad_to_multiple,
     unit,
@@ -140,11 +141,7 @@ class RecurrentUNet(UNet):
         shape = (batch, self.config.channels_in, height_px, width_px)
         dtype = convolution_dtype(y, self.stem.weight)
         x = torch.empty(shape, dtype=dtype, device=y.device, memory_format=torch.channels_last)
-        first = 0
-        for part in parts:
-            x[:, first : first + part.shape[1]] = part
-            first += part.shape[1]
-        return x
+        return fill_channels(x, parts)
 
     def _run(self, x: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
         """The U-Net with the recurrence behind its second level.

@@ -6,7 +6,7 @@ starts at zero; kernel sizes equal strides, which rules out checkerboard pattern
 image, so a tile gives the same result as the whole frame.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
@@ -204,11 +204,7 @@ class UNet(nn.Module):
         shape = (batch, self.stem.in_channels // self.config.stem**2, height_px // scale, width_px // scale)
         dtype, device = convolution_dtype(frames[0], self.stem.weight), frames[0].device
         x = torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last)
-        first = 0
-        for part in _input_parts(frames, median, confidence, scale, dtype):  # one by one: large together in float32
-            x[:, first : first + part.shape[1]] = part  # (B, c, H'/k, W'/k)
-            first += part.shape[1]
-        return x
+        return fill_channels(x, _input_parts(frames, median, confidence, scale, dtype))
 
     def _convolve(self, x: Tensor) -> Tensor:
         """The U-Net itself, from (B, C, h, w) to (B, 3 | 4 * s*s, h/s, w/s), where s is the stem's factor."""
@@ -259,6 +255,15 @@ def _input_parts(
         yield (
             torch.ones_like(centre[:, :1], dtype=dtype) if confidence is None else unit(_downscaled(confidence, scale))
         )
+
+
+def fill_channels(x: Tensor, parts: Iterable[Tensor]) -> Tensor:
+    """Copy parts, (B, c, H, W) each, into the channels of `x`, (B, C, H, W); one by one: large together in float32."""
+    first = 0
+    for part in parts:
+        x[:, first : first + part.shape[1]] = part
+        first += part.shape[1]
+    return x
 
 
 def convolution_dtype(x: Tensor, weight: Tensor) -> torch.dtype:

@@ -105,10 +105,7 @@ def align(centre: Picture, neighbour: Picture, flow: ConsistentFlow) -> Picture:
         (H, W, 3) uint8.
     """
     height_px, width_px = centre.shape[:2]
-    h, w = flow.confidence.shape
-    scale = np.array([width_px / w, height_px / h], np.float32)
-    full_flow = cv2.resize(flow.flow * scale, (width_px, height_px), interpolation=cv2.INTER_LINEAR)  # (H, W, 2)
-    where = np.add(full_flow, _grid((height_px, width_px)), dtype=np.float32)
+    where = np.add(_enlarged(flow, (height_px, width_px)), _grid((height_px, width_px)), dtype=np.float32)
     warped = _sample(neighbour, where, cv2.BORDER_REPLICATE, interpolation=cv2.INTER_CUBIC)  # linear would blur it
     small = flow.confidence.astype(np.float32) * np.float32(1 / 255)
     confidence = cv2.resize(small, (width_px, height_px), interpolation=cv2.INTER_LINEAR)  # (H, W)
@@ -125,12 +122,15 @@ def full_size(flow: ConsistentFlow, shape: tuple[int, ...]) -> tuple[NDArray[np.
     Returns:
         (H, W, 2) float32 in pixels of the frame, and (H, W) uint8.
     """
-    size = shape[1], shape[0]
+    confidence = cv2.resize(flow.confidence, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+    return _enlarged(flow, shape), np.asarray(confidence, np.uint8)
+
+
+def _enlarged(flow: ConsistentFlow, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """(H, W, 2) flow in pixels of a frame of (H, W)."""
     h, w = flow.confidence.shape
     scale = np.array([shape[1] / w, shape[0] / h], np.float32)
-    enlarged = cv2.resize(flow.flow * scale, size, interpolation=cv2.INTER_LINEAR)
-    confidence = cv2.resize(flow.confidence, size, interpolation=cv2.INTER_LINEAR)
-    return np.asarray(enlarged, np.float32), np.asarray(confidence, np.uint8)
+    return np.asarray(cv2.resize(flow.flow * scale, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR), np.float32)
 
 
 def composed(first: ConsistentFlow, second: ConsistentFlow) -> ConsistentFlow:

@@ -4,7 +4,7 @@ Each stage takes one of these records and returns the next one. All of them are 
 makes a new record.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import cv2
@@ -121,18 +121,30 @@ class Restoration:
             window: what the residual was computed from.
             residual: (H, W, 3) float16 in 0..1 units.
         """
-        centre = window.centre
+        return replace(
+            cls.of_frame(window.centre, residual, window.sources), flows_to_neighbours=window.flows_to_neighbours
+        )
+
+    @classmethod
+    def of_frame(cls, prepared: PreparedFrame, residual: Residual, sources: tuple[int, ...]) -> "Restoration":
+        """Attach a residual to a prepared frame.
+
+        Args:
+            prepared: the frame.
+            residual: (H, W, 3 or 1) float16 in 0..1 units.
+            sources: see `AlignedWindow`.
+        """
         return cls(
-            frame=centre.frame,
-            rgb=centre.rgb,
+            frame=prepared.frame,
+            rgb=prepared.rgb,
             residual=residual,
-            number=centre.number,
-            shot=centre.shot,
-            is_still_image=centre.is_still_image,
-            sources=window.sources,
-            flows_to_neighbours=window.flows_to_neighbours,
-            raindrop_residual=centre.raindrop_residual,
-            raindrop_score=centre.raindrop_score,
+            number=prepared.number,
+            shot=prepared.shot,
+            is_still_image=prepared.is_still_image,
+            sources=sources,
+            flows_to_neighbours=(),
+            raindrop_residual=prepared.raindrop_residual,
+            raindrop_score=prepared.raindrop_score,
         )
 
     @property

@@ -286,15 +286,4 @@ def _link(pair: tuple[PreparedFrame | None, PreparedFrame]) -> LinkedFrame:
 
 
 def _restoration(frame: PreparedFrame, residual: Residual) -> Restoration:
-    return Restoration(
-        frame=frame.frame,
-        rgb=frame.rgb,
-        residual=residual,
-        number=frame.number,
-        shot=frame.shot,
-        is_still_image=frame.is_still_image,
-        sources=tuple(frame.number + offset for offset in (-RADIUS, -1, 1, RADIUS)),
-        flows_to_neighbours=(),
-        raindrop_residual=frame.raindrop_residual,
-        raindrop_score=frame.raindrop_score,
-    )
+    return Restoration.of_frame(frame, residual, tuple(frame.number + offset for offset in (-RADIUS, -1, 1, RADIUS)))
