@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.restore.frames import ConsistentFlow, Luma, Picture
+from vderain.restore.frames import ConsistentFlow, Luma, Picture, luma_of
 
 FLOW_SIDE_MAX_PX = 960  # larger frames are halved again, which bounds the cost of flow up to 8K
 MEDIAN_PX = 3  # removes thin streaks before flow can follow them; a wider one would remove lamp posts too
@@ -32,7 +32,7 @@ def flow_luma(rgb: Picture, rainy: bool = True) -> Luma:
     Returns:
         (h, w) uint8 with h and w at least 1.
     """
-    luma = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
+    luma = luma_of(rgb)
     height_px, width_px = luma.shape
     factor = 2
     while max(height_px, width_px) / factor > FLOW_SIDE_MAX_PX:

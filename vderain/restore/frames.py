@@ -4,6 +4,7 @@ Each stage takes one of these records and returns the next one. All of them are 
 makes a new record.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -121,19 +122,12 @@ class Restoration:
             window: what the residual was computed from.
             residual: (H, W, 3) float16 in 0..1 units.
         """
-        return replace(
-            cls.of_frame(window.centre, residual, window.sources), flows_to_neighbours=window.flows_to_neighbours
-        )
+        alone = cls.of_frame(window.centre, residual)
+        return replace(alone, sources=window.sources, flows_to_neighbours=window.flows_to_neighbours)
 
     @classmethod
-    def of_frame(cls, prepared: PreparedFrame, residual: Residual, sources: tuple[int, ...]) -> "Restoration":
-        """Attach a residual to a prepared frame.
-
-        Args:
-            prepared: the frame.
-            residual: (H, W, 3 or 1) float16 in 0..1 units.
-            sources: see `AlignedWindow`.
-        """
+    def of_frame(cls, prepared: PreparedFrame, residual: Residual) -> "Restoration":
+        """Attach a residual, (H, W, 3 or 1) float16 in 0..1 units, to a frame without an aligned window."""
         return cls(
             frame=prepared.frame,
             rgb=prepared.rgb,
@@ -141,7 +135,7 @@ class Restoration:
             number=prepared.number,
             shot=prepared.shot,
             is_still_image=prepared.is_still_image,
-            sources=sources,
+            sources=(),
             flows_to_neighbours=(),
             raindrop_residual=prepared.raindrop_residual,
             raindrop_score=prepared.raindrop_score,
@@ -167,6 +161,25 @@ def add_to_rgb(rgb: Picture, residual: NDArray[np.floating]) -> Picture:
     if change.shape[2] == 1:
         change = np.asarray(cv2.merge([change] * 3))
     return np.asarray(cv2.add(rgb, change, dtype=cv2.CV_8U), np.uint8)
+
+
+def luma_of(rgb: Picture) -> Luma:
+    """The luma of an image at its full size, (H, W) uint8."""
+    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def flip_ensemble(restore: Callable[[Picture], Residual], rgb: Picture) -> Residual:
+    """The mean of the residuals of an image and of its mirror image, which errs less than either.
+
+    Args:
+        restore: gives the residual of an image.
+        rgb: (H, W, 3) uint8.
+
+    Returns:
+        (H, W, 3 or 1) float16 in 0..1 units.
+    """
+    flipped = restore(np.ascontiguousarray(rgb[:, ::-1]))
+    return (restore(rgb) + flipped[:, ::-1]) / np.float16(2)
 
 
 def repeat_frame(rgb: Picture) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from vderain.errors import CheckpointError, DeviceError
 from vderain.model.unet import UNet
-from vderain.restore.frames import RADIUS, AlignedWindow, Picture, Residual, Restoration, repeat_frame
+from vderain.restore.frames import RADIUS, AlignedWindow, Picture, Residual, Restoration, flip_ensemble, repeat_frame
 from vderain.runtime.device import DevicePlacement, frames_in_flight
 from vderain.runtime.threads import ordered_map, stage
 
@@ -91,8 +91,7 @@ class NetworkRunner:
         Returns:
             (H, W, 3) float16 in 0..1 units.
         """
-        flipped = self.restore_image(np.ascontiguousarray(rgb[:, ::-1]))
-        return (self.restore_image(rgb) + flipped[:, ::-1]) / np.float16(2)
+        return flip_ensemble(self.restore_image, rgb)
 
     @stage("network")
     def _restore_window(self, window: AlignedWindow) -> Restoration:
@@ -160,11 +159,7 @@ class NetworkRunner:
             residual = (  # (B, 3, H, W)
                 generator(frames, confidence) if tile_px is None else _tiled(generator, frames, confidence, tile_px)
             )
-            rounded = residual.half()
-            if not torch.isfinite(rounded.abs().amax()):
-                raise CheckpointError(
-                    "the network's output is not finite.", "Choose another --model; this one may be damaged."
-                )
+            rounded = finite_half(residual)
         return [np.moveaxis(chw, 0, -1) for chw in rounded.cpu().numpy()]  # (H, W, 3) each
 
     def _tensors(self, batch: list[NetworkInput]) -> tuple[Tensor, Tensor]:
@@ -179,6 +174,18 @@ class NetworkRunner:
         """The generator at the scale for frames of that size."""
         generator: UNet = self._generator.at_scale(max(1, min(height_px, width_px) // MAX_LINES))
         return generator
+
+
+def finite_half(residual: Tensor) -> Tensor:
+    """A residual of any shape, as float16.
+
+    Raises:
+        CheckpointError: it is infinite or not a number.
+    """
+    rounded = residual.half()
+    if not torch.isfinite(rounded.abs().amax()):
+        raise CheckpointError("the network's output is not finite.", "Choose another --model; this one may be damaged.")
+    return rounded
 
 
 def _tiled(generator: UNet, frames: Tensor, confidence: Tensor, tile_px: int) -> Tensor:

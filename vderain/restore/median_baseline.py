@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.restore.frames import RADIUS, WINDOW, AlignedWindow, Luma, Picture, Restoration, median_of_five
+from vderain.restore.frames import RADIUS, WINDOW, AlignedWindow, Restoration, luma_of, median_of_five
 from vderain.runtime.threads import ordered_map, stage
 
 
@@ -73,8 +73,8 @@ def gated_median(aligned: NDArray[np.uint8], gate: MedianGate) -> NDArray[np.flo
     centre = aligned[RADIUS]  # (H, W, 3)
     neighbours = [aligned[i] for i in range(WINDOW) if i != RADIUS]
     median = median_of_five([centre, *neighbours])  # (H, W, 3)
-    excess = _luma(centre).astype(np.float32) - _luma(median)  # (H, W)
-    a, b, c, d = (_luma(x) for x in neighbours)
+    excess = luma_of(centre).astype(np.float32) - luma_of(median)  # (H, W)
+    a, b, c, d = (luma_of(x) for x in neighbours)
     second_low = cv2.max(cv2.min(a, b), cv2.min(c, d))
     second_high = cv2.min(cv2.max(a, b), cv2.max(c, d))
     spread = cv2.absdiff(second_high, second_low).astype(np.float32)  # (H, W)
@@ -104,7 +104,3 @@ def brightening_bias(excess: NDArray[np.float32], threshold: float) -> NDArray[n
     brighter = cv2.blur(np.maximum(excess - threshold, 0), size)
     darker = cv2.blur(np.maximum(-excess - threshold, 0), size)
     return np.asarray((brighter - darker) / (brighter + darker + FLOOR_LEVELS), dtype=np.float32)
-
-
-def _luma(rgb: Picture) -> Luma:
-    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), dtype=np.uint8)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.restore.frames import RADIUS, Residual, Restoration
+from vderain.restore.frames import RADIUS, Residual, Restoration, luma_of
 from vderain.restore.scene_state import Observation, scene_states, thumbnail_of
 from vderain.runtime.threads import stage
 
@@ -75,7 +75,7 @@ def _observe(item: Restoration, light: LightByTile, alone: bool) -> Observation:
     return Observation(
         shot=item.number if alone else item.shot,
         is_still_image=alone or item.is_still_image,
-        thumbnail=thumbnail_of(np.asarray(cv2.cvtColor(item.rgb, cv2.COLOR_RGB2GRAY), np.uint8)),
+        thumbnail=thumbnail_of(luma_of(item.rgb)),
         level=scene_level(light),
         change_levels=float(np.abs(np.rint(item.residual * np.float32(255))).mean(dtype=np.float32)),
     )

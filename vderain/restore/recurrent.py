@@ -12,18 +12,17 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise, takewhile
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vderain.errors import CheckpointError
 from vderain.model.memory import Evidence, Memory, Step
 from vderain.model.motion import Motion, sample
 from vderain.model.recurrent import RecurrentUNet
 from vderain.restore.flow import FlowEstimator, consistent_flow
-from vderain.restore.frames import RADIUS, ConsistentFlow, Picture, PreparedFrame, Residual, Restoration
+from vderain.restore.frames import ConsistentFlow, Picture, PreparedFrame, Residual, Restoration, flip_ensemble, luma_of
+from vderain.restore.inference import finite_half
 from vderain.runtime.device import DevicePlacement, cores
 from vderain.runtime.threads import ordered_map, sliding_window, stage
 
@@ -102,7 +101,7 @@ class RecurrentRunner:
             for around in sliding_window(self._forward(frames, workers), lag):
                 result, later = around[lag], around[lag + 1 :]
                 assert result is not None
-                yield _restoration(result.now.frame, self._smooth(result, later))
+                yield Restoration.of_frame(result.now.frame, self._smooth(result, later))
 
     def _forward(self, frames: Iterable[PreparedFrame], workers: int) -> Iterator[_Result]:
         """Carry the memory through a clip."""
@@ -136,7 +135,7 @@ class RecurrentRunner:
     def each(self, frames: Iterable[PreparedFrame]) -> Iterator[Restoration]:
         """The residuals of frames that are restored each by itself, in order."""
         for frame in frames:
-            yield _restoration(frame, self.restore_image(frame.rgb))
+            yield Restoration.of_frame(frame, self.restore_image(frame.rgb))
 
     def restore_image(self, rgb: Picture) -> Residual:
         """The residual of an image without neighbours.
@@ -161,8 +160,7 @@ class RecurrentRunner:
         Returns:
             (H, W, 1) float16 in 0..1 units.
         """
-        flipped = self.restore_image(np.ascontiguousarray(rgb[:, ::-1]))
-        return (self.restore_image(rgb) + flipped[:, ::-1]) / np.float16(2)
+        return flip_ensemble(self.restore_image, rgb)
 
     @stage("network")
     def _restore(
@@ -197,8 +195,7 @@ class RecurrentRunner:
     def _upload(self, rgb: Picture) -> tuple[Tensor, Tensor]:
         """(1, 3, H, W) uint8 and its luma, (1, 1, H, W) float32 in 0..1."""
         device = self.placement.device
-        grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-        luma = torch.from_numpy(grey).to(device)[None, None].float() / 255
+        luma = torch.from_numpy(luma_of(rgb)).to(device)[None, None].float() / 255
         return torch.from_numpy(rgb).to(device).permute(2, 0, 1)[None], luma
 
     def _motion(self, flow: ConsistentFlow, luma: Tensor) -> Motion:
@@ -218,10 +215,7 @@ def _grey(change: Tensor) -> Residual:
     Raises:
         CheckpointError: it is infinite or not a number.
     """
-    rounded = change[0, 0].half()
-    if not torch.isfinite(rounded.abs().amax()):
-        raise CheckpointError("the network's output is not finite.", "Choose another --model; this one may be damaged.")
-    plane: NDArray[np.float16] = rounded.cpu().numpy()
+    plane: NDArray[np.float16] = finite_half(change[0, 0]).cpu().numpy()
     return plane[..., None]
 
 
@@ -283,7 +277,3 @@ def _link(pair: tuple[PreparedFrame | None, PreparedFrame]) -> LinkedFrame:
         consistent_flow(frame.luma, before.luma, backward, forward),
         consistent_flow(before.luma, frame.luma, forward, backward),
     )
-
-
-def _restoration(frame: PreparedFrame, residual: Residual) -> Restoration:
-    return Restoration.of_frame(frame, residual, tuple(frame.number + offset for offset in (-RADIUS, -1, 1, RADIUS)))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.restore.flow import FlowEstimator, align_plane, consistent_flow, flow_luma
-from vderain.restore.frames import RADIUS, ConsistentFlow, FlowPair, Luma, Restoration
+from vderain.restore.frames import RADIUS, ConsistentFlow, FlowPair, Luma, Restoration, luma_of
 from vderain.runtime.threads import ordered_map, sliding_window, stage
 
 FULL_LEVELS = 6.0  # a pixel changed by this much, of 255, is filtered fully; one changed less, in proportion
@@ -64,8 +64,7 @@ class _Restored:
 @stage("temporal_filter")
 def _restored(item: Restoration, with_luma: bool) -> _Restored:
     rgb = item.restored_rgb
-    plane = np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
-    return _Restored(item, plane, flow_luma(rgb, rainy=False) if with_luma else None)
+    return _Restored(item, luma_of(rgb), flow_luma(rgb, rainy=False) if with_luma else None)
 
 
 @stage("flow")

@@ -15,7 +15,7 @@ from torch.utils.data import Dataset
 
 from vderain.errors import InputError
 from vderain.restore.flow import FlowEstimator, align_plane, composed, consistent_flow, flow_luma, full_size
-from vderain.restore.frames import ConsistentFlow
+from vderain.restore.frames import ConsistentFlow, luma_of
 from vderain.train.config import Data
 from vderain.train.data.scenes import Scenes, clip_window, drive_window, photo_window
 from vderain.train.data.windows import (
@@ -154,7 +154,7 @@ class SequenceMaker(Dataset[TrainingSequence]):
         self, rainy: Frames, clear: Frames, dry: bool, unrelated: bool, rng: np.random.Generator
     ) -> TrainingSequence:
         """Compute flow and align each next frame, as `vderain process` does; then cut the border off."""
-        luma = [_luma(frame) for frame in rainy]
+        luma = [luma_of(frame) for frame in rainy]
         shape = luma[0].shape
         flow = np.zeros((LENGTH, *shape, 2), np.float16)
         confidence, following_confidence = np.zeros((2, LENGTH, *shape), np.uint8)
@@ -176,7 +176,7 @@ class SequenceMaker(Dataset[TrainingSequence]):
             following_confidence[now] = np.mean([trust for _, trust in pairs], 0)
         if rng.random() < CUT_SHARE:
             confidence[rng.integers(2, LENGTH)] = 0
-        truth = np.stack([_luma(frame) for frame in clear[:LENGTH]])
+        truth = np.stack([luma_of(frame) for frame in clear[:LENGTH]])
         inner = slice(self.data.border_px, self.data.border_px + self.data.side_px)
 
         def tensor(pictures: NDArray[np.generic]) -> Tensor:
@@ -188,7 +188,3 @@ class SequenceMaker(Dataset[TrainingSequence]):
             tensor(rainy[:LENGTH]), tensor(np.stack(luma[:LENGTH])), tensor(flow), tensor(confidence),
             tensor(following), tensor(following_confidence), tensor(truth), torch.tensor(dry),
         )  # fmt: skip
-
-
-def _luma(rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
