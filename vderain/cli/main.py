@@ -13,6 +13,7 @@ from vderain import __version__
 from vderain.cli.batch import batch_command
 from vderain.cli.console import check_standard_streams, exit_on_error, out, print_error
 from vderain.cli.evaluate import evaluate_command
+from vderain.cli.export import export_command
 from vderain.cli.info import info_command
 from vderain.cli.process import process_command
 from vderain.cli.render import render_command
@@ -71,6 +72,7 @@ app.command("info")(info_command)
 app.command("evaluate")(evaluate_command)
 app.command("render")(render_command)
 app.command("train")(train_command)
+app.command("export")(export_command)
 
 
 def main() -> None:
