@@ -82,7 +82,7 @@ def export_onnx(model: str, target: Path, overwrite: bool = False) -> Exported:
         onnx.helper.set_model_props(graph, _metadata(checkpoint, model))
         graph.producer_name, graph.producer_version = "vderain", __version__
         data = graph.SerializeToString()
-        session = runtime.InferenceSession(data, providers=["CPUExecutionProvider"])
+        session = _session(runtime, data)
         difference = max(_difference(session, checkpoint.generator, size_px) for size_px in COMPARED_PX)
         if not difference <= TOLERANCE:
             raise VderainError(f"the exported network differs from PyTorch by {difference:g}.", "Try other versions.")
@@ -120,6 +120,13 @@ def _example(count: int, height_px: int, width_px: int) -> tuple[Tensor, Tensor]
     return frames, confidence
 
 
+def _session(runtime: ModuleType, data: bytes) -> Any:
+    """A session with one thread: by default, idle ones would keep every core busy."""
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = 1
+    return runtime.InferenceSession(data, options, providers=["CPUExecutionProvider"])
+
+
 def _difference(session: Any, generator: UNet, size_px: tuple[int, int]) -> float:
     """Largest difference of the session's residual from PyTorch's, on frames of noise."""
     example = _example(generator.config.window, *size_px)
@@ -131,7 +138,7 @@ def _difference(session: Any, generator: UNet, size_px: tuple[int, int]) -> floa
 
 def _metadata(checkpoint: Checkpoint, model: str) -> dict[str, str]:
     """What the header of the weights says, as texts."""
-    facts = {"name": checkpoint.name, "weights_sha256": weights_hash(model)}
+    facts: dict[str, Any] = {"name": checkpoint.name, "weights_sha256": weights_hash(model)}
     facts |= {name: checkpoint.facts[name] for name in TOLD if checkpoint.facts.get(name)}
     facts["architecture"] = checkpoint.generator.config.to_dict()
     facts["input"] = "RGB uint8; five frames in time order aligned to the centre one, confidence of the alignment"

@@ -259,7 +259,7 @@ def _input_parts(
 
 def fill_channels(x: Tensor, parts: Iterable[Tensor]) -> Tensor:
     """Copy parts, (B, c, H, W) each, into the channels of `x`, (B, C, H, W); one by one: large together in float32."""
-    if torch.jit.is_tracing():  # type: ignore[no-untyped-call]  # an exporter cannot follow writes into a part of `x`
+    if torch.onnx.is_in_onnx_export():  # the exporter cannot follow writes into a part of `x`
         return torch.cat([part.to(x.dtype) for part in parts], 1)
     first = 0
     for part in parts:
