@@ -17,7 +17,7 @@ from vderain.model.recurrent import RecurrentUNet
 from vderain.model.released import DROPS_MODEL, weights_file
 from vderain.model.unet import UNet
 from vderain.options import Comparison, Options, needs_network
-from vderain.restore.frames import RADIUS, AlignedWindow, PreparedFrame, Restoration
+from vderain.restore.frames import RADIUS, AlignedWindow, PreparedFrame, Restoration, to_float32
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.median_baseline import restore_by_median
 from vderain.restore.quick_look import MODEL as QUICK_MODEL
@@ -150,10 +150,10 @@ class Pipeline:
     @stage("add_residual")
     def _add_residual(self, restored: Restoration, rotation_quarters: int) -> RestoredFrame:
         """Add the residuals of rain and raindrops to the planes of the decoded frame."""
-        residual = restored.residual.astype(np.float32)  # (H, W, 3 or 1)
+        residual = to_float32(restored.residual)  # (H, W, 3 or 1)
         if restored.raindrop_residual is not None:
             residual = residual + upscaled(restored.raindrop_residual, *residual.shape[:2])
-        residual *= np.float32(self.options.strength)
+        residual = residual * np.float32(self.options.strength)
         after = add_residual(restored.frame, np.rot90(residual, -rotation_quarters))
         dry = restored.rain_score == 0 and restored.raindrop_score == 0
         return self._finish(restored.frame, after, rotation_quarters, dry)

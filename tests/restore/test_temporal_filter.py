@@ -43,14 +43,15 @@ def test_pixels_without_rain_stay(recompute_flow: bool) -> None:
         assert not changed.any()
 
 
-def test_neighbours_that_differ_beside_the_rain_are_not_used() -> None:
+def test_neighbours_that_differ_beside_the_rain_hardly_count() -> None:
     rng = np.random.default_rng(3)  # texture of its own in every frame: no motion leads from one to the next
     pictures = [cv2.resize(rng.integers(60, 196, (48, 64, 3), np.uint8), (128, 96)) for _ in range(5)]
     seen = list(windows((as_frame(picture, i) for i, picture in enumerate(pictures)), 2))
     seen = [replace(window, flows_to_neighbours=(STILL,) * 4) for window in seen]
     restored = [Restoration.of_window(window, np.zeros((96, 128, 3), np.float16)) for window in seen]
     restored[2].residual[10:80, COLUMNS] = -30 / 255
-    assert np.array_equal(list(filter_over_time(restored, False, 1))[2].residual, restored[2].residual)
+    change = list(filter_over_time(restored, False, 1))[2].residual - restored[2].residual
+    assert np.abs(change).mean() < 0.2 / 255
 
 
 @pytest.mark.parametrize("recompute_flow", [False, True])
@@ -71,10 +72,8 @@ def test_frames_of_another_shot_are_not_used(recompute_flow: bool) -> None:
         Restoration.of_window(w, np.full(p.shape, -9 / 255, np.float16)) for w, p in zip(seen, pictures, strict=True)
     ]
     out = list(filter_over_time(restored, recompute_flow, 2))
-    apart = [
-        *filter_over_time(restored[:4], recompute_flow, 2),
-        *restored[4:],
-    ]  # the shots of two frames and of one are too short
+    shots = restored[:4], restored[4:6], restored[6:]
+    apart = [item for shot in shots for item in filter_over_time(shot, recompute_flow, 2)]
     assert all(np.array_equal(a.residual, b.residual) for a, b in zip(out, apart, strict=True))
 
 

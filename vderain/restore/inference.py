@@ -183,7 +183,8 @@ def finite_half(residual: Tensor) -> Tensor:
         CheckpointError: it is infinite or not a number.
     """
     rounded = residual.half()
-    if not torch.isfinite(rounded.abs().amax()):
+    low, high = torch.aminmax(rounded)
+    if not (torch.isfinite(low) and torch.isfinite(high)):
         raise CheckpointError("the network's output is not finite.", "Choose another --model; this one may be damaged.")
     return rounded
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.restore.frames import RADIUS, Residual, Restoration, luma_of
+from vderain.restore.frames import RADIUS, Residual, Restoration, luma_of, to_float32
 from vderain.restore.scene_state import Observation, scene_states, thumbnail_of
 from vderain.runtime.threads import stage
 
@@ -77,7 +77,7 @@ def _observe(item: Restoration, light: LightByTile, alone: bool) -> Observation:
         is_still_image=alone or item.is_still_image,
         thumbnail=thumbnail_of(luma_of(item.rgb)),
         level=scene_level(light),
-        change_levels=float(np.abs(np.rint(item.residual * np.float32(255))).mean(dtype=np.float32)),
+        change_levels=float(np.abs(np.rint(to_float32(item.residual) * np.float32(255))).mean(dtype=np.float32)),
     )
 
 
@@ -102,7 +102,7 @@ def removed_light(residual: Residual) -> LightByTile:
     Returns:
         (6, 8) float32, in levels of 255.
     """
-    return mean_by_tile(residual.mean(axis=2, dtype=np.float32) * np.float32(-255), IGNORED_LEVELS)
+    return mean_by_tile(to_float32(residual).mean(axis=2) * np.float32(-255), IGNORED_LEVELS)
 
 
 def mean_by_tile(levels: NDArray[np.float32], ignored: float) -> NDArray[np.float32]:

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.restore.flow import flow_luma
-from vderain.restore.frames import WINDOW, Picture, PreparedFrame, Residual, add_to_rgb, median_of_five
+from vderain.restore.frames import WINDOW, Picture, PreparedFrame, Residual, add_to_rgb, median_of_five, to_float32
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.rain_detection import mean_by_tile
 from vderain.restore.scene_state import Observation, scene_states, thumbnail_of
@@ -161,7 +161,7 @@ def raindrop_level(residual: NDArray[np.floating]) -> float:
     Args:
         residual: (H, W, 3) in 0..1 units, of the raindrop network.
     """
-    changed = np.abs(residual).max(axis=2).astype(np.float32) * np.float32(255)
+    changed = np.abs(to_float32(residual)).max(axis=2) * np.float32(255)
     return float(np.median(mean_by_tile(changed, IGNORED_LEVELS)))
 
 
@@ -205,7 +205,7 @@ def upscaled(residual: Residual, height_px: int, width_px: int) -> NDArray[np.fl
     Returns:
         (height_px, width_px, 3) float32.
     """
-    change = residual.astype(np.float32)
+    change = to_float32(residual)
     if change.shape[:2] == (height_px, width_px):
         return change
     return np.asarray(cv2.resize(change, (width_px, height_px), interpolation=cv2.INTER_CUBIC), np.float32)
