@@ -32,9 +32,11 @@ SCENE_LEVELS = 1.5  # standard deviation of the change of light and noise from f
 NEAR_PX = 7  # at half size: side of the square over which differences beside the rain are averaged
 UNTOUCHED_LEVELS = 2.0  # below this no rain was removed: neighbours that differ there are misaligned, or noisy
 IGNORED_LEVELS, MISMATCH_SHARE = 1.0, 2.5  # mean difference there: what it adds to a neighbour's standard deviation
-# In a frame that hardly moves, flow cannot be far off, so that differences are noise of the camera and count less, as
-# far as noise goes.
-SLOW_PX, FAST_PX, SLOW_SHARE, NOISE_LEVELS = 0.2, 1.5, 0.3, 8.0
+# Where a frame hardly moves, flow cannot be far off, and where even its calmest tenth differs, all of it is noisy. So
+# most of a difference is noise there, as far as noise goes.
+SLOW_PX, FAST_PX = 0.2, 1.5
+CALMEST_PERCENT, CLEAN_LEVELS, NOISY_LEVELS = 10, 1.5, 2.5
+NOISE_SHARE, NOISE_MAX_LEVELS = 0.7, 8.0
 TOUCHED_PX, FULL_LEVELS = 3, 1.0  # a pixel is filtered fully where the mean removed around it is this much
 
 
@@ -136,7 +138,7 @@ def _compare(centre: _Restored, neighbour: _Restored, flow: ConsistentFlow) -> t
     variance = warp(neighbour.deviation) ** 2
     mismatch = _mismatch(np.abs(difference), centre.removed)  # (h, w), at half size
     excess = mismatch - np.float32(IGNORED_LEVELS)
-    excess -= _stillness(flow, excess.shape) * np.minimum(excess, np.float32(NOISE_LEVELS))
+    excess -= _noise_share(flow, mismatch) * np.minimum(excess, np.float32(NOISE_MAX_LEVELS))
     added = (np.float32(MISMATCH_SHARE) * np.maximum(excess, 0)) ** 2 + np.float32(SCENE_LEVELS**2)
     variance += np.asarray(cv2.resize(added, (width_px, height_px)), np.float32)
     return np.asarray(difference, np.float32), warp.confidence / variance
@@ -160,11 +162,19 @@ def _mismatch(difference: NDArray[np.float32], removed: NDArray[np.float32]) -> 
     return np.asarray(total / (share + np.float32(1e-3)), np.float32)
 
 
-def _stillness(flow: ConsistentFlow, shape: tuple[int, ...]) -> NDArray[np.float32]:
-    """The share of a small mismatch that is put down to noise: (h, w) float32, 0 where the frame moves."""
+def _noise_share(flow: ConsistentFlow, mismatch: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The share of a small mismatch that is put down to noise: (h, w) float32.
+
+    Args:
+        flow: from the frame to the neighbour.
+        mismatch: (h, w) levels, at half size.
+    """
     speed_px = 2 * cv2.blur(cv2.magnitude(flow.flow[..., 0], flow.flow[..., 1]), (NEAR_PX, NEAR_PX))  # of half size
-    moving = np.clip((speed_px - np.float32(SLOW_PX)) / np.float32(FAST_PX - SLOW_PX), 0, 1)
-    return np.asarray(cv2.resize(np.float32(1 - SLOW_SHARE) * (1 - moving), shape[::-1]), np.float32)
+    still = np.clip((FAST_PX - speed_px) / np.float32(FAST_PX - SLOW_PX), 0, 1)
+    calmest = float(np.percentile(mismatch[::4, ::4], CALMEST_PERCENT))
+    noisy = np.clip((calmest - CLEAN_LEVELS) / (NOISY_LEVELS - CLEAN_LEVELS), 0, 1)
+    share = np.float32(NOISE_SHARE) * np.maximum(still, np.float32(noisy))
+    return np.asarray(cv2.resize(share, mismatch.shape[::-1]), np.float32)
 
 
 def _nearest_neighbours(around: tuple[_Restored | None, ...]) -> list[_Restored]:
