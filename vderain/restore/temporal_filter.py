@@ -35,7 +35,7 @@ IGNORED_LEVELS, MISMATCH_SHARE = 1.0, 2.5  # mean difference there: what it adds
 # Where a frame hardly moves, flow cannot be far off, and where even its calmest tenth differs, all of it is noisy. So
 # most of a difference is noise there, as far as noise goes.
 SLOW_PX, FAST_PX = 0.2, 1.5
-CALMEST_PERCENT, CLEAN_LEVELS, NOISY_LEVELS = 10, 1.5, 2.5
+CALMEST_PERCENT, CLEAN_LEVELS, NOISY_LEVELS = 10, 1.0, 1.8
 NOISE_SHARE, NOISE_MAX_LEVELS = 0.7, 8.0
 TOUCHED_PX, FULL_LEVELS = 3, 1.0  # a pixel is filtered fully where the mean removed around it is this much
 
