@@ -128,7 +128,8 @@ class Derainer:
         cv2.setNumThreads(1)  # optical flow differs with the number of threads
         pipeline = Pipeline(self.options, self._models)
         height_px, width_px = _input(first, 0).size_px
-        with closing(pipeline(converted, rotation_quarters=0, frame_px=height_px * width_px)) as restored:  # type: ignore[type-var]
+        upright, turns = pipeline.upright(converted, 0)
+        with closing(pipeline(upright, 0, height_px * width_px, rain_quarters=turns)) as restored:  # type: ignore[type-var]
             for result in restored:
                 yield cast("FrameT", waiting.popleft().like(result))
 

@@ -20,6 +20,7 @@ from vderain.options import Comparison, Options, needs_network
 from vderain.restore.frames import RADIUS, AlignedWindow, PreparedFrame, Restoration, to_float32
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.median_baseline import restore_by_median
+from vderain.restore.orientation import quarters_to_upright
 from vderain.restore.quick_look import MODEL as QUICK_MODEL
 from vderain.restore.quick_look import QuickLook
 from vderain.restore.rain_detection import zero_dry_scenes
@@ -80,6 +81,7 @@ class Pipeline:
         frame_px: int,
         intervals: list[RainInterval] | None = None,
         first: int = 0,
+        rain_quarters: int | None = None,
     ) -> Iterator[RestoredFrame]:
         """Restore the frames of a clip, in order.
 
@@ -89,8 +91,10 @@ class Pipeline:
             frame_px: pixels of a frame.
             intervals: what `rain_intervals` returned; frames of dry intervals are left as they are.
             first: number of the first frame.
+            rain_quarters: quarter turns after which rain falls downwards, see `upright`; None for `rotation_quarters`.
         """
-        restore = partial(self._restore, rotation_quarters=rotation_quarters, workers=self._workers(frame_px))
+        quarters = rotation_quarters, rotation_quarters if rain_quarters is None else rain_quarters
+        restore = partial(self._restore, quarters=quarters, workers=self._workers(frame_px))
         leave = partial(self._finish, rotation_quarters=rotation_quarters)
         if self.options.strength == 0:
             yield from (leave(frame, frame) for frame in frames)
@@ -104,12 +108,13 @@ class Pipeline:
                     yield from (leave(frame, frame, dry=True) for frame in interval)
 
     def _restore(
-        self, frames: Iterator[Frame], rotation_quarters: int, workers: int, first: int
+        self, frames: Iterator[Frame], quarters: tuple[int, int], workers: int, first: int
     ) -> Iterator[RestoredFrame]:
         """The stages of restoration, in the order in which each frame passes them."""
+        rotation_quarters, rain_quarters = quarters
         options = self.options
         single = options.temporal == "off"
-        prepared = self._prepare(frames, rotation_quarters, workers, first)
+        prepared = self._prepare(frames, rain_quarters, workers, first)
         if self._network is None:
             restored = restore_by_median(self._align(prepared, workers), workers)
         else:
@@ -121,7 +126,8 @@ class Pipeline:
                 if not isinstance(self._network, RecurrentRunner):
                     recompute_flow = options.temporal == "strong"
                     restored = filter_over_time(restored, recompute_flow=recompute_flow, workers=workers)
-        return ordered_map(partial(self._add_residual, rotation_quarters=rotation_quarters), restored, workers)
+        add = partial(self._add_residual, rotation_quarters=rotation_quarters, rain_quarters=rain_quarters)
+        return ordered_map(add, restored, workers)
 
     def _prepare(
         self, frames: Iterable[Frame], rotation_quarters: int, workers: int, first: int = 0
@@ -148,13 +154,13 @@ class Pipeline:
         return network(self._align(prepared, workers))
 
     @stage("add_residual")
-    def _add_residual(self, restored: Restoration, rotation_quarters: int) -> RestoredFrame:
+    def _add_residual(self, restored: Restoration, rotation_quarters: int, rain_quarters: int) -> RestoredFrame:
         """Add the residuals of rain and raindrops to the planes of the decoded frame."""
         residual = to_float32(restored.residual)  # (H, W, 3 or 1)
         if restored.raindrop_residual is not None:
             residual = residual + upscaled(restored.raindrop_residual, *residual.shape[:2])
         residual = residual * np.float32(self.options.strength)
-        after = add_residual(restored.frame, np.rot90(residual, -rotation_quarters))
+        after = add_residual(restored.frame, np.rot90(residual, -rain_quarters))
         dry = restored.rain_score == 0 and restored.raindrop_score == 0
         return self._finish(restored.frame, after, rotation_quarters, dry)
 
@@ -168,6 +174,12 @@ class Pipeline:
         if not isinstance(self._network, RecurrentRunner):
             return max(0, number)
         return max(0, context_begins(number) - RADIUS)  # raindrops are removed by what is seen around each frame
+
+    def upright(self, frames: Iterator[Frame], rotation_quarters: int) -> tuple[Iterator[Frame], int]:
+        """See `quarters_to_upright`; a clip that no network sees is not turned."""
+        if self._network is None or self.options.strength == 0:
+            return frames, rotation_quarters
+        return quarters_to_upright(frames, rotation_quarters)
 
     def find_rain(self, frames: Iterable[Frame], rotation_quarters: int) -> list[RainInterval] | None:
         """Find the rainy intervals of a clip; None without ``--auto`` or without a network.

@@ -214,7 +214,9 @@ class _Job:
         """Rainy and dry intervals of the source; None where they are not asked for."""
         if self._is_clearly_dry(reader):
             return [RainInterval(first=0, begin_s=0.0, rainy=False, rain_score=0.0)]
-        return self._pipeline.find_rain(reader.frames(), reader.rotation_quarters)
+        if not self._options.auto:
+            return None
+        return self._pipeline.find_rain(*self._pipeline.upright(reader.frames(), reader.rotation_quarters))
 
     def _is_clearly_dry(self, reader: FrameSource) -> bool:
         look = self._pipeline.quick_look
@@ -275,8 +277,9 @@ class _Job:
         (width_px, height_px), turns, stop = reader.size_px, reader.rotation_quarters, Event()
         if self._intervals is None:
             self._intervals = self._find_rain(reader)
-        decoded = until_stopped(stop, prefetch(islice(reader.frames(), first, None), AHEAD))
-        restored = self._pipeline(decoded, turns, width_px * height_px, self._intervals, first)
+        frames, rain_turns = self._pipeline.upright(reader.frames(), turns)
+        decoded = until_stopped(stop, prefetch(islice(frames, first, None), AHEAD))
+        restored = self._pipeline(decoded, turns, width_px * height_px, self._intervals, first, rain_turns)
         with closing(prefetch(restored, AHEAD, stop)) as ahead:
             shown = self._report(ahead, turns)
             yield from store.remaining(shown, first) if store else shown
