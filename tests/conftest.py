@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from vderain.cli.main import app
 from vderain.model.checkpoint import save_checkpoint
+from vderain.model.glass import GlassUNet
 from vderain.model.recurrent import RecurrentUNet
 from vderain.model.unet import UNet, UNetConfig
 
@@ -100,6 +101,16 @@ def tiny_recurrent(**config: object) -> RecurrentUNet:
     generator = RecurrentUNet(UNetConfig(**{"window": 1, "widths": (8, 16), "state": 4} | config))  # type: ignore[arg-type]
     torch.nn.init.normal_(generator.head.weight, std=0.05)
     torch.nn.init.normal_(generator.recurrence.out.weight, std=0.5)
+    return generator.eval().requires_grad_(False)
+
+
+def tiny_glass(trained: bool = True, **config: object) -> GlassUNet:
+    """A small generator for the windshield, whose answers are arbitrary unless it is untrained."""
+    torch.manual_seed(7)
+    generator = GlassUNet(UNetConfig(**{"window": 1, "widths": (4, 8), "glass": 4} | config))  # type: ignore[arg-type]
+    if trained:
+        for network, std in ((generator, 0.2), (generator.cover, 0.5), (generator.flow, 0.01)):
+            torch.nn.init.normal_(network.head.weight, std=std)
     return generator.eval().requires_grad_(False)
 
 

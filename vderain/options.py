@@ -11,7 +11,7 @@ from typing import Literal, get_args
 
 from vderain.errors import UsageError
 from vderain.media.encode import EncodeOptions
-from vderain.model.released import DEFAULT_MODEL, DROPS_MODEL, weights_hash
+from vderain.model.released import DEFAULT_MODEL, DROPS_MODEL, GLASS_MODEL, released_models, weights_hash
 
 Temporal = Literal["off", "light", "strong", "only"]
 Precision = Literal["auto", "fp32", "bf16"]
@@ -168,4 +168,5 @@ def weights(options: Options) -> str:
     """
     if not needs_network(options):
         return ""
-    return "+".join(weights_hash(model) for model in (options.model, *([DROPS_MODEL] if options.drops else [])))
+    windshield = {DROPS_MODEL, GLASS_MODEL}.intersection(released_models()) if options.drops else set()
+    return "+".join(weights_hash(model) for model in (options.model, *sorted(windshield)))

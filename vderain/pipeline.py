@@ -10,14 +10,18 @@ from functools import partial
 
 import numpy as np
 
+from vderain.errors import CheckpointError
 from vderain.media.colour import add_residual
 from vderain.media.frame import Frame, Plane
 from vderain.model.checkpoint import load_checkpoint
+from vderain.model.glass import GlassUNet
 from vderain.model.recurrent import RecurrentUNet
-from vderain.model.released import DROPS_MODEL, weights_file
+from vderain.model.released import DROPS_MODEL, GLASS_MODEL, released_models, weights_file
 from vderain.model.unet import UNet
 from vderain.options import Comparison, Options, needs_network
 from vderain.restore.frames import RADIUS, AlignedWindow, PreparedFrame, Restoration, to_float32
+from vderain.restore.glass_memory import GlassMemory
+from vderain.restore.glass_network import GlassNetwork
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.median_baseline import restore_by_median
 from vderain.restore.orientation import quarters_to_upright
@@ -243,14 +247,27 @@ def load_models(options: Options) -> LoadedModels | None:
     raindrop_remover, raindrop_network = None, None
     if options.drops:
         raindrop_network = NetworkRunner(load_checkpoint(DROPS_MODEL).generator, placement)
-        raindrop_remover = RaindropRemover(raindrop_network, skip_dry=options.guard)
+        memory = _glass_memory(placement) if options.temporal != "off" else None
+        raindrop_remover = RaindropRemover(raindrop_network, skip_dry=options.guard, memory=memory)
     quick_look = None
     if options.auto:
         quick_look = QuickLook(NetworkRunner(load_checkpoint(QUICK_MODEL).generator, placement), raindrop_network)
     return LoadedModels(checkpoint.name, network, raindrop_remover, quick_look)
 
 
+def _glass_memory(placement: DevicePlacement) -> GlassMemory | None:
+    """What looks through raindrops; None where no such generator is released."""
+    if GLASS_MODEL not in released_models():
+        return None
+    generator = load_checkpoint(GLASS_MODEL).generator
+    if not isinstance(generator, GlassUNet):
+        raise CheckpointError(f"the released model {GLASS_MODEL} is of another kind.", "Install vderain again.")
+    return GlassMemory(GlassNetwork(generator, placement))
+
+
 def _runner(generator: UNet, placement: DevicePlacement, batch_size: int | None) -> NetworkRunner | RecurrentRunner:
+    if isinstance(generator, GlassUNet):
+        raise CheckpointError("a generator for the windshield does not remove rain.", "Choose another --model.")
     if isinstance(generator, RecurrentUNet):
         return RecurrentRunner(generator, placement)
     return NetworkRunner(generator, placement, batch_size)

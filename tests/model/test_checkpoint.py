@@ -20,6 +20,7 @@ from vderain.model.unet import UNet
 
 ARCHITECTURE = {"window": 5, "widths": [8, 16], "stem": 2}
 RECURRENT = {"window": 1, "widths": [8, 16], "stem": 2, "slope": 0.1, "state": 4}
+GLASS = {"window": 1, "widths": [4, 8], "stem": 2, "slope": 0.1, "glass": 4}
 
 
 def test_weights_are_saved_as_float16(tmp_path: Path) -> None:
@@ -44,7 +45,7 @@ def test_the_header_can_be_read_with_safetensors_alone(tiny: Path) -> None:
     with safe_open(tiny, framework="pt") as file:
         header = file.metadata()
     assert header["format"] == FORMAT
-    defaults = {"paths": [1], "slope": 0.1, "residual": True, "scale": 1, "state": 0}
+    defaults = {"paths": [1], "slope": 0.1, "residual": True, "scale": 1, "state": 0, "glass": 0}
     assert json.loads(header["architecture"]) == ARCHITECTURE | defaults
 
 
@@ -174,6 +175,11 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "state a word": of(RECURRENT | {"state": "4"}),
     "state not a number": of(RECURRENT | {"state": float("nan")}),
     "state null": of(RECURRENT | {"state": None}),
+    "absurd glass": of(GLASS | {"glass": 10**9}),
+    "glass a fraction": of(GLASS | {"glass": 1.5}),
+    "glass a word": of(GLASS | {"glass": "4"}),
+    "glass null": of(GLASS | {"glass": None}),
+    "glass beside a window": of(ARCHITECTURE | {"glass": 4}),
     "state beside a window": of(ARCHITECTURE | {"state": 4}),
     "state of one level": of(RECURRENT | {"widths": [8]}),
     "state without its weights": of(RECURRENT),

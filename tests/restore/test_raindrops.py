@@ -15,8 +15,9 @@ from vderain.options import Options, weights
 from vderain.process import Hooks, LoadedModels, load_models, process
 from vderain.restore.flow import flow_luma
 from vderain.restore.frames import PreparedFrame
+from vderain.restore.glass_memory import MAX_LINES
 from vderain.restore.inference import NetworkRunner
-from vderain.restore.raindrops import MAX_LINES, RaindropRemover, bounded, raindrop_level, upscaled
+from vderain.restore.raindrops import RaindropRemover, bounded, raindrop_level, upscaled
 from vderain.restore.window import prepare_frame, prepare_frames
 from vderain.runtime.device import choose_device
 

@@ -42,7 +42,7 @@ def _facts_of_installation() -> dict[str, Any]:
     import torch
 
     from vderain.media.encode.codec_choice import working_encoders
-    from vderain.model.released import DROPS_MODEL, released_models
+    from vderain.model.released import DROPS_MODEL, GLASS_MODEL, released_models
     from vderain.runtime.device import choose_device, cores
 
     names = ["cpu"] + [
@@ -53,7 +53,7 @@ def _facts_of_installation() -> dict[str, Any]:
         "devices": names,
         "chosen": str(choose_device()),
         "threads": str(cores()),
-        "models": [name for name in released_models() if name != DROPS_MODEL],
+        "models": [name for name in released_models() if name not in {DROPS_MODEL, GLASS_MODEL}],
         "encoders": [encoder.codec for encoder in working_encoders()],
         "torch": torch.__version__,
         "ffmpeg": av.ffmpeg_version_info,

@@ -49,6 +49,10 @@ def build_generator(config: UNetConfig) -> UNet:
         from vderain.model.recurrent import RecurrentUNet  # most models are not recurrent
 
         return RecurrentUNet(config)
+    if config.glass:
+        from vderain.model.glass import GlassUNet
+
+        return GlassUNet(config)
     return UNet(config)
 
 

@@ -9,6 +9,8 @@ WEIGHTS = Path(__file__).parent / "weights"
 DEFAULT_MODEL = "base"
 DROPS_MODEL = "drops"  # removes raindrops on the windshield, beside any other model
 
+GLASS_MODEL = "glass"  # looks through the raindrops that the one above has found
+
 
 def released_models() -> list[str]:
     """Names of the generators that ship with the program."""

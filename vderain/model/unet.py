@@ -21,12 +21,14 @@ from vderain.model.convolution import convolve_activate, convolve_both_activate,
 
 RGB = 3
 RECURRENT_IN, RECURRENT_OUT = 12, 4  # channels of a pixel, see `RecurrentUNet`
+GLASS_IN, GLASS_OUT = 16, 5  # likewise, see `GlassUNet`
 DIFFERENCE_GAIN = 4.0  # differences are small: they are scaled up before bf16 rounds them
 DETAIL_PX = 5  # side of the box blur that is subtracted to get a pixel's detail
 SCALE_MAX = 8
 PATHS_MAX = 8
 DILATION_MAX = 64  # cells; a wider path sees less of most frames than of their padding
 STATE_MAX = 1024
+GLASS_MAX = 256
 LEVELS_MAX = 8  # beyond it one cell of the coarsest level is wider than most frames
 
 
@@ -46,6 +48,8 @@ class UNetConfig:
             window, which it weights, stays at full size, so edges stay sharp.
         state: channels of the state that a recurrent generator carries from frame to frame (`RecurrentUNet`); 0 for a
             generator that looks at a window of frames instead.
+        glass: channels of the finest level of the networks that find drops on a glass and the motion behind them, for
+            a generator that looks through the windshield (`GlassUNet`); 0 for others.
     """
 
     window: int = 5
@@ -56,6 +60,7 @@ class UNetConfig:
     residual: bool = True
     scale: int = 1
     state: int = 0
+    glass: int = 0
 
     def __post_init__(self) -> None:
         if self.window not in (1, 5):
@@ -64,6 +69,10 @@ class UNetConfig:
             raise ValueError(f"state is {self.state}; it must be from 0 to {STATE_MAX}")
         if self.state and (self.window > 1 or len(self.widths) < 2 or not self.residual):
             raise ValueError("a recurrent generator needs window 1, two levels or more, and a residual")
+        if not 0 <= self.glass <= GLASS_MAX:
+            raise ValueError(f"glass is {self.glass}; it must be from 0 to {GLASS_MAX}")
+        if self.glass and (self.window > 1 or self.state or self.scale > 1 or not self.residual):
+            raise ValueError("a generator for the windshield needs window 1, scale 1, no state, and a residual")
         if not self.widths or min(self.widths) < 1 or self.stem < 1:
             raise ValueError(f"widths {self.widths} and stem {self.stem} must be positive")
         if not 1 <= self.scale <= SCALE_MAX:
@@ -82,12 +91,16 @@ class UNetConfig:
         """Input channels of a pixel."""
         if self.state:
             return RECURRENT_IN
+        if self.glass:
+            return GLASS_IN
         temporal = self.window > 1
         return RGB * (1 + self.window + temporal) + temporal
 
     @property
     def channels_out(self) -> int:
         """Output channels of a pixel."""
+        if self.glass:
+            return GLASS_OUT
         return RECURRENT_OUT if self.state else RGB + (self.window > 1)
 
     @property
@@ -114,13 +127,18 @@ class UNet(nn.Module):
     With five frames, their median is an input as well, and the residual is ``gate * (median - centre) + detail``. The
     last layer predicts gate and detail, both zero before training. The confidence of the alignment is an input too,
     so that the network can tell a moving lamp post that flow lost from a streak.
+
+    Args:
+        config: the architecture.
+        channels: of input and output, for maps of another kind (`of_maps`); None for those of `config`.
     """
 
-    def __init__(self, config: UNetConfig) -> None:
+    def __init__(self, config: UNetConfig, channels: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.config = config
         widths = config.widths
-        self.stem = nn.Conv2d(config.channels_in * config.stem**2, widths[0], 3, padding=1)
+        channels_in, channels_out = channels or (config.channels_in, config.channels_out)
+        self.stem = nn.Conv2d(channels_in * config.stem**2, widths[0], 3, padding=1)
         paths, slope = config.paths, config.slope
         self.encoder = nn.ModuleList(
             Block(w, w, slope) if paths == (1,) else MultiPath(w, paths, slope) for w in widths[:-1]
@@ -129,7 +147,7 @@ class UNet(nn.Module):
         self.bottom = Block(widths[-1], widths[-1], slope)
         self.up = nn.ModuleList(nn.ConvTranspose2d(b, a, 2, 2) for a, b in pairwise(widths))
         self.decoder = nn.ModuleList(Block(2 * w, w, slope) for w in widths[:-1])
-        self.head = nn.Conv2d(widths[0], config.channels_out * config.stem**2, 3, padding=1)
+        self.head = nn.Conv2d(widths[0], channels_out * config.stem**2, 3, padding=1)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -183,6 +201,20 @@ class UNet(nn.Module):
         if not self.config.residual:  # the last layer predicts the image, and the caller adds to the centre
             residual = torch.sigmoid(residual) - unit(centre)
         return residual[..., :height_px, :width_px]  # (B, 3, H, W)
+
+    def of_maps(self, x: Tensor) -> Tensor:
+        """Run the network on any maps.
+
+        Args:
+            x: (B, C, H, W) with its input channels; any H and W.
+
+        Returns:
+            (B, D, H, W) float32 with its output channels.
+        """
+        height_px, width_px = x.shape[-2:]
+        padded = pad_to_multiple(x, self.config.stride_px).contiguous(memory_format=torch.channels_last)
+        out = F.pixel_shuffle(self._convolve(padded).float(), self.config.stem)
+        return out[..., :height_px, :width_px]
 
     def _predict(self, frames: tuple[Tensor, ...], median: Tensor | None, confidence: Tensor | None) -> Tensor:
         """The last layer's output for every pixel: (B, 3, H', W'), or (B, 4, H', W') with a gate.

@@ -19,7 +19,6 @@ PATH_STEP_S, PATH_STEPS = 0.02, 400  # a running drop is followed for 8 s at mos
 STICK_S = 0.7  # period with which a running drop slows down and speeds up
 SWAY_H, SWAY_PERIOD_H = 0.006, 0.23  # amplitude and period of a path from side to side
 BEAD_PROBABILITY = 0.12  # that a piece of the trail remains as a bead
-FILM_S = 0.7  # time in which the rest of the trail thins to 1/e
 NEVER_S = 1e9
 DRAWN_REST_S = 12.0  # `rest_s` of glasses from `draw_glass`
 SOFT_PROBABILITY = 0.4  # that the drops of such a glass are far out of focus
@@ -46,6 +45,8 @@ class Glass:
             inverted view through a round one.
         uneven_h: standard deviation of that blur.
         gain: factor on the brightness of that view, since such a drop gathers light from around.
+        trail: radius of the film behind a running drop, as a share of the drop's.
+        film_s: time in which that film thins to 1/e.
     """
 
     landing: float = 90.0
@@ -64,6 +65,8 @@ class Glass:
     flat: float = 0.0
     uneven_h: float = 0.0
     gain: float = 1.0
+    trail: float = 0.65
+    film_s: float = 0.7
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +235,9 @@ class Windshield:
 
     def _trail(self, drop: Drops, down_h: Tensor, time_s: Tensor) -> Drops:
         """The film of water behind a running drop, and the beads into which it breaks."""
-        at_h = torch.arange(0, float(down_h[-1]), 0.3 * float(drop.radius_h), dtype=torch.float64)
+        glass = self.glass
+        step_h = 0.3 / 0.65 * min(glass.trail, 0.65) * float(drop.radius_h)
+        at_h = torch.arange(0, float(down_h[-1]), step_h, dtype=torch.float64)
         count = len(at_h)
         draws = torch.rand((5, count), generator=self._generator, dtype=torch.float64)
         bead = draws[0] < BEAD_PROBABILITY
@@ -241,11 +246,11 @@ class Windshield:
         never = torch.full_like(x_h, math.inf)
         return Drops(
             x_h + torch.where(bead, (draws[1] - 0.5) * drop.radius_h, 0.0), y_h,
-            radius_h=drop.radius_h * torch.where(bead, 0.16 + 0.3 * draws[2], 0.65),
+            radius_h=drop.radius_h * torch.where(bead, 0.16 + 0.3 * draws[2], glass.trail),
             elongation=1 + draws[3], lobe=0.1 * draws[4], phase=2 * math.pi * draws[2],
             born_s=born_s, gone_s=self.next_wipe_s(x_h, y_h, born_s),
-            dry_s=born_s + torch.where(bead, self.glass.rest_s * 0.6, 5 * FILM_S),
-            grow_s=never, thin_s=torch.where(bead, math.inf, FILM_S), run_s=never, speed_h=torch.zeros_like(x_h),
+            dry_s=born_s + torch.where(bead, glass.rest_s * 0.6, 5 * glass.film_s),
+            grow_s=never, thin_s=torch.where(bead, math.inf, glass.film_s), run_s=never, speed_h=torch.zeros_like(x_h),
         )  # fmt: skip
 
 

@@ -13,9 +13,10 @@ import numpy as np
 
 from vderain.media.frame import Frame
 from vderain.restore.frames import PreparedFrame
+from vderain.restore.glass_memory import MAX_LINES
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.rain_detection import LightByTile, removed_light
-from vderain.restore.raindrops import MAX_LINES, raindrop_level
+from vderain.restore.raindrops import raindrop_level
 from vderain.restore.window import align_windows, prepare_frames
 
 MODEL = "fast"  # whatever model restores: the thresholds below were measured with it

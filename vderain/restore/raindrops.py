@@ -9,7 +9,7 @@ three.
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 
 import cv2
@@ -18,12 +18,12 @@ from numpy.typing import NDArray
 
 from vderain.restore.flow import flow_luma
 from vderain.restore.frames import WINDOW, Picture, PreparedFrame, Residual, add_to_rgb, median_of_five, to_float32
+from vderain.restore.glass_memory import GlassMemory, Lasting, downscaled
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.rain_detection import mean_by_tile
 from vderain.restore.scene_state import Observation, scene_states, thumbnail_of
 from vderain.runtime.threads import ordered_map, sliding_window, stage
 
-MAX_LINES = 360  # of the shorter side, for the network
 IGNORED_LEVELS = 2.0  # a smaller change is not a drop
 SURROUNDINGS_PX, SOFT_PX = 81, 5  # the colours found there bound the residual: wider than a drop, and without its rim
 # Mean change of the median tile, in levels of 255. Dry clips and images stay below .01; a few soft drops make .3, a
@@ -47,10 +47,11 @@ class RaindropRemover:
     Args:
         network: with the raindrop generator, whose window is 1.
         skip_dry: leave frames behind dry glass as they are, to the bit.
+        memory: completes the residuals; None for those of the network alone.
     """
 
-    def __init__(self, network: NetworkRunner, skip_dry: bool = True) -> None:
-        self._network, self._skip_dry = network, skip_dry
+    def __init__(self, network: NetworkRunner, skip_dry: bool = True, memory: GlassMemory | None = None) -> None:
+        self._network, self._skip_dry, self._memory = network, skip_dry, memory
 
     def __call__(self, frames: Iterable[PreparedFrame], workers: int, radius: int) -> Iterator[PreparedFrame]:
         """The frames without raindrops, in order.
@@ -65,11 +66,14 @@ class RaindropRemover:
         sparse = ordered_map(partial(self._detect_some, every=every), frames, threads)
         detected = ordered_map(self._fill, sliding_window(sparse, every - 1), threads)
         lasting = ordered_map(self._combine, sliding_window(detected, radius), workers)
-        return ordered_map(self._remove, self._judge(lasting, alone=radius == 0), workers)
+        judged = self._judge(lasting, alone=radius == 0)
+        if self._memory is not None and radius:
+            judged = self._memory(judged, workers)
+        return ordered_map(self._remove, judged, workers)
 
-    def _judge(self, frames: Iterable["_Lasting"], alone: bool) -> Iterator[tuple["_Lasting", float]]:
+    def _judge(self, frames: Iterable[Lasting], alone: bool) -> Iterator[Lasting]:
         """Each frame with its raindrop score: that of its scene, or its own where it is judged alone."""
-        waiting: deque[_Lasting] = deque()
+        waiting: deque[Lasting] = deque()
 
         def observed() -> Iterator[Observation]:
             for item in frames:
@@ -83,7 +87,7 @@ class RaindropRemover:
             if alone or state.is_still_image:
                 dry, wet = (STILL_DRY_LEVELS, STILL_WET_LEVELS) if state.is_still_image else (DRY_LEVELS, WET_LEVELS)
                 score = min(1.0, max(0.0, (item.level - dry) / (wet - dry)))
-            yield item, score if self._skip_dry else 1.0
+            yield replace(item, score=score if self._skip_dry else 1.0)
 
     @stage("raindrops")
     def _detect_some(self, frame: PreparedFrame, every: int) -> _Detected:
@@ -110,49 +114,29 @@ class RaindropRemover:
 
     def _detect(self, frame: PreparedFrame) -> tuple[PreparedFrame, Residual]:
         """The frame with the network's residual, at the network's size."""
-        height_px, width_px = frame.rgb.shape[:2]
-        scale = min(1.0, MAX_LINES / min(height_px, width_px))
-        size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
-        small = cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else frame.rgb
-        rgb = np.asarray(small, np.uint8)  # (h, w, 3)
+        rgb = downscaled(frame.rgb)  # (h, w, 3)
         restore = self._network.flip_ensemble if frame.is_still_image else self._network.restore_image
         residual = restore(rgb)
         return frame, bounded(rgb, residual) if raindrop_level(residual) > DRY_LEVELS / 2 else residual
 
     @stage("raindrops")
-    def _combine(self, around: tuple[tuple[PreparedFrame, Residual] | None, ...]) -> "_Lasting":
+    def _combine(self, around: tuple[tuple[PreparedFrame, Residual] | None, ...]) -> Lasting:
         """What is in most residuals of a sliding window, for the frame in its middle."""
         middle = around[len(around) // 2]
         assert middle is not None
         frame, _ = middle
-        lasting = _temporal_median([residual for other, residual in filter(None, around) if other.shot == frame.shot])
-        return _Lasting(frame, lasting, raindrop_level(lasting))
+        residual = lasting([residual for other, residual in filter(None, around) if other.shot == frame.shot])
+        return Lasting(frame, residual, raindrop_level(residual))
 
     @stage("raindrops")
-    def _remove(self, judged: tuple["_Lasting", float]) -> PreparedFrame:
+    def _remove(self, item: Lasting) -> PreparedFrame:
         """Add the residual to a frame as far as the glass is wet."""
-        item, score = judged
-        frame = item.frame
+        frame, score = item.frame, item.score
         if score <= 0:
             return frame
         residual = (item.residual * np.float32(score)).astype(np.float16)  # (h, w, 3)
         rgb = add_to_rgb(frame.rgb, upscaled(residual, *frame.rgb.shape[:2]))
         return replace(frame, rgb=rgb, luma=flow_luma(rgb), raindrop_residual=residual, raindrop_score=score)
-
-
-@dataclass(frozen=True, slots=True)
-class _Lasting:
-    """A frame and what the network takes for raindrops in most of its neighbours.
-
-    Attributes:
-        frame: the frame.
-        residual: (h, w, 3) float32 in 0..1 units.
-        level: its `raindrop_level`.
-    """
-
-    frame: PreparedFrame
-    residual: NDArray[np.float32]
-    level: float
 
 
 def raindrop_level(residual: NDArray[np.floating]) -> float:
@@ -184,8 +168,8 @@ def bounded(rgb: Picture, residual: Residual) -> Residual:
     return np.asarray(cv2.cvtColor(before + allowed, cv2.COLOR_YCrCb2RGB) - unit, np.float16)
 
 
-def _temporal_median(residuals: list[Residual]) -> NDArray[np.float32]:
-    """(h, w, 3) float32, the element-wise median."""
+def lasting(residuals: list[Residual]) -> NDArray[np.float32]:
+    """What is in most of the residuals, (h, w, 3) each: their element-wise median, float32."""
     parts = [part.astype(np.float32) for part in residuals]
     if len(parts) == 1:
         return parts[0]

@@ -43,6 +43,11 @@ class Data(_Section):
     remove: Literal["rain", "drops"] = Field(
         "rain", description="what the generator learns to remove: rain, or raindrops on the windshield only"
     )
+    part: Literal["view", "memory"] = Field(
+        "view",
+        description="what a generator for the windshield learns: to see drops and the motion behind them, or, from "
+        "`model.start` on, whom to believe: the frame or the memory",
+    )
     side_px: int = Field(176, ge=32, description="side of a window")
     border_px: int = Field(24, ge=0, description="border cut off around a window, where optical flow has no context")
     workers: int | None = Field(
@@ -50,6 +55,7 @@ class Data(_Section):
     )
     pool: int = Field(256, ge=1, description="windows kept to cut crops from")
     fresh: int = Field(4, ge=1, description="new windows in the pool at each iteration")
+    every: int = Field(1, ge=1, description="iterations of which one gets new windows")
     share_clips: float = Field(0.50, ge=0, le=1, description="share of windows from clips")
     share_drives: float = Field(0.18, ge=0, le=1, description="share of simulated drives through photographs")
     share_stills: float = Field(
@@ -90,11 +96,18 @@ class Model(_Section):
         0, description="channels of the state that a recurrent generator carries from frame to frame; 0: not recurrent"
     )
 
+    glass: int = Field(
+        0,
+        description="channels of the finest level of the networks that find drops on the windshield and the motion "
+        "behind them; 0: not a generator for the windshield",
+    )
+
     @model_validator(mode="after")
     def _can_be_built(self) -> Self:
         UNetConfig(  # raises ValueError for what cannot be built
-            self.window, self.widths, self.stem, self.paths, self.slope, self.residual, self.scale, self.state
-        )
+            self.window, self.widths, self.stem, self.paths, self.slope, self.residual, self.scale, self.state,
+            self.glass,
+        )  # fmt: skip
         return self
 
 
@@ -237,6 +250,10 @@ class Recipe(_Section):
             raise ValueError("validation is of windows, not of a memory: set validation.every to 0 or model.state to 0")
         if self.model.state and (self.data.pairs or self.data.remove == "drops"):
             raise ValueError("a memory is trained on rendered streaks alone: leave out data.pairs and data.remove")
+        if self.model.glass and (self.cyclegan is not None or semi_supervised is not None or self.validation.every):
+            raise ValueError("a generator for the windshield has no validation and no other sections: see glass.toml")
+        if self.model.glass and self.data.side_px % 8 + self.data.border_px % 8:
+            raise ValueError("data.side_px and data.border_px must be multiples of 8")
         if self.cyclegan is not None and window > 1:
             raise ValueError("cyclegan trains on single frames: set model.window to 1")
         return self

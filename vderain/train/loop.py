@@ -19,11 +19,12 @@ from vderain.train.config import Recipe
 from vderain.train.cyclegan import CycleGAN
 from vderain.train.data.scenes import Scenes
 from vderain.train.distributed import ProcessGroup, local_world_size, place_training, process_group
+from vderain.train.glass import Glass
 from vderain.train.logger import Event, Examples, Progress, RunLogger, Stepped
 from vderain.train.recurrent import Recurrent
 from vderain.train.semi_supervised import SemiSupervised
-from vderain.train.supervised import Supervised, centre_of
-from vderain.train.trainer import GENERATOR, RESUME, Batch, Diverged, Losses, Trainer, learning_rate
+from vderain.train.supervised import Supervised
+from vderain.train.trainer import GENERATOR, RESUME, Diverged, Losses, Trainer, learning_rate
 from vderain.train.validation import Validator
 
 log = logging.getLogger(__name__)
@@ -81,6 +82,8 @@ def _trainer(recipe: Recipe, out: Path, group: ProcessGroup, placement: DevicePl
     """The way of training that the sections of a recipe ask for."""
     if recipe.cyclegan is not None:
         return CycleGAN(recipe, out, group, placement)
+    if recipe.model.glass:
+        return Glass(recipe, out, group, placement)
     if recipe.model.state:
         return Recurrent(recipe, out, group, placement)
     kind = Supervised if recipe.semi_supervised is None else SemiSupervised
@@ -130,7 +133,7 @@ class _Run:
             asked_s = time.monotonic()
             batch = next(batches)
             waited_s += time.monotonic() - asked_s
-            events = [] if events else [Examples(trainer.iteration, _pairs(batch))]
+            events = [] if events else [Examples(trainer.iteration, _pairs(*trainer.examples(batch)))]
             since.append(trainer.step(*batch))
             done_s = time.monotonic()
             loss = since[-1]["loss"]
@@ -235,12 +238,8 @@ def _validator(trainer: Trainer, held: Scenes) -> Validator | None:
     return Validator(recipe, held, trainer.placement)
 
 
-def _pairs(batch: Batch) -> Tensor:
-    """Rainy and clear crops of a batch in turn, (2 N, 3, H, W)."""
-    if batch[0].ndim == 5:  # sequences: luma of the last frames
-        rainy, clear = (batch[part][:, -1].expand(-1, 3, -1, -1) for part in (1, 6))
-    else:
-        rainy, clear = (batch[0], batch[1]) if batch[0].shape[1] == 3 else (centre_of(batch[0]), batch[2])
+def _pairs(rainy: Tensor, clear: Tensor) -> Tensor:
+    """Rainy and clear crops in turn, (2 N, 3, H, W)."""
     return torch.stack([rainy[:EXAMPLES], clear[:EXAMPLES]], 1).flatten(0, 1).clone()
 
 

@@ -26,6 +26,12 @@ class Recurrent(Supervised):
         for pool in self.pools(maker, TrainingSequence, data.fresh):
             yield pool.batch(settings.batch, settings.crop_px, self.iteration_rng(), self.group)
 
+    def examples(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Luma of the last frames; see `Trainer.examples`."""
+        sequence = TrainingSequence(*batch)
+        rainy, clear = (part[:, -1].expand(-1, 3, -1, -1) for part in (sequence.luma, sequence.clear))
+        return rainy, clear
+
     def losses(self, *batch: Tensor) -> Losses:
         """Update the generator; see `Trainer.losses`."""
         sequence = TrainingSequence(*batch)  # with a batch dimension in front

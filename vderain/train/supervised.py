@@ -42,6 +42,10 @@ class Supervised(Trainer):
         for pool in self.pools(maker, TrainingWindow, data.fresh):
             yield pool.batch(settings.batch, settings.crop_px, self.iteration_rng(), self.group)
 
+    def examples(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Rainy and clear crops; see `Trainer.examples`."""
+        return centre_of(batch[0]), batch[2]
+
     def pools(self, maker: Dataset[W], kind: type[W], fresh: int) -> Iterator[WindowPool[W]]:
         """Yield a pool of windows as it is at each iteration.
 
@@ -50,23 +54,23 @@ class Supervised(Trainer):
         Args:
             maker: makes windows.
             kind: their class.
-            fresh: new windows in each iteration.
+            fresh: new windows in each iteration, or in one of `data.every`.
         """
         data, group = self.recipe.data, self.group
         pool: WindowPool[W] = WindowPool(data.pool, data.side_px)
-        iterations = -(-data.pool // fresh)  # whose windows are in a full pool
-        step = max(0, self.iteration + 1 - iterations)
-        loader = ExampleLoader(Packed(maker, fresh), step, data.workers, group)
+        turns = -(-data.pool // fresh)  # that fill a pool
+        turn = max(0, self.iteration // data.every + 1 - turns)
+        loader = ExampleLoader(Packed(maker, fresh), turn, data.workers, group)
         self.loaders.append(loader)
         like = kind.empty(data.side_px)
         blank = pack([like] * fresh)
         while True:
-            for number in range(step, self.iteration + 1):
+            for number in range(turn, self.iteration // data.every + 1):
                 owner = number % group.size
                 packed = group.broadcast(next(loader) if owner == group.rank else blank, owner)
                 for window in unpack(packed, like):
                     pool.add(window)
-            step = self.iteration + 1
+            turn = self.iteration // data.every + 1
             yield pool
 
     def restored(self, rainy: Tensor, confidence: Tensor) -> Tensor:

@@ -93,8 +93,9 @@ class Trainer(ABC):
         torch.manual_seed(recipe.run.seed)
         model = recipe.model
         self.config = UNetConfig(
-            model.window, model.widths, model.stem, model.paths, model.slope, model.residual, model.scale, model.state
-        )
+            model.window, model.widths, model.stem, model.paths, model.slope, model.residual, model.scale, model.state,
+            model.glass,
+        )  # fmt: skip
         generator = build_generator(self.config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if model.start is not None:
             starts = (model.start,) if isinstance(model.start, str) else model.start
@@ -143,6 +144,10 @@ class Trainer(ABC):
         Raises:
             NotFinite: in all processes, before any weight has changed.
         """
+
+    def examples(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Rainy and clear crops of a batch, to look at: (B, 3, H, W) in 0..1 each."""
+        return batch[0], batch[1]
 
     def step(self, *batch: Tensor) -> Losses:
         """Run one iteration.

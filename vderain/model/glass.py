@@ -1,0 +1,107 @@
+"""The generator for the windshield: it sees drops, the motion behind them, and whom to believe there.
+
+Three small U-Nets. The first tells how far a pixel is covered by drops. The second corrects the optical flow there: it
+works on cells of `CELL_PX`, from the flow around. The third chooses between the frame without drops, as the raindrop
+generator leaves it, and what the memory shows: the same place before and after it was behind the drop
+(`vderain.restore.glass`).
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from vderain.model.unet import DIFFERENCE_GAIN, UNet, UNetConfig, blurred
+
+CELL_PX = 8  # side of a cell of the flow network
+COVER_IN, FLOW_IN, FLOW_OUT = 12, 14, 6
+VARIANCE_MAX = 1e4  # levels squared: nothing is remembered
+LEVELS = 255.0
+
+
+class Remembered(NamedTuple):
+    """What the memory shows of a frame.
+
+    Attributes:
+        change: (B, 3, H, W), difference to the frame without drops, in 0..1 units.
+        variance: (B, 1, H, W) in levels squared.
+    """
+
+    change: Tensor
+    variance: Tensor
+
+
+class GlassUNet(UNet):
+    """The networks of the windshield. Its own layers choose; `cover` sees drops, and `flow` the motion behind them."""
+
+    def __init__(self, config: UNetConfig) -> None:
+        super().__init__(config)
+        finest = config.glass
+        self.cover = UNet(_maps(config, (finest, 2 * finest, 4 * finest, 6 * finest), 2), (COVER_IN, 1))
+        self.flow = UNet(_maps(config, (2 * finest, 4 * finest, 6 * finest), 1), (FLOW_IN, FLOW_OUT))
+
+    def covered(self, rgb: Tensor, residual: Tensor, mean: Tensor, deviation: Tensor) -> Tensor:
+        """How far pixels are covered by drops, as logits, (B, 1, H, W).
+
+        Args:
+            rgb: (B, 3, H, W) in 0..1.
+            residual: (B, 3, H, W), of the raindrop generator.
+            mean: (B, 1, H, W) in 0..1, luma over the frames around: what stays on the glass stays in it.
+            deviation: (B, 1, H, W), the standard deviation of the same.
+        """
+        parts = (
+            rgb - 0.5, DIFFERENCE_GAIN * _detail(rgb), DIFFERENCE_GAIN * residual,
+            mean - 0.5, DIFFERENCE_GAIN * _detail(mean), DIFFERENCE_GAIN * deviation,
+        )  # fmt: skip
+        return self.cover.of_maps(torch.cat(parts, 1))
+
+    def completed(
+        self, measured: Tensor, filled: Tensor, trust: Tensor, cover: Tensor, wiped: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Optical flow to the frame before and to the next one, in cells of `CELL_PX`.
+
+        Args:
+            measured: (B, 4, h, w), both flows in pixels of the frame.
+            filled: (B, 4, h, w), the same, filled in behind drops from around them.
+            trust: (B, 2, h, w) in 0..1, in the measured flows.
+            cover: (B, 1, h, w) in 0..1.
+            wiped: (B, 3, h, w) in 0..1, the frame without drops.
+
+        Returns:
+            (B, 4, h, w) in pixels, and the logarithm of their mean absolute error in pixels, (B, 2, h, w).
+        """
+        cells = torch.cat([measured / CELL_PX, filled / CELL_PX, trust, cover, wiped - 0.5], 1)
+        change, log_error = torch.split(self.flow.of_maps(cells), [4, 2], 1)
+        return filled + CELL_PX * change, log_error
+
+    def chosen(self, rgb: Tensor, residual: Tensor, cover: Tensor, before: Remembered, after: Remembered) -> Tensor:
+        """The change of a frame without drops, by what is trusted of the memory: (B, 3, H, W).
+
+        Args:
+            rgb: (B, 3, H, W) in 0..1, the frame.
+            residual: (B, 3, H, W), of the raindrop generator: added to the frame, it is the frame without drops.
+            cover: (B, 1, H, W) in 0..1.
+            before: the memory of earlier frames.
+            after: the memory of later frames.
+        """
+        gap = (before.change - after.change).abs().mean(1, keepdim=True)
+        variances = (torch.log(m.variance) * (1 / math.log(VARIANCE_MAX)) for m in (before, after))
+        parts = (rgb - 0.5, *(DIFFERENCE_GAIN * x for x in (residual, before.change, after.change, gap)), *variances)
+        raw = self.of_maps(torch.cat([*parts, cover], 1))
+        to_before, to_after, detail = torch.split(raw, [1, 1, 3], 1)
+        return to_before * before.change + to_after * after.change + detail
+
+
+def _maps(config: UNetConfig, widths: tuple[int, ...], stem: int) -> UNetConfig:
+    return UNetConfig(window=1, widths=widths, stem=stem, slope=config.slope)
+
+
+def _detail(x: Tensor) -> Tensor:
+    return x - blurred(blurred(x, -1), -2)
+
+
+def pooled(x: Tensor) -> Tensor:
+    """(B, C, H, W) to cells, (B, C, ceil(H / 8), ceil(W / 8))."""
+    return F.avg_pool2d(x, CELL_PX, ceil_mode=True, count_include_pad=False)

@@ -1,0 +1,125 @@
+"""The memory of what was seen through a windshield: colours, carried along the optical flow behind drops.
+
+A pixel behind a drop was seen before, or is seen later, unless the car stands still. The memory is a Kalman filter for
+each pixel: where the glass is clear, a frame replaces it; behind a drop it is carried on, and its variance grows with
+each frame and with the error of the flow. What was never seen keeps the largest variance.
+"""
+
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vderain.model.glass import VARIANCE_MAX
+from vderain.restore.flow import sampled, sampling_places
+from vderain.restore.frames import Luma
+
+Map = NDArray[np.float32]  # (h, w) or (h, w, C)
+
+STEADY_FRAMES = 8  # on each side, over which luma is averaged
+COVERED = 0.1  # a pixel covered further than this says nothing about the motion of the scene
+SEEN_LEVELS2 = 0.3  # variance of the colour of a pixel behind clear glass
+COVERED_LEVELS = 40.0  # error of the colour of a pixel behind a drop, after the raindrop generator
+OPAQUE_LEVELS2, OPAQUE = 1e3, (0.3, 0.7)  # more of it behind drops that show nothing, from that cover on
+PROCESS_LEVELS2 = 2.0  # variance that a frame adds: lighting, and interpolation
+MOTION_LEVELS2 = 20.0  # variance for an error of the flow of one pixel
+FLOOR_PX = 0.2  # error of a flow that agrees with the backward flow
+FILL_LEVELS = 7
+
+
+class Memory(NamedTuple):
+    """Colours of a scene.
+
+    Attributes:
+        rgb: (H, W, 3) float32 in levels.
+        variance: (H, W) float32 in levels squared; `VARIANCE_MAX` where nothing was seen.
+    """
+
+    rgb: Map
+    variance: Map
+
+
+def steadiness(lumas: list[Luma]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+    """Mean and standard deviation of luma over frames, (h, w) uint8 each; the latter four times as large."""
+    total = np.zeros(lumas[0].shape, np.int32)
+    squares = np.zeros(lumas[0].shape, np.int32)
+    for luma in lumas:
+        wide = luma.astype(np.int32)
+        total += wide
+        squares += wide * wide
+    mean = total.astype(np.float32) / np.float32(len(lumas))
+    deviation = np.sqrt(np.maximum(squares.astype(np.float32) / np.float32(len(lumas)) - mean**2, 0))
+    return (mean + 0.5).astype(np.uint8), np.minimum(4 * deviation + 0.5, 255).astype(np.uint8)
+
+
+def seen(cover: Map) -> Map:
+    """How far pixels are seen well enough to measure motion, 0..1."""
+    return np.asarray(np.clip(1 - cover / np.float32(COVERED), 0, 1), np.float32)
+
+
+def filled(flow: Map, weight: Map) -> Map:
+    """Fill in a flow where it has no weight, from around it, coarse to fine.
+
+    Args:
+        flow: (h, w, 2).
+        weight: (h, w) in 0..1.
+
+    Returns:
+        (h, w, 2); the flow itself where the weight is 1.
+    """
+    levels = [(flow * weight[..., None], weight)]
+    while len(levels) < FILL_LEVELS and min(levels[-1][1].shape) >= 4:
+        size = tuple((side + 1) // 2 for side in levels[-1][1].shape[::-1])
+        smooth = (cv2.GaussianBlur(part, (5, 5), 1.0) for part in levels[-1])
+        total, share = (cv2.resize(part, size, interpolation=cv2.INTER_AREA) for part in smooth)
+        levels.append((np.asarray(total, np.float32), np.asarray(share, np.float32)))
+    total, share = levels[-1]
+    out = total / (share[..., None] + np.float32(1e-6))
+    for total, share in levels[-2::-1]:
+        around = cv2.resize(out, share.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        known = np.minimum(share, 1)[..., None]
+        out = around + known * (total / (share[..., None] + np.float32(1e-6)) - around)
+    return np.asarray(out, np.float32)
+
+
+def observed(wiped: Map, cover: Map, predicted: Memory | None) -> Memory:
+    """Update the memory by a frame without drops.
+
+    Args:
+        wiped: (H, W, 3) in levels.
+        cover: (H, W) in 0..1.
+        predicted: the memory, carried to the frame; None where there is none.
+    """
+    low, high = OPAQUE
+    opaque = np.clip((cover - np.float32(low)) / np.float32(high - low), 0, 1)
+    error = np.float32(SEEN_LEVELS2) + (np.float32(COVERED_LEVELS) * cover) ** 2 + np.float32(OPAQUE_LEVELS2) * opaque
+    if predicted is None:
+        return Memory(wiped, error)
+    gain = predicted.variance / (predicted.variance + error)
+    rgb = predicted.rgb + gain[..., None] * (wiped - predicted.rgb)
+    return Memory(rgb, gain * error)
+
+
+def nothing_remembered(wiped: Map) -> Memory:
+    """The memory of a frame, (H, W, 3) in levels, of which nothing was seen before."""
+    return Memory(wiped, np.full(wiped.shape[:2], VARIANCE_MAX, np.float32))
+
+
+def carried(memory: Memory, flow: Map, error_px: Map) -> Memory:
+    """Carry the memory to another frame.
+
+    Args:
+        memory: of a frame.
+        flow: (H, W, 2) in pixels, from the other frame to that one.
+        error_px: (H, W), mean absolute error of the flow.
+    """
+    height_px, width_px = error_px.shape
+    where = sampling_places(flow)
+    rgb = sampled(memory.rgb, where, cv2.BORDER_REPLICATE, interpolation=cv2.INTER_CUBIC)
+    variance = sampled(memory.variance, where, cv2.BORDER_REPLICATE)
+    variance = variance + np.float32(PROCESS_LEVELS2) + np.float32(MOTION_LEVELS2) * error_px**2
+    x, y = where[..., 0], where[..., 1]
+    outside = (x < -0.5) | (y < -0.5) | (x > width_px - 0.5) | (y > height_px - 0.5)
+    variance[outside] = VARIANCE_MAX
+    return Memory(rgb, np.minimum(variance, np.float32(VARIANCE_MAX)))

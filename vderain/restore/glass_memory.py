@@ -1,0 +1,227 @@
+"""Looks through a wet windshield: what a raindrop hides in one frame, others show.
+
+While the car moves, a place behind a drop was seen before, or is seen a second later. The frames without raindrops, as
+the raindrop generator leaves them, are carried along the optical flow behind drops (`vderain.restore.glass`), forward
+and, over a few frames, backward. A network then chooses for each pixel whom to believe (`vderain.model.glass`).
+
+The memory is finite. Every `PERIOD` frames it is replaced by one that began `WARM_UP` frames earlier, and later frames
+are looked at in chunks of `CHUNK` whose places are multiples of it: so frames made again from a joint equal those of an
+uninterrupted run.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from itertools import groupby
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from vderain.restore.flow import FlowEstimator, consistent_flow, flow_luma
+from vderain.restore.frames import ConsistentFlow, FlowPair, Luma, Picture, PreparedFrame, add_to_rgb, luma_of
+from vderain.restore.glass import STEADY_FRAMES, Map, Memory, carried, nothing_remembered, observed, steadiness
+from vderain.restore.glass_network import GlassNetwork, Motion
+from vderain.runtime.threads import ordered_map, sliding_window, stage
+
+PERIOD, WARM_UP = 48, 24  # frames
+CHUNK = 12  # frames whose memory of later ones is made at a time, from at least as many frames ahead
+REACH = PERIOD + WARM_UP + STEADY_FRAMES + 1  # frames before a frame that it depends on
+MAX_LINES = 360  # of the shorter side, for the networks
+
+
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """A frame and what the raindrop generator takes for raindrops in most of its neighbours.
+
+    Attributes:
+        frame: the frame.
+        residual: (h, w, 3) float32 in 0..1 units.
+        level: its `raindrop_level`.
+        score: confidence that there are raindrops on the glass, 0 to 1.
+    """
+
+    frame: PreparedFrame
+    residual: NDArray[np.float32]
+    level: float
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """A frame at the size of the networks.
+
+    Attributes:
+        item: the frame.
+        rgb: (h, w, 3) uint8.
+        luma: (h, w) uint8.
+        flow_luma: that flow is measured on, without raindrops.
+        cover: (h, w) in 0..1.
+        flows: to and from the frame before; None where there is none.
+        motions: to the frame before and to the next one; None where there is none.
+    """
+
+    item: Lasting
+    rgb: Picture
+    luma: Luma
+    flow_luma: Luma
+    cover: Map | None = None
+    flows: FlowPair | None = None
+    motions: tuple[Motion | None, Motion | None] = (None, None)
+
+    @property
+    def number(self) -> int:
+        """Index of the frame in the stream."""
+        return self.item.frame.number
+
+    @property
+    def wiped(self) -> Map:
+        """(h, w, 3) float32 in levels, without raindrops, as the raindrop generator leaves it."""
+        return self.rgb.astype(np.float32) + np.float32(255) * self.item.residual
+
+
+class GlassMemory:
+    """Completes the residuals of raindrops by what other frames show.
+
+    Args:
+        network: with the generator for the windshield.
+    """
+
+    def __init__(self, network: GlassNetwork) -> None:
+        self._network = network
+
+    def __call__(self, frames: Iterable[Lasting], workers: int) -> Iterator[Lasting]:
+        """The frames with completed residuals, in order; those behind dry glass and still images as they are.
+
+        Args:
+            frames: of one clip.
+            workers: number of threads.
+        """
+
+        def kind(item: Lasting) -> tuple[bool, int]:
+            return item.score > 0 and not item.frame.is_still_image, item.frame.shot
+
+        for (wet, _), run in groupby(frames, kind):
+            if wet:
+                yield from self._complete(run, workers)
+            else:
+                yield from run
+
+    def _complete(self, frames: Iterable[Lasting], workers: int) -> Iterator[Lasting]:
+        """The frames of one shot behind wet glass."""
+        small = ordered_map(_downscale, frames, workers)
+        covered = ordered_map(self._cover, sliding_window(small, STEADY_FRAMES), workers)
+        flowing = ordered_map(_measure, sliding_window(covered, 1), workers)
+        moving = ordered_map(self._move, sliding_window(flowing, 1), workers)
+        return ordered_map(self._choose, _both_memories(moving), workers)
+
+    @stage("raindrops")
+    def _cover(self, around: tuple[_Seen | None, ...]) -> _Seen:
+        now = around[STEADY_FRAMES]
+        assert now is not None
+        steady = steadiness([other.luma for other in filter(None, around)])
+        return replace(now, cover=self._network.cover(now.rgb, now.item.residual, steady))
+
+    @stage("raindrops")
+    def _move(self, around: tuple[_Seen | None, ...]) -> _Seen:
+        """Complete the flow behind drops."""
+        now = around[1]
+        assert now is not None and now.cover is not None
+        flows = _consistent(around)
+        return replace(now, motions=self._network.motions(*flows, now.cover, now.rgb, now.item.residual))
+
+    @stage("raindrops")
+    def _choose(self, remembered: tuple[_Seen, Memory, Memory]) -> Lasting:
+        seen, before, after = remembered
+        assert seen.cover is not None
+        item = seen.item
+        change = self._network.chosen(seen.rgb, item.residual, seen.cover, before, after)
+        return replace(item, residual=item.residual + change.astype(np.float32))
+
+
+def downscaled(rgb: Picture) -> Picture:
+    """An (H, W, 3) frame at the size of the networks."""
+    height_px, width_px = rgb.shape[:2]
+    scale = min(1.0, MAX_LINES / min(height_px, width_px))
+    size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else rgb, np.uint8)
+
+
+@stage("raindrops")
+def _downscale(item: Lasting) -> _Seen:
+    rgb = downscaled(item.frame.rgb)
+    return _Seen(item, rgb, luma_of(rgb), flow_luma(add_to_rgb(rgb, item.residual)))
+
+
+@stage("raindrops")
+def _measure(around: tuple[_Seen | None, ...]) -> _Seen:
+    """Measure the flow to and from the frame before."""
+    before, now, _ = around
+    assert now is not None
+    if before is None:
+        return now
+    estimator = FlowEstimator()  # DIS keeps buffers between calls, so each call in a thread needs its own
+    one, other = now.flow_luma, before.flow_luma
+    return replace(now, flows=(estimator.flow(one, other), estimator.flow(other, one)))
+
+
+def _consistent(around: tuple[_Seen | None, ...]) -> tuple[ConsistentFlow | None, ConsistentFlow | None]:
+    """Flow of the frame in the middle to the one before and to the next one; None where there is none."""
+    before, now, after = around
+    assert now is not None
+    to_before = to_after = None
+    if before is not None and now.flows is not None:
+        to_before = consistent_flow(now.flow_luma, before.flow_luma, *now.flows)
+    if after is not None and after.flows is not None:
+        to_after = consistent_flow(now.flow_luma, after.flow_luma, *after.flows[::-1])
+    return to_before, to_after
+
+
+def _both_memories(frames: Iterable[_Seen]) -> Iterator[tuple[_Seen, Memory, Memory]]:
+    """Each frame with the memory of earlier and of later frames, before they see it themselves."""
+    waiting: list[tuple[_Seen, Memory]] = []
+    for seen, before in _forward(frames):
+        first = waiting[0][0].number // CHUNK if waiting else 0
+        if seen.number % CHUNK == 0 and waiting and seen.number // CHUNK >= first + 2:
+            count = sum(other.number // CHUNK == first for other, _ in waiting)
+            yield from _with_later(waiting, count)
+            waiting = waiting[count:]
+        waiting.append((seen, before))
+    yield from _with_later(waiting, len(waiting))
+
+
+def _forward(frames: Iterable[_Seen]) -> Iterator[tuple[_Seen, Memory]]:
+    """Each frame with the memory of earlier ones."""
+    memory: Memory | None = None
+    renewed: Memory | None = None
+    for seen in frames:
+        place = seen.number % PERIOD
+        if place == 0 and renewed is not None:
+            memory = renewed
+        if place >= PERIOD - WARM_UP:
+            _, renewed = _step(seen, seen.motions[0], renewed if place > PERIOD - WARM_UP else None)
+        before, memory = _step(seen, seen.motions[0], memory)
+        yield seen, before
+
+
+def _with_later(frames: list[tuple[_Seen, Memory]], count: int) -> list[tuple[_Seen, Memory, Memory]]:
+    """The first `count` frames with the memory of all that follow."""
+    memory: Memory | None = None
+    found = []
+    for seen, before in reversed(frames):
+        after, memory = _step(seen, seen.motions[1], memory)
+        found.append((seen, before, after))
+    return found[::-1][:count]
+
+
+@stage("raindrops")
+def _step(seen: _Seen, motion: Motion | None, memory: Memory | None) -> tuple[Memory, Memory]:
+    """The memory as it is carried to a frame, and after it saw it.
+
+    Args:
+        seen: the frame.
+        motion: to the frame that the memory is of.
+        memory: None where there is none.
+    """
+    assert seen.cover is not None
+    predicted = None if memory is None or motion is None else carried(memory, motion.flow, motion.error_px)
+    return predicted or nothing_remembered(seen.wiped), observed(seen.wiped, seen.cover, predicted)

@@ -1,0 +1,404 @@
+"""Training examples for the generator that looks through the windshield: drops that live in time, before moving scenes.
+
+Example number i is a function of the seed and i alone, as windows are (`vderain.train.data.windows`). Successive
+examples are frames of one sequence, which is made once. What needs no gradient is computed here as `vderain process`
+does: the raindrop generator, optical flow and the memory.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vderain.errors import InputError
+from vderain.model.checkpoint import load_checkpoint
+from vderain.model.glass import CELL_PX, GlassUNet
+from vderain.model.released import DROPS_MODEL
+from vderain.rain.refraction import refract_through
+from vderain.rain.streaks import log_uniform, uniform
+from vderain.rain.windshield import Glass, Windshield, draw_glass
+from vderain.restore.flow import FlowEstimator, consistent_flow, flow_luma
+from vderain.restore.frames import ConsistentFlow, Residual, add_to_rgb, luma_of
+from vderain.restore.glass import STEADY_FRAMES, Map, Memory, carried, nothing_remembered, observed, steadiness
+from vderain.restore.glass_network import GlassNetwork, Motion, cell_motion
+from vderain.restore.inference import NetworkRunner
+from vderain.restore.raindrops import bounded, lasting
+from vderain.train.config import Data
+from vderain.train.data.scenes import Scenes, clip_window, drive_window
+from vderain.train.data.windows import (
+    Frames,
+    compressed,
+    draw_quality,
+    frames8,
+    mirrored,
+    noise,
+    rain_cuts,
+    rained_on,
+    tone,
+)
+from vderain.train.distributed import place_training
+
+LENGTH = 25  # frames of a sequence
+PER_SEQUENCE = 6  # examples
+FIRST, LAST = 6, 18  # frames of which examples are taken
+STOP_SHARE = 0.2  # of sequences in which the car stops, or starts
+STREAKS_SHARE, SOFT_SHARE = 0.3, 0.35  # of sequences with streaks, and of those that are less sharp
+SOFT_PX = 1.5
+RUNS, WATCHED_S = (1.0, 12.0), 24.0  # about so many in the time before a sequence
+RUNNING_SHARE = 0.4  # of glasses on which drops have run down and left trails
+MOVING_SHARE, WIPED_SHARE = 0.4, 0.3  # of glasses on which drops change, and of those, with a wiper
+FRAME_S = 1 / 30, 1 / 8  # time between two frames
+
+
+@dataclass(frozen=True, slots=True)
+class ViewExample:
+    """A frame, to learn where drops are and how the scene moves behind them.
+
+    Attributes:
+        rgb: (3, S, S) uint8.
+        residual: (3, S, S) float16 in 0..1 units, of the raindrop generator.
+        steady: (2, S, S) uint8, from `steadiness`.
+        cover: (1, S, S) uint8, the truth.
+        guess: (1, S, S) uint8, a less exact cover, from which the flow was filled in.
+        cells: (10, S/8, S/8) float16, the parts of `CellMotion`.
+        flow: (4, S/8, S/8) float16 in pixels, the truth: to the frame before and to the next one.
+    """
+
+    rgb: Tensor
+    residual: Tensor
+    steady: Tensor
+    cover: Tensor
+    guess: Tensor
+    cells: Tensor
+    flow: Tensor
+
+    @classmethod
+    def empty(cls, side_px: int) -> "ViewExample":
+        """An uninitialised example of the right shapes and types."""
+        cells = side_px // CELL_PX
+        return cls(
+            *(torch.empty((n, side_px, side_px), dtype=kind) for n, kind in (
+                (3, torch.uint8), (3, torch.float16), (2, torch.uint8), (1, torch.uint8), (1, torch.uint8),
+            )),
+            *(torch.empty((n, cells, cells), dtype=torch.float16) for n in (10, 4)),
+        )  # fmt: skip
+
+    def crop(self, rows: slice, columns: slice, flip: bool) -> tuple[Tensor, ...]:
+        """Cut a crop, whose place is rounded down to whole cells; mirroring also reverses horizontal flow.
+
+        Args:
+            rows: to keep.
+            columns: to keep.
+            flip: whether to mirror left to right.
+        """
+        cell_rows, cell_columns = (slice(part.start // CELL_PX, part.stop // CELL_PX) for part in (rows, columns))
+        rows, columns = (slice(part.start * CELL_PX, part.stop * CELL_PX) for part in (cell_rows, cell_columns))
+        fine = (self.rgb, self.residual, self.steady, self.cover, self.guess)
+        coarse = [mirrored(part[..., cell_rows, cell_columns], flip) for part in (self.cells, self.flow)]
+        if flip:
+            signs = torch.ones((10, 1, 1), dtype=torch.float16)
+            signs[:8:2] = -1
+            coarse = [part * signs[: len(part)] for part in coarse]
+        return (*(mirrored(part[..., rows, columns], flip) for part in fine), *coarse)
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryExample:
+    """A frame and what the memory shows of it, to learn whom to believe.
+
+    Attributes:
+        rgb: (3, S, S) uint8.
+        residual: (3, S, S) float16 in 0..1 units, of the raindrop generator.
+        before: (3, S, S) float16 in 0..1 units, difference of the memory of earlier frames to the frame without drops.
+        after: (3, S, S) float16, the same of later frames.
+        variances: (2, S, S) float16 in levels squared, of both.
+        cover: (1, S, S) uint8, as the network sees it.
+        clear: (3, S, S) uint8, the truth.
+        covered: (1, S, S) uint8, the true cover.
+    """
+
+    rgb: Tensor
+    residual: Tensor
+    before: Tensor
+    after: Tensor
+    variances: Tensor
+    cover: Tensor
+    clear: Tensor
+    covered: Tensor
+
+    @classmethod
+    def empty(cls, side_px: int) -> "MemoryExample":
+        """An uninitialised example of the right shapes and types."""
+        half, byte = torch.float16, torch.uint8
+        kinds = ((3, byte), (3, half), (3, half), (3, half), (2, half), (1, byte), (3, byte), (1, byte))
+        return cls(*(torch.empty((n, side_px, side_px), dtype=kind) for n, kind in kinds))
+
+    def crop(self, rows: slice, columns: slice, flip: bool) -> tuple[Tensor, ...]:
+        """Cut a crop.
+
+        Args:
+            rows: to keep.
+            columns: to keep.
+            flip: whether to mirror left to right.
+        """
+        parts = (
+            self.rgb, self.residual, self.before, self.after, self.variances, self.cover, self.clear, self.covered
+        )  # fmt: skip
+        return tuple(mirrored(part[..., rows, columns], flip) for part in parts)
+
+
+@dataclass(frozen=True)
+class _Sequence:
+    """Frames behind a wet glass; lists have one entry for each frame."""
+
+    rainy: Frames
+    clear: Frames
+    covers: list[Map]
+    residuals: list[Residual]
+    to_before: list[ConsistentFlow | None]
+    to_after: list[ConsistentFlow | None]
+
+    def wiped(self, index: int) -> NDArray[np.float32]:
+        """(S, S, 3) in levels, a frame without drops, as the raindrop generator leaves it."""
+        change = self.residuals[index].astype(np.float32) * np.float32(255)
+        return np.asarray(self.rainy[index] + change, np.float32)
+
+    def steady(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
+        """Mean and deviation of luma around a frame."""
+        around = self.rainy[max(0, index - STEADY_FRAMES) : index + STEADY_FRAMES + 1]
+        return steadiness([luma_of(frame) for frame in around])
+
+
+class _GlassMaker:
+    """Makes sequences behind glass.
+
+    Args:
+        scenes: to cut sequences from.
+        data: section of the recipe.
+        seed: of the run.
+
+    Raises:
+        InputError: every clip is too short, and there are no photographs.
+    """
+
+    def __init__(self, scenes: Scenes, data: Data, seed: int) -> None:
+        clips = [clip for clip in scenes.clips if len(clip) >= LENGTH]
+        if not clips and not scenes.photos:
+            raise InputError(
+                f"every clip is shorter than the {LENGTH} frames of a training sequence.",
+                "Add longer clips, or photographs with --set data.photos=FOLDER.",
+            )
+        self.scenes, self.data, self.seed = Scenes(scenes.photos, clips), data, seed
+        self.side_px = data.side_px + 2 * data.border_px
+        self._drops = NetworkRunner(load_checkpoint(DROPS_MODEL).generator, place_training("cpu", False))
+        self._estimator = FlowEstimator()
+        self._latest: tuple[int, _Sequence] | None = None
+
+    def sequence(self, number: int) -> _Sequence:
+        """Sequence number `number`."""
+        if self._latest is None or self._latest[0] != number:
+            cv2.setNumThreads(1)
+            self._latest = number, self._made(number)
+        return self._latest[1]
+
+    def _made(self, number: int) -> _Sequence:
+        rng = np.random.default_rng((self.seed, 6, number))
+        clear = noise(tone(self._scene(rng), rng), rng)
+        if rng.random() < SOFT_SHARE:
+            sigma_px = max(0.3, rng.uniform(0, SOFT_PX))
+            clear = np.stack([cv2.GaussianBlur(frame, (0, 0), sigma_px) for frame in clear]).astype(np.uint8)
+        opacity = np.zeros((LENGTH, self.side_px, self.side_px), np.uint8)
+        if rng.random() < STREAKS_SHARE:
+            opacity = rain_cuts(self.seed, number, self.side_px, LENGTH, rng)
+        _, rained, sky, generator = rained_on(clear, opacity, rng)
+        seen, covers = rained, [np.zeros(opacity.shape[1:], np.float32)] * LENGTH
+        if rng.random() >= self.data.share_dry:
+            seen, covers = _through_living_glass(rained, sky, generator)
+        rainy, clear = frames8(seen), frames8(rained)
+        quality = draw_quality(rng)
+        if quality is not None:
+            rainy, clear = (np.stack([compressed(frame, quality) for frame in part]) for part in (rainy, clear))
+        return self._wiped(rainy, clear, covers)
+
+    def _scene(self, rng: np.random.Generator) -> Frames:
+        """(T, S, S, 3) clear frames; in some, the car stops or starts."""
+        clips, photos = self.scenes.clips, self.scenes.photos
+        if not photos or (clips and rng.random() < self.data.share_clips):
+            frames = clip_window(clips, self.side_px, rng, LENGTH)
+        else:
+            frames = drive_window(self.scenes, self.side_px, rng, LENGTH)
+        if rng.random() < STOP_SHARE:
+            steps = np.maximum(np.arange(LENGTH) - int(rng.integers(2, LENGTH)), 0)
+            frames = frames[steps if rng.random() < 0.5 else steps[::-1]]
+        return np.ascontiguousarray(frames)
+
+    def _wiped(self, rainy: Frames, clear: Frames, covers: list[Map]) -> _Sequence:
+        """Run the raindrop generator and measure flow, as `vderain process` does."""
+        raw = [bounded(frame, self._drops.restore_image(frame)) for frame in rainy]
+        residuals = [lasting(raw[max(0, at - 2) : at + 3]).astype(np.float16) for at in range(LENGTH)]
+        wiped = [add_to_rgb(frame, residual) for frame, residual in zip(rainy, residuals, strict=True)]
+        to_before, to_after = self._flows(wiped)
+        return _Sequence(rainy, clear, covers, residuals, to_before, to_after)
+
+    def _flows(
+        self, frames: list[NDArray[np.uint8]], rainy: bool = True
+    ) -> tuple[list[ConsistentFlow | None], list[ConsistentFlow | None]]:
+        """The flow of each frame to the one before and to the next one; None at the ends."""
+        lumas = [flow_luma(frame, rainy) for frame in frames]
+        to_before: list[ConsistentFlow | None] = [None]
+        to_after: list[ConsistentFlow | None] = []
+        for one, other in pairwise(lumas):
+            forward, backward = self._estimator.flow(one, other), self._estimator.flow(other, one)
+            to_after.append(consistent_flow(one, other, forward, backward))
+            to_before.append(consistent_flow(other, one, backward, forward))
+        return to_before, [*to_after, None]
+
+    def _inner(self, picture: NDArray[np.generic], cell_px: int = 1) -> Tensor:
+        """(S, S) or (S, S, C) to (C, s, s), without the border, where flow has no context."""
+        border, side = self.data.border_px // cell_px, self.data.side_px // cell_px
+        inner = picture[border : border + side, border : border + side]
+        inner = inner[..., None] if inner.ndim == 2 else inner
+        return torch.from_numpy(np.ascontiguousarray(np.moveaxis(inner, -1, 0)))
+
+
+class ViewMaker(_GlassMaker, Dataset[ViewExample]):
+    """Makes examples of drops and of the motion behind them."""
+
+    def __getitem__(self, index: int) -> ViewExample:
+        sequence = self.sequence(index // PER_SEQUENCE)
+        rng = np.random.default_rng((self.seed, 7, index))
+        at = int(rng.integers(1, LENGTH - 1))
+        cover = sequence.covers[at]
+        guess = _guessed(cover, rng)
+        before, after = sequence.to_before[at], sequence.to_after[at]
+        if rng.random() < 0.1:  # at the ends of a shot there is one of both
+            before, after = (None, after) if rng.random() < 0.5 else (before, None)
+        cells = cell_motion(before, after, guess)
+        around = [sequence.clear[place] for place in (at - 1, at, at + 1)]
+        true_before, true_after = self._flows(around, rainy=False)
+        truth = [_averaged(flow, cells.trust.shape) for flow in (true_before[1], true_after[1])]
+        return ViewExample(
+            self._inner(sequence.rainy[at]), self._inner(sequence.residuals[at]),
+            self._inner(np.dstack(sequence.steady(at))), self._inner(_bytes(cover)), self._inner(_bytes(guess)),
+            self._inner(np.dstack(cells).astype(np.float16), CELL_PX),
+            self._inner(np.dstack(truth).astype(np.float16), CELL_PX),
+        )  # fmt: skip
+
+
+class MemoryMaker(_GlassMaker, Dataset[MemoryExample]):
+    """Makes examples of what the memory shows.
+
+    Args:
+        scenes: to cut sequences from.
+        data: section of the recipe.
+        seed: of the run.
+        generator: that sees drops and the motion behind them.
+    """
+
+    def __init__(self, scenes: Scenes, data: Data, seed: int, generator: GlassUNet) -> None:
+        super().__init__(scenes, data, seed)
+        self._network = GlassNetwork(generator, place_training("cpu", False))
+        self._remembered: tuple[int, list[Map], list[Memory], list[Memory]] | None = None
+
+    def __getitem__(self, index: int) -> MemoryExample:
+        number = index // PER_SEQUENCE
+        sequence = self.sequence(number)
+        if self._remembered is None or self._remembered[0] != number:
+            self._remembered = number, *self._memories(sequence)
+        _, covers, befores, afters = self._remembered
+        rng = np.random.default_rng((self.seed, 8, index))
+        at = int(rng.integers(FIRST, LAST + 1))
+        wiped = sequence.wiped(at)
+        changes = [((side[at].rgb - wiped) / np.float32(255)).astype(np.float16) for side in (befores, afters)]
+        variances = np.dstack([befores[at].variance, afters[at].variance]).astype(np.float16)
+        return MemoryExample(
+            self._inner(sequence.rainy[at]), self._inner(sequence.residuals[at]),
+            self._inner(changes[0]), self._inner(changes[1]), self._inner(variances),
+            self._inner(_bytes(covers[at])), self._inner(sequence.clear[at]),
+            self._inner(_bytes(sequence.covers[at])),
+        )  # fmt: skip
+
+    def _memories(self, sequence: _Sequence) -> tuple[list[Map], list[Memory], list[Memory]]:
+        """Cover, and the memory of earlier and of later frames, for each frame."""
+        covers: list[Map] = []
+        motions: list[tuple[Motion | None, Motion | None]] = []
+        for at, (rgb, residual) in enumerate(zip(sequence.rainy, sequence.residuals, strict=True)):
+            covers.append(self._network.cover(rgb, residual, sequence.steady(at)))
+            flows = sequence.to_before[at], sequence.to_after[at]
+            motions.append(self._network.motions(*flows, covers[at], rgb, residual))
+        places = range(LENGTH)
+        befores = _remembered(sequence, covers, [before for before, _ in motions], list(places))
+        afters = _remembered(sequence, covers, [after for _, after in motions], list(reversed(places)))
+        return covers, befores, afters
+
+
+def _remembered(
+    sequence: _Sequence, covers: list[Map], motions: list[Motion | None], order: list[int]
+) -> list[Memory]:  # fmt: skip
+    """The memory as it is carried to each frame, before it sees it."""
+    found: dict[int, Memory] = {}
+    memory: Memory | None = None
+    for at in order:
+        wiped, motion = sequence.wiped(at), motions[at]
+        predicted = None if memory is None or motion is None else carried(memory, motion.flow, motion.error_px)
+        found[at] = predicted or nothing_remembered(wiped)
+        memory = observed(wiped, covers[at], predicted)
+    return [found[at] for at in sorted(found)]
+
+
+def _averaged(flow: ConsistentFlow | None, cells: tuple[int, ...]) -> Map:
+    """(h, w, 2) flow in cells, in pixels of a frame twice as large as the flow."""
+    assert flow is not None
+    return np.asarray(2 * cv2.resize(flow.flow, cells[1::-1], interpolation=cv2.INTER_AREA), np.float32)
+
+
+def _bytes(cover: Map) -> NDArray[np.uint8]:
+    return np.asarray(np.clip(cover * np.float32(255) + np.float32(0.5), 0, 255), np.uint8)
+
+
+def _guessed(cover: Map, rng: np.random.Generator) -> Map:
+    """A cover as a network may see it: blurred, stronger or weaker."""
+    if rng.random() < 0.3:
+        return cover
+    soft = cv2.GaussianBlur(cover, (0, 0), math.exp(rng.uniform(-0.7, 1.2))) * np.float32(rng.uniform(0.6, 1.3))
+    return np.asarray(np.clip(soft, 0, 1), np.float32)
+
+
+def draw_living_glass(generator: torch.Generator) -> tuple[Glass, bool]:
+    """Draw the glass of a sequence, and whether drops run, land and are wiped while it is watched."""
+    glass = draw_glass(generator)
+    if uniform(0, 1, generator) < RUNNING_SHARE:
+        glass = replace(
+            glass,
+            running=min(0.1, log_uniform(*RUNS, generator) / (WATCHED_S * glass.landing)),
+            trail=log_uniform(0.12, 0.7, generator),
+            film_s=log_uniform(0.5, 8, generator),
+        )
+    if uniform(0, 1, generator) >= MOVING_SHARE:
+        return glass, False
+    if uniform(0, 1, generator) < WIPED_SHARE:
+        glass = replace(glass, wipe_every_s=uniform(1.2, 4.0, generator), landing=2 * glass.landing)
+    return glass, True
+
+
+def _through_living_glass(frames: Tensor, sky: float, generator: torch.Generator) -> tuple[Tensor, list[Map]]:
+    """Render drops over (T, 3, S, S) frames in 0..1: the frames, and the cover of each."""
+    glass, moving = draw_living_glass(generator)
+    if torch.rand((), generator=generator) < 0.5:  # dusk: drops are no brighter than the scene
+        sky = min(sky, float(frames.amax(1).flatten()[::7].quantile(0.98)))
+    windshield = Windshield(glass, frames.shape[3] / frames.shape[2], generator)
+    if not moving:
+        seen, cover = refract_through(frames, windshield.drops(0.0), 0.0, glass, sky)
+        return seen, [cover.numpy()] * len(frames)
+    frame_s = log_uniform(*FRAME_S, generator)
+    parts = []
+    for number, frame in enumerate(frames):
+        time_s = number * frame_s
+        parts.append(refract_through(frame[None], windshield.drops(time_s), time_s, glass, sky))
+    return torch.cat([seen for seen, _ in parts]), [cover.numpy() for _, cover in parts]
