@@ -10,14 +10,14 @@ from clips import as_frame, drive, make, planes_of_file, textured
 from conftest import tiny_glass
 
 from vderain.media.encode.encoder import EncodeOptions
-from vderain.model.glass import VARIANCE_MAX, GlassUNet
+from vderain.model.glass import GlassUNet
 from vderain.options import Options
 from vderain.pipeline import LoadedModels
 from vderain.process import Hooks, process
 from vderain.restore import glass_memory
-from vderain.restore.frames import ConsistentFlow
-from vderain.restore.glass import Memory, carried, filled, nothing_remembered, observed, steadiness
-from vderain.restore.glass_memory import GlassMemory, Lasting
+from vderain.restore.frames import ConsistentFlow, Lasting
+from vderain.restore.glass import VARIANCE_MAX, Memory, carried, filled, nothing_remembered, observed, steadiness
+from vderain.restore.glass_memory import GlassMemory
 from vderain.restore.glass_network import GlassNetwork, cell_motion
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.raindrops import RaindropRemover

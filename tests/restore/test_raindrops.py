@@ -14,8 +14,7 @@ from vderain.model.unet import UNet, UNetConfig
 from vderain.options import Options, weights
 from vderain.process import Hooks, LoadedModels, load_models, process
 from vderain.restore.flow import flow_luma
-from vderain.restore.frames import PreparedFrame
-from vderain.restore.glass_memory import MAX_LINES
+from vderain.restore.frames import DROPS_LINES, PreparedFrame
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.raindrops import RaindropRemover, bounded, raindrop_level, upscaled
 from vderain.restore.window import prepare_frame, prepare_frames
@@ -125,12 +124,13 @@ def test_frames_of_another_shot_are_not_used(unbounded: None) -> None:
     assert [int(prepared.rgb[0, 0, 0]) for prepared in out] == [180, 180, 60, 60]
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 53), (MAX_LINES + 40, 2 * MAX_LINES)])
+@pytest.mark.parametrize("size", [(1, 1), (3, 200), (37, 53), (DROPS_LINES + 40, 2 * DROPS_LINES)])
 def test_frames_of_any_size_are_restored_and_large_ones_downscaled(size: tuple[int, int], unbounded: None) -> None:
     rng = np.random.default_rng(1)
     picture = rng.integers(60, 200, (*size, 3), np.uint8)
     (prepared,) = remove_raindrops(RaindropRemover(adding(30)), [picture], radius=0)
-    assert prepared.raindrop_residual is not None and min(prepared.raindrop_residual.shape[:2]) == min(*size, MAX_LINES)
+    assert prepared.raindrop_residual is not None
+    assert min(prepared.raindrop_residual.shape[:2]) == min(*size, DROPS_LINES)
     assert upscaled(prepared.raindrop_residual, *size).shape == picture.shape
     assert np.abs(prepared.rgb.astype(int) - picture - 30).max() <= 1
 

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from vderain.errors import InputError, UsageError
 from vderain.model.checkpoint import save_checkpoint
-from vderain.model.glass import VARIANCE_MAX
+from vderain.restore.glass import VARIANCE_MAX
 from vderain.train.config import Data, Recipe, load_recipe
 from vderain.train.data import glass as examples
 from vderain.train.data.glass import PER_SEQUENCE, MemoryExample, MemoryMaker, ViewExample, ViewMaker

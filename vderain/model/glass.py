@@ -17,8 +17,7 @@ from vderain.model.unet import DIFFERENCE_GAIN, UNet, UNetConfig, blurred
 
 CELL_PX = 8  # side of a cell of the flow network
 COVER_IN, FLOW_IN, FLOW_OUT = 12, 14, 6
-VARIANCE_MAX = 1e4  # levels squared: nothing is remembered
-LEVELS = 255.0
+LOG_VARIANCE = math.log(1e4)  # of levels squared, of a pixel that nothing is remembered of
 
 
 class Remembered(NamedTuple):
@@ -87,7 +86,7 @@ class GlassUNet(UNet):
             after: the memory of later frames.
         """
         gap = (before.change - after.change).abs().mean(1, keepdim=True)
-        variances = (torch.log(m.variance) * (1 / math.log(VARIANCE_MAX)) for m in (before, after))
+        variances = (torch.log(m.variance) * (1 / LOG_VARIANCE) for m in (before, after))
         parts = (rgb - 0.5, *(DIFFERENCE_GAIN * x for x in (residual, before.change, after.change, gap)), *variances)
         raw = self.of_maps(torch.cat([*parts, cover], 1))
         to_before, to_after, detail = torch.split(raw, [1, 1, 3], 1)

@@ -18,6 +18,8 @@ from vderain.media.frame import Frame
 RADIUS = 2  # frames on each side of the centre that the network sees
 WINDOW = 2 * RADIUS + 1
 
+DROPS_LINES = 360  # of the shorter side, at which raindrops are removed
+
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Luma = NDArray[np.uint8]  # (h, w), at the size at which flow is computed
 Residual = NDArray[np.float16]  # (H, W, 3) RGB, or (H, W, 1) the same for all three, in 0..1 units; added to a frame
@@ -64,6 +66,23 @@ class PreparedFrame:
     raindrop_residual: Residual | None = None
     raindrop_score: float = 0.0
     flows_to_previous: tuple[FlowPair | None, FlowPair | None] = (None, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Lasting:
+    """A frame and what the raindrop generator takes for raindrops in most of its neighbours.
+
+    Attributes:
+        frame: the frame.
+        residual: (h, w, 3) float32 in 0..1 units.
+        level: its `raindrop_level`.
+        score: confidence that there are raindrops on the glass, 0 to 1.
+    """
+
+    frame: PreparedFrame
+    residual: NDArray[np.float32]
+    level: float
+    score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +196,14 @@ def to_float16(values: NDArray[np.floating]) -> NDArray[np.float16]:
 def luma_of(rgb: Picture) -> Luma:
     """The luma of an image at its full size, (H, W) uint8."""
     return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def downscaled(rgb: Picture) -> Picture:
+    """An (H, W, 3) frame at the size at which raindrops are removed."""
+    height_px, width_px = rgb.shape[:2]
+    scale = min(1.0, DROPS_LINES / min(height_px, width_px))
+    size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
+    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else rgb, np.uint8)
 
 
 def flip_ensemble(restore: Callable[[Picture], Residual], rgb: Picture) -> Residual:

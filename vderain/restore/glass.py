@@ -11,12 +11,12 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.model.glass import VARIANCE_MAX
 from vderain.restore.flow import sampled, sampling_places
 from vderain.restore.frames import Luma
 
 Map = NDArray[np.float32]  # (h, w) or (h, w, C)
 
+VARIANCE_MAX = 1e4  # levels squared: nothing is remembered
 STEADY_FRAMES = 8  # on each side, over which luma is averaged
 COVERED = 0.1  # a pixel covered further than this says nothing about the motion of the scene
 SEEN_LEVELS2 = 0.3  # variance of the colour of a pixel behind clear glass
@@ -38,6 +38,18 @@ class Memory(NamedTuple):
 
     rgb: Map
     variance: Map
+
+
+class Motion(NamedTuple):
+    """Optical flow to another frame, behind drops too.
+
+    Attributes:
+        flow: (H, W, 2) float32 in pixels.
+        error_px: (H, W) float32, its mean absolute error.
+    """
+
+    flow: Map
+    error_px: Map
 
 
 def steadiness(lumas: list[Luma]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:

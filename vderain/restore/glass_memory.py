@@ -12,38 +12,21 @@ uninterrupted run.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import groupby
+from typing import TYPE_CHECKING
 
-import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from vderain.restore.flow import FlowEstimator, consistent_flow, flow_luma
-from vderain.restore.frames import ConsistentFlow, FlowPair, Luma, Picture, PreparedFrame, add_to_rgb, luma_of
-from vderain.restore.glass import STEADY_FRAMES, Map, Memory, carried, nothing_remembered, observed, steadiness
-from vderain.restore.glass_network import GlassNetwork, Motion
+from vderain.restore.frames import ConsistentFlow, FlowPair, Lasting, Luma, Picture, add_to_rgb, downscaled, luma_of
+from vderain.restore.glass import STEADY_FRAMES, Map, Memory, Motion, carried, nothing_remembered, observed, steadiness
 from vderain.runtime.threads import ordered_map, sliding_window, stage
+
+if TYPE_CHECKING:
+    from vderain.restore.glass_network import GlassNetwork
 
 PERIOD, WARM_UP = 48, 24  # frames
 CHUNK = 12  # frames whose memory of later ones is made at a time, from at least as many frames ahead
 REACH = PERIOD + WARM_UP + STEADY_FRAMES + 1  # frames before a frame that it depends on
-MAX_LINES = 360  # of the shorter side, for the networks
-
-
-@dataclass(frozen=True, slots=True)
-class Lasting:
-    """A frame and what the raindrop generator takes for raindrops in most of its neighbours.
-
-    Attributes:
-        frame: the frame.
-        residual: (h, w, 3) float32 in 0..1 units.
-        level: its `raindrop_level`.
-        score: confidence that there are raindrops on the glass, 0 to 1.
-    """
-
-    frame: PreparedFrame
-    residual: NDArray[np.float32]
-    level: float
-    score: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +69,7 @@ class GlassMemory:
         network: with the generator for the windshield.
     """
 
-    def __init__(self, network: GlassNetwork) -> None:
+    def __init__(self, network: "GlassNetwork") -> None:
         self._network = network
 
     def __call__(self, frames: Iterable[Lasting], workers: int) -> Iterator[Lasting]:
@@ -136,14 +119,6 @@ class GlassMemory:
         item = seen.item
         change = self._network.chosen(seen.rgb, item.residual, seen.cover, before, after)
         return replace(item, residual=item.residual + change.astype(np.float32))
-
-
-def downscaled(rgb: Picture) -> Picture:
-    """An (H, W, 3) frame at the size of the networks."""
-    height_px, width_px = rgb.shape[:2]
-    scale = min(1.0, MAX_LINES / min(height_px, width_px))
-    size = (max(1, round(width_px * scale)), max(1, round(height_px * scale)))
-    return np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA) if scale < 1 else rgb, np.uint8)
 
 
 @stage("raindrops")

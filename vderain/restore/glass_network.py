@@ -10,23 +10,11 @@ from torch import Tensor
 
 from vderain.model.glass import CELL_PX, GlassUNet, Remembered, pooled
 from vderain.restore.frames import ConsistentFlow, Luma, Picture
-from vderain.restore.glass import FLOOR_PX, Map, Memory, filled, seen
+from vderain.restore.glass import FLOOR_PX, Map, Memory, Motion, filled, seen
 from vderain.restore.inference import finite_half
 from vderain.runtime.device import DevicePlacement
 
 LEVELS = np.float32(255)
-
-
-class Motion(NamedTuple):
-    """Optical flow to another frame, behind drops too.
-
-    Attributes:
-        flow: (H, W, 2) float32 in pixels.
-        error_px: (H, W) float32, its mean absolute error.
-    """
-
-    flow: Map
-    error_px: Map
 
 
 class CellMotion(NamedTuple):

@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 
 from vderain.media.frame import Frame
-from vderain.restore.frames import PreparedFrame
-from vderain.restore.glass_memory import MAX_LINES
+from vderain.restore.frames import DROPS_LINES, PreparedFrame
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.rain_detection import LightByTile, removed_light
 from vderain.restore.raindrops import raindrop_level
@@ -87,7 +86,7 @@ class QuickLook:
     def _raindrop_level(self, frame: PreparedFrame) -> float:
         if self._raindrop_network is None:
             return 0.0
-        scale = min(1.0, MAX_LINES / min(frame.rgb.shape[:2]))
+        scale = min(1.0, DROPS_LINES / min(frame.rgb.shape[:2]))
         size = max(1, round(frame.rgb.shape[1] * scale)), max(1, round(frame.rgb.shape[0] * scale))
         rgb = np.asarray(cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
         return raindrop_level(self._raindrop_network.restore_image(rgb))

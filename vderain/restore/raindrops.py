@@ -8,7 +8,7 @@ three.
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from functools import partial
 
@@ -17,8 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.restore.flow import flow_luma
-from vderain.restore.frames import WINDOW, Picture, PreparedFrame, Residual, add_to_rgb, median_of_five, to_float32
-from vderain.restore.glass_memory import GlassMemory, Lasting, downscaled
+from vderain.restore.frames import (
+    WINDOW,
+    Lasting,
+    Picture,
+    PreparedFrame,
+    Residual,
+    add_to_rgb,
+    downscaled,
+    median_of_five,
+    to_float32,
+)
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.rain_detection import mean_by_tile
 from vderain.restore.scene_state import Observation, scene_states, thumbnail_of
@@ -38,6 +47,7 @@ STILL_DRY_LEVELS, STILL_WET_LEVELS = 0.35, 0.6
 
 EVERY = 3  # frames, of which the network sees one while the glass is dry
 
+Completion = Callable[[Iterable[Lasting], int], Iterator[Lasting]]  # of frames, by a number of threads
 _Detected = tuple[PreparedFrame, Residual | None]
 
 
@@ -50,7 +60,7 @@ class RaindropRemover:
         memory: completes the residuals; None for those of the network alone.
     """
 
-    def __init__(self, network: NetworkRunner, skip_dry: bool = True, memory: GlassMemory | None = None) -> None:
+    def __init__(self, network: NetworkRunner, skip_dry: bool = True, memory: Completion | None = None) -> None:
         self._network, self._skip_dry, self._memory = network, skip_dry, memory
 
     def __call__(self, frames: Iterable[PreparedFrame], workers: int, radius: int) -> Iterator[PreparedFrame]:

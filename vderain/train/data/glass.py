@@ -25,8 +25,8 @@ from vderain.rain.streaks import log_uniform, uniform
 from vderain.rain.windshield import Glass, Windshield, draw_glass
 from vderain.restore.flow import FlowEstimator, consistent_flow, flow_luma
 from vderain.restore.frames import ConsistentFlow, Residual, add_to_rgb, luma_of
-from vderain.restore.glass import STEADY_FRAMES, Map, Memory, carried, nothing_remembered, observed, steadiness
-from vderain.restore.glass_network import GlassNetwork, Motion, cell_motion
+from vderain.restore.glass import STEADY_FRAMES, Map, Memory, Motion, carried, nothing_remembered, observed, steadiness
+from vderain.restore.glass_network import GlassNetwork, cell_motion
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.raindrops import bounded, lasting
 from vderain.train.config import Data
