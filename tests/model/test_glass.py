@@ -26,8 +26,8 @@ def remembered(seed: int = 0) -> Remembered:
 
 def test_an_untrained_generator_believes_the_frame_and_the_flow_filled_in() -> None:
     glass = tiny_glass(trained=False)
-    rgb, residual, cover = maps(3, 3, 1)
-    assert not glass.chosen(rgb, residual, cover, remembered(), remembered(1)).any()
+    rgb, residual, cover, around = maps(3, 3, 1, 3)
+    assert not glass.chosen(rgb, residual, cover, around, remembered(), remembered(1)).any()
     measured, filled, trust, behind, wiped = maps(4, 4, 2, 1, 3, size=(5, 7))
     flow, log_error = glass.completed(measured, filled, trust, behind, wiped)
     assert torch.equal(flow, filled)

@@ -16,7 +16,16 @@ from vderain.pipeline import LoadedModels
 from vderain.process import Hooks, process
 from vderain.restore import glass_memory
 from vderain.restore.frames import ConsistentFlow, Lasting
-from vderain.restore.glass import VARIANCE_MAX, Memory, carried, filled, nothing_remembered, observed, steadiness
+from vderain.restore.glass import (
+    VARIANCE_MAX,
+    Memory,
+    carried,
+    filled,
+    nothing_remembered,
+    observed,
+    steadiness,
+    surroundings,
+)
 from vderain.restore.glass_memory import GlassMemory
 from vderain.restore.glass_network import GlassNetwork, cell_motion
 from vderain.restore.inference import NetworkRunner
@@ -105,6 +114,14 @@ def test_a_flow_is_filled_in_from_around_a_drop() -> None:
     assert np.abs(filled(broken, weight) - flow).max() < 0.01
     assert np.allclose(filled(broken, np.ones_like(weight)), broken, atol=1e-4)
     assert not filled(broken, np.zeros_like(weight)).any(), "nothing is known of a flow without weight"
+
+
+def test_the_colours_around_a_drop_replace_it() -> None:
+    sky = np.full((*SIZE, 3), (120, 150, 170), np.float32)
+    wiped, cover = sky.copy(), np.zeros(SIZE, np.float32)
+    wiped[DROP], cover[DROP] = 30, 1
+    assert np.abs(surroundings(wiped, cover) - sky).max() < 1
+    assert np.abs(surroundings(wiped, np.zeros_like(cover)) - wiped)[42:50, 62:70].max() < 1
 
 
 def test_a_missing_flow_is_that_of_even_motion() -> None:

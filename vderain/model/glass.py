@@ -2,8 +2,8 @@
 
 Three small U-Nets. The first tells how far a pixel is covered by drops. The second corrects the optical flow there: it
 works on cells of `CELL_PX`, from the flow around. The third chooses between the frame without drops, as the raindrop
-generator leaves it, and what the memory shows: the same place before and after it was behind the drop
-(`vderain.restore.glass`).
+generator leaves it, the colours around a drop, and what the memory shows: the same place before and after it was behind
+the drop (`vderain.restore.glass`).
 """
 
 import math
@@ -75,22 +75,26 @@ class GlassUNet(UNet):
         change, log_error = torch.split(self.flow.of_maps(cells), [4, 2], 1)
         return filled + CELL_PX * change, log_error
 
-    def chosen(self, rgb: Tensor, residual: Tensor, cover: Tensor, before: Remembered, after: Remembered) -> Tensor:
+    def chosen(
+        self, rgb: Tensor, residual: Tensor, cover: Tensor, around: Tensor, before: Remembered, after: Remembered
+    ) -> Tensor:
         """The change of a frame without drops, by what is trusted of the memory: (B, 3, H, W).
 
         Args:
             rgb: (B, 3, H, W) in 0..1, the frame.
             residual: (B, 3, H, W), of the raindrop generator: added to the frame, it is the frame without drops.
             cover: (B, 1, H, W) in 0..1.
+            around: (B, 3, H, W), difference of the colours around drops to the frame without drops.
             before: the memory of earlier frames.
             after: the memory of later frames.
         """
+        candidates = before.change, after.change, around
         gap = (before.change - after.change).abs().mean(1, keepdim=True)
         variances = (torch.log(m.variance) * (1 / LOG_VARIANCE) for m in (before, after))
-        parts = (rgb - 0.5, *(DIFFERENCE_GAIN * x for x in (residual, before.change, after.change, gap)), *variances)
+        parts = (rgb - 0.5, *(DIFFERENCE_GAIN * x for x in (residual, *candidates, gap)), *variances)
         raw = self.of_maps(torch.cat([*parts, cover], 1))
-        to_before, to_after, detail = torch.split(raw, [1, 1, 3], 1)
-        return to_before * before.change + to_after * after.change + detail
+        to_before, to_after, to_around, detail = torch.split(raw, [1, 1, 1, 3], 1)
+        return to_before * before.change + to_after * after.change + to_around * around + detail
 
 
 def _maps(config: UNetConfig, widths: tuple[int, ...], stem: int) -> UNetConfig:

@@ -21,7 +21,7 @@ from vderain.model.convolution import convolve_activate, convolve_both_activate,
 
 RGB = 3
 RECURRENT_IN, RECURRENT_OUT = 12, 4  # channels of a pixel, see `RecurrentUNet`
-GLASS_IN, GLASS_OUT = 16, 5  # likewise, see `GlassUNet`
+GLASS_IN, GLASS_OUT = 19, 6  # likewise, see `GlassUNet`
 DIFFERENCE_GAIN = 4.0  # differences are small: they are scaled up before bf16 rounds them
 DETAIL_PX = 5  # side of the box blur that is subtracted to get a pixel's detail
 SCALE_MAX = 8

@@ -70,17 +70,17 @@ def seen(cover: Map) -> Map:
     return np.asarray(np.clip(1 - cover / np.float32(COVERED), 0, 1), np.float32)
 
 
-def filled(flow: Map, weight: Map) -> Map:
-    """Fill in a flow where it has no weight, from around it, coarse to fine.
+def filled(values: Map, weight: Map) -> Map:
+    """Fill in a flow or colours where they have no weight, from around, coarse to fine.
 
     Args:
-        flow: (h, w, 2).
+        values: (h, w, C).
         weight: (h, w) in 0..1.
 
     Returns:
-        (h, w, 2); the flow itself where the weight is 1.
+        (h, w, C); the values themselves where the weight is 1.
     """
-    levels = [(flow * weight[..., None], weight)]
+    levels = [(values * weight[..., None], weight)]
     while len(levels) < FILL_LEVELS and min(levels[-1][1].shape) >= 4:
         size = tuple((side + 1) // 2 for side in levels[-1][1].shape[::-1])
         smooth = (cv2.GaussianBlur(part, (5, 5), 1.0) for part in levels[-1])
@@ -93,6 +93,21 @@ def filled(flow: Map, weight: Map) -> Map:
         known = np.minimum(share, 1)[..., None]
         out = around + known * (total / (share[..., None] + np.float32(1e-6)) - around)
     return np.asarray(out, np.float32)
+
+
+def surroundings(wiped: Map, cover: Map) -> Map:
+    """The colours around drops: (H, W, 3), smooth behind them and the frame itself elsewhere, but for fine detail.
+
+    Args:
+        wiped: (H, W, 3), a frame without drops.
+        cover: (H, W) in 0..1.
+    """
+    height_px, width_px = cover.shape
+    half = max(1, width_px // 2), max(1, height_px // 2)
+    parts = (cv2.resize(x, half, interpolation=cv2.INTER_AREA) for x in (wiped, cover))
+    small, behind = (np.asarray(part, np.float32) for part in parts)
+    smooth = cv2.resize(filled(small, seen(behind)), (width_px, height_px), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(smooth, np.float32)
 
 
 def observed(wiped: Map, cover: Map, predicted: Memory | None) -> Memory:

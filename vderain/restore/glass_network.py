@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vderain.model.glass import CELL_PX, GlassUNet, Remembered, pooled
 from vderain.restore.frames import ConsistentFlow, Luma, Picture
-from vderain.restore.glass import FLOOR_PX, Map, Memory, Motion, filled, seen
+from vderain.restore.glass import FLOOR_PX, Map, Memory, Motion, filled, seen, surroundings
 from vderain.restore.inference import finite_half
 from vderain.runtime.device import DevicePlacement
 
@@ -155,7 +155,9 @@ class GlassNetwork:
             sides = (
                 Remembered(self._upload((m.rgb - wiped) / LEVELS), self._upload(m.variance)) for m in (before, after)
             )
-            change = self._generator.chosen(self._upload(rgb), self._upload(residual), self._upload(cover), *sides)
+            around = self._upload((surroundings(wiped, cover) - wiped) / LEVELS)
+            maps = self._upload(rgb), self._upload(residual), self._upload(cover), around
+            change = self._generator.chosen(*maps, *sides)
             return np.asarray(np.moveaxis(finite_half(change[0]).cpu().numpy(), 0, -1))
 
     def _upload(self, x: NDArray[np.generic]) -> Tensor:

@@ -83,7 +83,7 @@ class Glass(Supervised):
         first, second = torch.split(parts.variances.float(), 1, 1)
         before, after = Remembered(parts.before.float(), first), Remembered(parts.after.float(), second)
         with self.placement.autocast():
-            change = self.glass.chosen(parts.rgb, residual, parts.cover, before, after)
+            change = self.glass.chosen(parts.rgb, residual, parts.cover, parts.around.float(), before, after)
         wiped = parts.rgb + residual
         restored = wiped + change.float()
         behind = (parts.covered > COVERED).float()

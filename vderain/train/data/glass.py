@@ -25,12 +25,22 @@ from vderain.rain.streaks import log_uniform, uniform
 from vderain.rain.windshield import Glass, Windshield, draw_glass
 from vderain.restore.flow import FlowEstimator, consistent_flow, flow_luma
 from vderain.restore.frames import ConsistentFlow, Residual, add_to_rgb, luma_of
-from vderain.restore.glass import STEADY_FRAMES, Map, Memory, Motion, carried, nothing_remembered, observed, steadiness
+from vderain.restore.glass import (
+    STEADY_FRAMES,
+    Map,
+    Memory,
+    Motion,
+    carried,
+    nothing_remembered,
+    observed,
+    steadiness,
+    surroundings,
+)
 from vderain.restore.glass_network import GlassNetwork, cell_motion
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.raindrops import bounded, lasting
 from vderain.train.config import Data
-from vderain.train.data.scenes import Scenes, clip_window, drive_window
+from vderain.train.data.scenes import Scenes, clip_window, drive_window, photo_window
 from vderain.train.data.windows import (
     Frames,
     compressed,
@@ -53,6 +63,8 @@ SOFT_PX = 1.5
 RUNS, WATCHED_S = (1.0, 12.0), 24.0  # about so many in the time before a sequence
 RUNNING_SHARE = 0.4  # of glasses on which drops have run down and left trails
 MOVING_SHARE, WIPED_SHARE = 0.4, 0.3  # of glasses on which drops change, and of those, with a wiper
+MISSED_SHARE = 0.5  # of sequences in which the raindrop generator misses some drops, as it does before real glass
+FIXED_SHARE = 0.35  # of sequences with objects that stay where they are in the picture: a car ahead, a bonnet, a stamp
 FRAME_S = 1 / 30, 1 / 8  # time between two frames
 
 
@@ -115,6 +127,7 @@ class MemoryExample:
     Attributes:
         rgb: (3, S, S) uint8.
         residual: (3, S, S) float16 in 0..1 units, of the raindrop generator.
+        around: (3, S, S) float16 in 0..1 units, difference of the colours around drops to the frame without drops.
         before: (3, S, S) float16 in 0..1 units, difference of the memory of earlier frames to the frame without drops.
         after: (3, S, S) float16, the same of later frames.
         variances: (2, S, S) float16 in levels squared, of both.
@@ -125,6 +138,7 @@ class MemoryExample:
 
     rgb: Tensor
     residual: Tensor
+    around: Tensor
     before: Tensor
     after: Tensor
     variances: Tensor
@@ -136,7 +150,7 @@ class MemoryExample:
     def empty(cls, side_px: int) -> "MemoryExample":
         """An uninitialised example of the right shapes and types."""
         half, byte = torch.float16, torch.uint8
-        kinds = ((3, byte), (3, half), (3, half), (3, half), (2, half), (1, byte), (3, byte), (1, byte))
+        kinds = ((3, byte), (3, half), (3, half), (3, half), (3, half), (2, half), (1, byte), (3, byte), (1, byte))
         return cls(*(torch.empty((n, side_px, side_px), dtype=kind) for n, kind in kinds))
 
     def crop(self, rows: slice, columns: slice, flip: bool) -> tuple[Tensor, ...]:
@@ -148,7 +162,8 @@ class MemoryExample:
             flip: whether to mirror left to right.
         """
         parts = (
-            self.rgb, self.residual, self.before, self.after, self.variances, self.cover, self.clear, self.covered
+            self.rgb, self.residual, self.around, self.before, self.after, self.variances, self.cover, self.clear,
+            self.covered,
         )  # fmt: skip
         return tuple(mirrored(part[..., rows, columns], flip) for part in parts)
 
@@ -224,7 +239,7 @@ class _GlassMaker:
         quality = draw_quality(rng)
         if quality is not None:
             rainy, clear = (np.stack([compressed(frame, quality) for frame in part]) for part in (rainy, clear))
-        return self._wiped(rainy, clear, covers)
+        return self._wiped(rainy, clear, covers, rng)
 
     def _scene(self, rng: np.random.Generator) -> Frames:
         """(T, S, S, 3) clear frames; in some, the car stops or starts."""
@@ -236,12 +251,15 @@ class _GlassMaker:
         if rng.random() < STOP_SHARE:
             steps = np.maximum(np.arange(LENGTH) - int(rng.integers(2, LENGTH)), 0)
             frames = frames[steps if rng.random() < 0.5 else steps[::-1]]
+        if photos and rng.random() < FIXED_SHARE:
+            frames = _with_fixed_objects(frames, photo_window(self.scenes, self.side_px, rng), rng)
         return np.ascontiguousarray(frames)
 
-    def _wiped(self, rainy: Frames, clear: Frames, covers: list[Map]) -> _Sequence:
+    def _wiped(self, rainy: Frames, clear: Frames, covers: list[Map], rng: np.random.Generator) -> _Sequence:
         """Run the raindrop generator and measure flow, as `vderain process` does."""
         raw = [bounded(frame, self._drops.restore_image(frame)) for frame in rainy]
-        residuals = [lasting(raw[max(0, at - 2) : at + 3]).astype(np.float16) for at in range(LENGTH)]
+        share = _removed_share(self.side_px, rng) if rng.random() < MISSED_SHARE else np.float32(1)
+        residuals = [(share * lasting(raw[max(0, at - 2) : at + 3])).astype(np.float16) for at in range(LENGTH)]
         wiped = [add_to_rgb(frame, residual) for frame, residual in zip(rainy, residuals, strict=True)]
         to_before, to_after = self._flows(wiped)
         return _Sequence(rainy, clear, covers, residuals, to_before, to_after)
@@ -315,11 +333,12 @@ class MemoryMaker(_GlassMaker, Dataset[MemoryExample]):
         rng = np.random.default_rng((self.seed, 8, index))
         at = int(rng.integers(FIRST, LAST + 1))
         wiped = sequence.wiped(at)
-        changes = [((side[at].rgb - wiped) / np.float32(255)).astype(np.float16) for side in (befores, afters)]
+        candidates = surroundings(wiped, covers[at]), befores[at].rgb, afters[at].rgb
+        changes = [((rgb - wiped) / np.float32(255)).astype(np.float16) for rgb in candidates]
         variances = np.dstack([befores[at].variance, afters[at].variance]).astype(np.float16)
         return MemoryExample(
             self._inner(sequence.rainy[at]), self._inner(sequence.residuals[at]),
-            self._inner(changes[0]), self._inner(changes[1]), self._inner(variances),
+            self._inner(changes[0]), self._inner(changes[1]), self._inner(changes[2]), self._inner(variances),
             self._inner(_bytes(covers[at])), self._inner(sequence.clear[at]),
             self._inner(_bytes(sequence.covers[at])),
         )  # fmt: skip
@@ -350,6 +369,36 @@ def _remembered(
         found[at] = predicted or nothing_remembered(wiped)
         memory = observed(wiped, covers[at], predicted)
     return [found[at] for at in sorted(found)]
+
+
+def _removed_share(side_px: int, rng: np.random.Generator) -> Map:
+    """(S, S, 1), how much of a drop is removed: all here, little there, for as long as the drop stays."""
+    cells = int(rng.integers(5, 24))
+    coarse = rng.normal(rng.uniform(-1, 1), 1.5, (cells, cells)).astype(np.float32)
+    smooth = cv2.resize(coarse, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(1 / (1 + np.exp(-3 * smooth)), np.float32)[..., None]
+
+
+def _with_fixed_objects(frames: Frames, texture: Frames, rng: np.random.Generator) -> Frames:
+    """Draw objects that do not move in the picture over (T, S, S, 3) frames."""
+    side_px = frames.shape[1]
+    mask = np.zeros((side_px, side_px), np.uint8)
+    texture = texture.copy()
+    for _ in range(rng.integers(1, 5)):
+        x, y = (int(value) for value in rng.integers(side_px, size=2))
+        wide, high = (int(math.exp(rng.uniform(1.1, math.log(side_px / 3)))) for _ in range(2))
+        if rng.random() < 0.4:
+            cv2.ellipse(mask, (x, y), (wide, high), rng.uniform(0, 180), 0, 360, 255, -1)
+        else:
+            cv2.rectangle(mask, (x, y), (x + wide, y + high), 255, -1)
+    if rng.random() < 0.4:
+        colour = [int(value) for value in rng.choice([[255, 255, 255], [255, 255, 0], [0, 0, 0], [230, 60, 40]])]
+        text, place = str(rng.integers(10**8, 10**9)), (int(rng.integers(side_px // 2)), int(rng.integers(side_px)))
+        scale = rng.uniform(0.3, 0.9)
+        cv2.putText(texture, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
+        cv2.putText(mask, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, 1, cv2.LINE_AA)
+    share = cv2.GaussianBlur(mask, (3, 3), 0.6)[..., None].astype(np.float32) / np.float32(255)
+    return np.asarray(frames + share * (texture.astype(np.float32) - frames) + np.float32(0.5)).astype(np.uint8)
 
 
 def _averaged(flow: ConsistentFlow | None, cells: tuple[int, ...]) -> Map:
