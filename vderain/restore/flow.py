@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.restore.frames import ConsistentFlow, Luma, Picture, luma_of
+from vderain.restore.frames import ConsistentFlow, FlowPair, Luma, Picture, luma_of
 
 FLOW_SIDE_MAX_PX = 960  # larger frames are halved again, which bounds the cost of flow up to 8K
 MEDIAN_PX = 3  # removes thin streaks before flow can follow them; a wider one would remove lamp posts too
@@ -64,6 +64,17 @@ class FlowEstimator:
         if min(source.shape) < self.SIDE_MIN_PX:
             return np.zeros((*source.shape, 2), np.float32)
         return np.asarray(self._dis.calc(source, target, None), np.float32)  # type: ignore[call-overload]
+
+    def both_ways(self, source: Luma, target: Luma) -> FlowPair:
+        """Flow from one image to another and back, with confidences; see `consistent_flow`.
+
+        Args:
+            source: (h, w) uint8.
+            target: (h, w) uint8.
+        """
+        forward, backward = self.flow(source, target), self.flow(target, source)
+        there = consistent_flow(source, target, forward, backward)
+        return there, consistent_flow(target, source, backward, forward)
 
 
 def consistent_flow(

@@ -23,7 +23,6 @@ DROPS_LINES = 360  # of the shorter side, at which raindrops are removed
 Picture = NDArray[np.uint8]  # (H, W, 3) RGB
 Luma = NDArray[np.uint8]  # (h, w), at the size at which flow is computed
 Residual = NDArray[np.float16]  # (H, W, 3) RGB, or (H, W, 1) the same for all three, in 0..1 units; added to a frame
-FlowPair = tuple[NDArray[np.float32], NDArray[np.float32]]  # (h, w, 2) each: from one frame to another, and back
 _T = TypeVar("_T", np.uint8, np.float32)
 
 
@@ -40,6 +39,9 @@ class ConsistentFlow:
     confidence: NDArray[np.uint8]
 
 
+FlowPair = tuple[ConsistentFlow, ConsistentFlow]  # from one frame to another, and back
+
+
 @dataclass(frozen=True, slots=True)
 class PreparedFrame:
     """A decoded frame, converted for restoration.
@@ -53,8 +55,8 @@ class PreparedFrame:
         is_still_image: whether it is the only frame of its shot.
         raindrop_residual: (h, w, 3) float16 in 0..1 units at the raindrop network's size; None where it added nothing.
         raindrop_score: confidence that there are raindrops on the glass, 0 to 1.
-        flows_to_previous: flow to and from the frame one before and two before; None across a cut, at the start of
-            the stream, or before flow has been computed.
+        flows_to_previous: flow to and from the frame before; None across a cut, at the start of the stream, or before
+            flow has been computed.
     """
 
     frame: Frame
@@ -65,7 +67,7 @@ class PreparedFrame:
     is_still_image: bool = False
     raindrop_residual: Residual | None = None
     raindrop_score: float = 0.0
-    flows_to_previous: tuple[FlowPair | None, FlowPair | None] = (None, None)
+    flows_to_previous: FlowPair | None = None
 
 
 @dataclass(frozen=True, slots=True)

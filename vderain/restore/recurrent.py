@@ -20,7 +20,7 @@ from torch import Tensor
 from vderain.model.memory import Evidence, Memory, Step
 from vderain.model.motion import Motion, sample
 from vderain.model.recurrent import RecurrentUNet
-from vderain.restore.flow import FlowEstimator, consistent_flow
+from vderain.restore.flow import FlowEstimator
 from vderain.restore.frames import ConsistentFlow, Picture, PreparedFrame, Residual, Restoration, flip_ensemble, luma_of
 from vderain.restore.inference import finite_half
 from vderain.runtime.device import DevicePlacement, cores
@@ -270,10 +270,4 @@ def _link(pair: tuple[PreparedFrame | None, PreparedFrame]) -> LinkedFrame:
     before, frame = pair
     if before is None:
         return LinkedFrame(frame)
-    estimator = FlowEstimator()  # DIS keeps buffers between calls, so each call in a thread needs its own
-    backward, forward = estimator.flow(frame.luma, before.luma), estimator.flow(before.luma, frame.luma)
-    return LinkedFrame(
-        frame,
-        consistent_flow(frame.luma, before.luma, backward, forward),
-        consistent_flow(before.luma, frame.luma, forward, backward),
-    )
+    return LinkedFrame(frame, *FlowEstimator().both_ways(frame.luma, before.luma))

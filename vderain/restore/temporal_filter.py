@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from vderain.restore.flow import FlowEstimator, Warp, consistent_flow, flow_luma
+from vderain.restore.flow import FlowEstimator, Warp, flow_luma
 from vderain.restore.frames import RADIUS, ConsistentFlow, FlowPair, Luma, Restoration, luma_of, to_float16, to_float32
 from vderain.runtime.threads import ordered_map, sliding_window, stage
 
@@ -65,7 +65,7 @@ class _Restored:
         removed: (H, W) float32, rain that was removed, in levels.
         deviation: (H, W) float32, standard deviation of `plane`, in levels.
         luma: (h, w) uint8 for flow; None where flow is not computed again.
-        flows_to_previous: flow to and from the frame before; None where not computed, or across a cut.
+        flows_to_previous: flow to and from the frame before, without rain; None where not computed, or across a cut.
     """
 
     item: Restoration
@@ -94,9 +94,7 @@ def _add_flow(around: tuple[_Restored | None, ...]) -> _Restored:
         return centre
     if max(before.item.rain_score, centre.item.rain_score) <= 0:
         return centre
-    estimator = FlowEstimator()
-    flows = estimator.flow(centre.luma, before.luma), estimator.flow(before.luma, centre.luma)
-    return replace(centre, flows_to_previous=flows)
+    return replace(centre, flows_to_previous=FlowEstimator().both_ways(centre.luma, before.luma))
 
 
 @stage("temporal_filter")
@@ -192,12 +190,10 @@ def _flow_between(centre: _Restored, other: _Restored) -> ConsistentFlow | None:
     item, number = centre.item, other.item.number
     if centre.luma is None or other.luma is None:  # use the flows of the window
         return item.flows_to_neighbours[item.sources.index(number)] if number in item.sources else None
-    later = other if number > item.number else centre
     if abs(number - item.number) > 1:
-        estimator = FlowEstimator()
-        forward, backward = estimator.flow(centre.luma, other.luma), estimator.flow(other.luma, centre.luma)
-    elif later.flows_to_previous is None:
+        return FlowEstimator().both_ways(centre.luma, other.luma)[0]
+    later = other if number > item.number else centre
+    if later.flows_to_previous is None:
         return None
-    else:
-        forward, backward = later.flows_to_previous if later is centre else later.flows_to_previous[::-1]
-    return consistent_flow(centre.luma, other.luma, forward, backward)
+    to_previous, from_previous = later.flows_to_previous
+    return to_previous if later is centre else from_previous

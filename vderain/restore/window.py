@@ -1,6 +1,7 @@
 """Prepares decoded frames, numbers shots, and aligns each frame's neighbours to it by optical flow.
 
-Flow is computed once for each pair of frames and serves both directions.
+Flow is computed once for each pair of successive frames, in both directions. To the frame before that it is composed of
+two: a third of the time, and a tenth of a decibel less on most clips.
 """
 
 from collections.abc import Iterable, Iterator
@@ -12,12 +13,11 @@ import numpy as np
 
 from vderain.media.colour import to_rgb8
 from vderain.media.frame import Frame
-from vderain.restore.flow import FlowEstimator, align, consistent_flow, flow_luma
+from vderain.restore.flow import FlowEstimator, align, composed, flow_luma
 from vderain.restore.frames import (
     RADIUS,
     AlignedWindow,
     ConsistentFlow,
-    FlowPair,
     Picture,
     PreparedFrame,
     repeat_frame,
@@ -108,31 +108,22 @@ def single_frame_window(frame: PreparedFrame) -> AlignedWindow:
     return AlignedWindow(frame, (frame.number,) * 4, (None,) * 4, aligned, confidence)
 
 
-_WithPrevious = tuple[PreparedFrame, PreparedFrame | None, PreparedFrame | None]
-
-
-def _with_previous(frames: Iterable[PreparedFrame]) -> Iterator[_WithPrevious]:
-    """Each frame with the up to two frames before it in its shot, the nearest first."""
-    previous: list[PreparedFrame] = []
+def _with_previous(frames: Iterable[PreparedFrame]) -> Iterator[tuple[PreparedFrame, PreparedFrame | None]]:
+    """Each frame with the one before it in its shot."""
+    previous: PreparedFrame | None = None
     for frame in frames:
-        if previous and previous[-1].shot != frame.shot:
-            previous = []
-        yield frame, previous[-1] if previous else None, previous[-2] if len(previous) > 1 else None
-        previous = [*previous[-1:], frame]
+        yield frame, previous if previous is not None and previous.shot == frame.shot else None
+        previous = frame
 
 
 @stage("flow")
-def _add_flow(frames: _WithPrevious) -> PreparedFrame:
-    """Compute the flows between a frame and those before it, in both directions."""
-    frame, one_before, two_before = frames
+def _add_flow(frames: tuple[PreparedFrame, PreparedFrame | None]) -> PreparedFrame:
+    """Compute the flows between a frame and the one before it, in both directions."""
+    frame, previous = frames
+    if previous is None:
+        return frame
     estimator = FlowEstimator()  # DIS keeps buffers between calls, so each call in a thread needs its own
-
-    def flows(other: PreparedFrame | None) -> FlowPair | None:
-        if other is None:
-            return None
-        return estimator.flow(frame.luma, other.luma), estimator.flow(other.luma, frame.luma)
-
-    return replace(frame, flows_to_previous=(flows(one_before), flows(two_before)))
+    return replace(frame, flows_to_previous=estimator.both_ways(frame.luma, previous.luma))
 
 
 @stage("align")
@@ -154,7 +145,7 @@ def _align(around: tuple[PreparedFrame | None, ...], keep_flows: bool) -> Aligne
         confidence += (flow.confidence if flow else np.uint8(255)) / np.float32(len(OFFSETS))
     full_size = cv2.resize(confidence, centre.rgb.shape[1::-1], interpolation=cv2.INTER_LINEAR)  # (H, W)
     return AlignedWindow(
-        centre=replace(centre, flows_to_previous=(None, None)),  # not needed any more, and large
+        centre=replace(centre, flows_to_previous=None),  # not needed any more, and large
         sources=tuple(sources),
         flows_to_neighbours=tuple(flows) if keep_flows else (),
         aligned=np.stack([*aligned[:RADIUS], centre.rgb, *aligned[RADIUS:]]),  # (5, H, W, 3)
@@ -163,13 +154,14 @@ def _align(around: tuple[PreparedFrame | None, ...], keep_flows: bool) -> Aligne
 
 
 def _flow_to_neighbour(around: tuple[PreparedFrame | None, ...], offset: int) -> ConsistentFlow | None:
-    """Flow from the centre to the frame `offset` later; None where there is none in this shot."""
-    centre, neighbour = around[RADIUS], around[RADIUS + offset]
-    if centre is None or neighbour is None:
-        return None
-    later = centre if offset < 0 else neighbour
-    flows = later.flows_to_previous[abs(offset) - 1]
-    if flows is None:
-        return None
-    forward, backward = flows if offset < 0 else flows[::-1]
-    return consistent_flow(centre.luma, neighbour.luma, forward, backward)
+    """Flow from the centre to the frame `offset` later, from frame to frame; None where there is none in this shot."""
+    step = 1 if offset > 0 else -1
+    flow: ConsistentFlow | None = None
+    for place in range(RADIUS, RADIUS + offset, step):
+        later = around[max(place, place + step)]
+        if later is None or later.flows_to_previous is None:
+            return None
+        to_previous, from_previous = later.flows_to_previous
+        onward = from_previous if step > 0 else to_previous
+        flow = onward if flow is None else composed(flow, onward)
+    return flow

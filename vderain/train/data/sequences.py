@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from vderain.errors import InputError
-from vderain.restore.flow import FlowEstimator, align_plane, composed, consistent_flow, flow_luma, full_size
+from vderain.restore.flow import FlowEstimator, align_plane, composed, flow_luma, full_size
 from vderain.restore.frames import ConsistentFlow, luma_of
 from vderain.train.config import Data
 from vderain.train.data.scenes import Scenes, clip_window, drive_window, photo_window
@@ -162,11 +162,9 @@ class SequenceMaker(Dataset[TrainingSequence]):
         to_next: list[ConsistentFlow] = []
         small = [flow_luma(frame) for frame in rainy]
         for now in range(0 if unrelated else len(small) - 1):
-            backward = self._estimator.flow(small[now + 1], small[now])
-            forward = self._estimator.flow(small[now], small[now + 1])
-            to_next.append(consistent_flow(small[now], small[now + 1], forward, backward))
+            onward, to_previous = self._estimator.both_ways(small[now], small[now + 1])
+            to_next.append(onward)
             if now + 1 < LENGTH:
-                to_previous = consistent_flow(small[now + 1], small[now], backward, forward)
                 flow[now + 1], confidence[now + 1] = full_size(to_previous, shape)
         last = LENGTH - 1 if rng.random() < LAST_SHARE else LENGTH
         for now in range(0 if unrelated else last):
