@@ -15,6 +15,7 @@ from vderain.model.released import DEFAULT_MODEL, DROPS_MODEL, GLASS_MODEL, rele
 
 Temporal = Literal["off", "light", "strong", "only"]
 Precision = Literal["auto", "fp32", "bf16"]
+Engine = Literal["auto", "torch", "openvino"]
 Comparison = Literal["side", "split"]
 DryAction = Literal["copy", "link", "skip"]
 RainStyle = Literal["drizzle", "shower", "downpour", "windshield"]
@@ -42,6 +43,7 @@ class Options:
             ``only`` replaces rain by the temporal median, without a network.
         device: ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``.
         precision: of the network; see `runtime.device`.
+        engine: what runs the network; see `model.engine`.
         batch_size: frames per network call; None chooses what fits into memory.
         encode: codec and quality of the video.
         start_s: beginning of the part to process, in seconds; None is the beginning of the file.
@@ -68,6 +70,7 @@ class Options:
     temporal: Temporal = "strong"
     device: str = "auto"
     precision: Precision = "auto"
+    engine: Engine = "auto"
     batch_size: int | None = None
     encode: EncodeOptions = field(default_factory=EncodeOptions)
     start_s: float | None = None
@@ -90,6 +93,8 @@ class Options:
             raise UsageError(
                 f"there is no temporal mode {self.temporal!r}.", f"Choose {', '.join(get_args(Temporal))}."
             )
+        if self.engine not in get_args(Engine):
+            raise UsageError(f"there is no engine {self.engine!r}.", f"Choose {', '.join(get_args(Engine))}.")
         if self.dry not in get_args(DryAction):
             raise UsageError(f"a dry file cannot be treated by {self.dry!r}.", "Choose copy, link or skip.")
         if self.compare is not None and self.compare not in get_args(Comparison):

@@ -14,6 +14,7 @@ from vderain.errors import CheckpointError
 from vderain.media.colour import add_residual
 from vderain.media.frame import Frame, Plane
 from vderain.model.checkpoint import load_checkpoint
+from vderain.model.engine import attach_engine, choose_engine
 from vderain.model.glass import GlassUNet
 from vderain.model.recurrent import RecurrentUNet
 from vderain.model.released import DROPS_MODEL, GLASS_MODEL, released_models, weights_file
@@ -243,15 +244,20 @@ def load_models(options: Options) -> LoadedModels | None:
         weights_file(options.model)
         return None
     checkpoint = load_checkpoint(options.model)
-    network = _runner(checkpoint.generator, placement, options.batch_size)
+    placement = choose_engine(options.engine, checkpoint, placement, options.precision)
+
+    def load(model: str) -> NetworkRunner:
+        return NetworkRunner(attach_engine(load_checkpoint(model), placement), placement)
+
+    network = _runner(attach_engine(checkpoint, placement), placement, options.batch_size)
     raindrop_remover, raindrop_network = None, None
     if options.drops:
-        raindrop_network = NetworkRunner(load_checkpoint(DROPS_MODEL).generator, placement)
+        raindrop_network = load(DROPS_MODEL)
         memory = _glass_memory(placement) if options.temporal != "off" else None
         raindrop_remover = RaindropRemover(raindrop_network, skip_dry=options.guard, memory=memory)
     quick_look = None
     if options.auto:
-        quick_look = QuickLook(NetworkRunner(load_checkpoint(QUICK_MODEL).generator, placement), raindrop_network)
+        quick_look = QuickLook(load(QUICK_MODEL), raindrop_network)
     return LoadedModels(checkpoint.name, network, raindrop_remover, quick_look)
 
 

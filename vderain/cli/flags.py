@@ -10,7 +10,7 @@ import typer
 
 from vderain.errors import UsageError
 from vderain.media.encode import CRF_MAX, EncodeOptions
-from vderain.options import STRENGTH_MAX, Comparison, Options, Precision, Temporal
+from vderain.options import STRENGTH_MAX, Comparison, Engine, Options, Precision, Temporal
 
 DEFAULTS = Options()
 
@@ -55,6 +55,7 @@ Container = Annotated[
 Lossless = Annotated[bool, advanced("--lossless", help="Encode without loss.")]
 Preset = Annotated[str | None, advanced(metavar="NAME", show_default="by codec", help="Speed preset of the encoder.")]
 EncoderOpts = Annotated[list[str] | None, advanced(metavar="NAME=VALUE", help="Further encoder option; repeatable.")]
+NetworkEngine = Annotated[Engine, advanced(help="What runs the network; auto takes OpenVINO where it is installed.")]
 NetworkPrecision = Annotated[Precision, advanced(help="Precision of the network.")]
 BatchSize = Annotated[
     int | None,
@@ -116,6 +117,7 @@ def build_options(
     preset: Preset = DEFAULTS.encode.preset,
     encoder_opt: EncoderOpts = None,
     precision: NetworkPrecision = DEFAULTS.precision,
+    engine: NetworkEngine = DEFAULTS.engine,
     batch_size: BatchSize = DEFAULTS.batch_size,
     rate: Rate = str(DEFAULTS.rate),
     gpx: Gpx = DEFAULTS.gpx,
@@ -130,7 +132,7 @@ def build_options(
     return Options(
         model=model, strength=strength, temporal=temporal, device=device, precision=precision, batch_size=batch_size,
         encode=encode, start_s=start, duration_s=duration, rate=_fraction(rate), drops=drops, guard=guard,
-        auto=bool(auto), gpx=gpx,
+        auto=bool(auto), gpx=gpx, engine=engine,
         container=container.lower().lstrip(".") if container else None, compare=compare, overwrite=overwrite,
         strict=strict,
     )  # fmt: skip

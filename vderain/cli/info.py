@@ -52,12 +52,22 @@ def _facts_of_installation() -> dict[str, Any]:
         "vderain": __version__,
         "devices": names,
         "chosen": str(choose_device()),
+        "engine": _engine(),
         "threads": str(cores()),
         "models": [name for name in released_models() if name not in {DROPS_MODEL, GLASS_MODEL}],
         "encoders": [encoder.codec for encoder in working_encoders()],
         "torch": torch.__version__,
         "ffmpeg": av.ffmpeg_version_info,
     }
+
+
+def _engine() -> str:
+    """What runs the network of the default model."""
+    from vderain.model.checkpoint import DEFAULT_MODEL, load_checkpoint
+    from vderain.model.engine import choose_engine
+    from vderain.runtime.device import choose_device
+
+    return choose_engine("auto", load_checkpoint(DEFAULT_MODEL), choose_device()).engine or "PyTorch"
 
 
 def _facts_of_file(file: Path, container: str | None) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from vderain.errors import CheckpointError
+from vderain.model.int8 import Ranges, layers
 from vderain.model.released import DEFAULT_MODEL, WEIGHTS, released_models, weights_file
 from vderain.model.unet import UNet, UNetConfig
 from vderain.runtime.files import Draft
@@ -25,6 +26,7 @@ __all__ = [
 
 FORMAT = "vderain-generator-1"
 WEIGHT_MAX = 1000.0  # weights of trained networks are below 10; far larger ones make the output infinite
+RANGE_MAX = 1e6  # those of trained networks are below 100
 PARAMETERS_MAX = 200_000_000  # bounds what a header can make the loader allocate
 
 
@@ -36,11 +38,13 @@ class Checkpoint:
         name: the file's name without its suffix.
         generator: in eval mode, without gradients.
         facts: what the header says about it: licence, training data, command, scores.
+        ranges: of its activations, for 8-bit integers; None where they were not measured. See `vderain.model.int8`.
     """
 
     name: str
     generator: UNet
     facts: dict[str, Any]
+    ranges: Ranges | None = None
 
 
 def build_generator(config: UNetConfig) -> UNet:
@@ -56,19 +60,22 @@ def build_generator(config: UNetConfig) -> UNet:
     return UNet(config)
 
 
-def save_checkpoint(path: Path, generator: UNet, facts: dict[str, Any]) -> None:
+def save_checkpoint(path: Path, generator: UNet, facts: dict[str, Any], ranges: Ranges | None = None) -> None:
     """Write weights as float16, with the architecture and `facts` in the header; replaces `path` atomically.
 
     Args:
         path: the file to write.
         generator: whose weights to save.
         facts: for the header; must be JSON.
+        ranges: of its activations, see `Checkpoint`.
 
     Raises:
         OutputError, OSError: it cannot be written; an earlier file is intact.
     """
     tensors = {name: value.detach().cpu().half().contiguous() for name, value in generator.state_dict().items()}
     metadata = {"format": FORMAT, "architecture": json.dumps(generator.config.to_dict()), "facts": json.dumps(facts)}
+    if ranges:
+        metadata["ranges"] = json.dumps(ranges)
     with Draft(path) as draft:
         draft.create()
         draft.path.write_bytes(save(tensors, metadata))  # save_file would make it readable for its owner only
@@ -115,4 +122,19 @@ def _read(path: Path) -> Checkpoint:
         raise ValueError(f"some of its weights are not finite, or larger than {WEIGHT_MAX:g}")
     generator = build_generator(config)
     generator.load_state_dict(weights)
-    return Checkpoint(path.stem, generator.eval().requires_grad_(False), json.loads(metadata.get("facts", "{}")))
+    facts = json.loads(metadata.get("facts", "{}"))
+    return Checkpoint(path.stem, generator.eval().requires_grad_(False), facts, _ranges(metadata, generator))
+
+
+def _ranges(metadata: dict[str, str], generator: UNet) -> Ranges | None:
+    """The ranges in the header.
+
+    Raises:
+        ValueError: they do not fit the generator.
+    """
+    if "ranges" not in metadata:
+        return None
+    ranges = {name: (float(low), float(high)) for name, (low, high) in json.loads(metadata["ranges"]).items()}
+    if ranges.keys() != layers(generator) or not all(abs(v) <= RANGE_MAX for pair in ranges.values() for v in pair):
+        raise ValueError("its ranges do not fit its header")
+    return ranges

@@ -6,7 +6,7 @@ starts at zero; kernel sizes equal strides, which rules out checkerboard pattern
 image, so a tile gives the same result as the whole frame.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import copy
 from dataclasses import asdict, dataclass, replace
 from functools import reduce
@@ -136,6 +136,8 @@ class UNet(nn.Module):
     def __init__(self, config: UNetConfig, channels: tuple[int, int] | None = None) -> None:
         super().__init__()
         self.config = config
+        # Runs the convolutions in place of PyTorch, from `_input` to an output for every pixel; see `engine.py`.
+        self.engine: Callable[[Tensor], Tensor] | None = None
         widths = config.widths
         channels_in, channels_out = channels or (config.channels_in, config.channels_out)
         self.stem = nn.Conv2d(channels_in * config.stem**2, widths[0], 3, padding=1)
@@ -224,18 +226,26 @@ class UNet(nn.Module):
             median: (B, 3, H', W'), of five frames; None for one.
             confidence: (B, 1, H', W').
         """
-        scale = self.config.scale
-        cells = self._convolve(self._input(frames, median, confidence)).float()  # (B, 3 | 4 * s*s, H'/ks, W'/ks)
-        out = F.pixel_shuffle(cells, self.config.stem)  # (B, 3 | 4, H'/k, W'/k)
+        scale, x = self.config.scale, self._input(frames, median, confidence)
+        if self.engine is not None:
+            out = self.engine(x)  # (B, 3 | 4, H'/k, W'/k)
+        else:
+            cells = self._convolve(x).float()  # (B, 3 | 4 * s*s, H'/ks, W'/ks)
+            out = F.pixel_shuffle(cells, self.config.stem)  # (B, 3 | 4, H'/k, W'/k)
         return out if scale == 1 else F.interpolate(out, scale_factor=scale, mode="bilinear", align_corners=False)
 
     def _input(self, frames: tuple[Tensor, ...], median: Tensor | None, confidence: Tensor | None) -> Tensor:
-        """(B, C, H'/k, W'/k) channels-last, all input channels at scale k; see `_predict` for the arguments."""
+        """(B, C, H'/k, W'/k), all input channels at scale k; see `_predict` for the arguments.
+
+        They are channels-last for PyTorch. An engine takes planes of bf16, which are filled faster.
+        """
         scale = self.config.scale
         batch, _, height_px, width_px = frames[0].shape
         shape = (batch, self.stem.in_channels // self.config.stem**2, height_px // scale, width_px // scale)
-        dtype, device = convolution_dtype(frames[0], self.stem.weight), frames[0].device
-        x = torch.empty(shape, dtype=dtype, device=device, memory_format=torch.channels_last)
+        dtype, layout = convolution_dtype(frames[0], self.stem.weight), torch.channels_last
+        if self.engine is not None:
+            dtype, layout = torch.bfloat16, torch.contiguous_format
+        x = torch.empty(shape, dtype=dtype, device=frames[0].device, memory_format=layout)
         return fill_channels(x, _input_parts(frames, median, confidence, scale, dtype))
 
     def _convolve(self, x: Tensor) -> Tensor:
@@ -257,11 +267,14 @@ class UNet(nn.Module):
 
         An unshuffle of so many pixels would take longer than all convolutions of this level.
         """
-        stem, weight = self.config.stem, self.stem.weight
-        side = stem * weight.shape[-1]
-        kernel = weight.unflatten(1, (-1, stem, stem)).permute(0, 1, 4, 2, 5, 3)  # type: ignore[no-untyped-call]  # (w0, C, 3, s, 3, s)
-        kernel = kernel.reshape(len(weight), -1, side, side).contiguous(memory_format=torch.channels_last)
-        return strided_convolve_activate(x, kernel, self.stem.bias, stem, self.config.slope)
+        kernel = self.stem_kernel().contiguous(memory_format=torch.channels_last)
+        return strided_convolve_activate(x, kernel, self.stem.bias, self.config.stem, self.config.slope)
+
+    def stem_kernel(self) -> Tensor:
+        """(w0, C, 3*s, 3*s), the weights of the first layer as a convolution of stride s over whole pixels."""
+        stem = self.config.stem
+        kernel: Tensor = self.stem.weight.unflatten(1, (-1, stem, stem))  # type: ignore[no-untyped-call]
+        return kernel.permute(0, 1, 4, 2, 5, 3).flatten(4, 5).flatten(2, 3)  # of (w0, C, 3, s, 3, s)
 
 
 def _input_parts(

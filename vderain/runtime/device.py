@@ -27,10 +27,17 @@ LARGE_BYTES = 4 * 2**20
 
 @dataclass(frozen=True, slots=True)
 class DevicePlacement:
-    """A device and the precision of the convolutions on it."""
+    """A device and the precision of the convolutions on it.
+
+    Attributes:
+        device: of PyTorch.
+        bf16: whether PyTorch's convolutions run in bf16.
+        engine: precision and name of what runs convolutions in place of PyTorch; empty for PyTorch.
+    """
 
     device: torch.device
     bf16: bool
+    engine: str = ""
 
     def autocast(self) -> torch.autocast:
         """A context in which convolutions run in this precision on this device."""
@@ -49,7 +56,7 @@ class DevicePlacement:
         return network.eval().requires_grad_(False)
 
     def __str__(self) -> str:
-        return f"{self.device.type}, {'bf16' if self.bf16 else 'fp32'}"
+        return f"{self.device.type}, {self.engine or ('bf16' if self.bf16 else 'fp32')}"
 
 
 def choose_device(device: str = "auto", precision: str = "auto") -> DevicePlacement:
