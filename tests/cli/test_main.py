@@ -493,7 +493,7 @@ def test_defaults_in_the_help_are_those_of_the_options(vderain: Run, monkeypatch
     monkeypatch.setenv("COLUMNS", "200")
     lines = vderain("process", "--help").stdout.splitlines()
     defaults = Options()
-    for name in ("model", "strength", "temporal", "precision", "rate", "device"):
+    for name in ("model", "strength", "temporal", "precision", "engine", "rate", "device"):
         line = next(line for line in lines if f"--{name} " in line)
         assert f"[default: {getattr(defaults, name)}]" in line
 
@@ -514,8 +514,8 @@ def test_each_command_and_flag_is_explained(vderain: Run, monkeypatch: pytest.Mo
         assert command in general
     text = vderain("process", "--help").stdout
     flags = (
-        "--output --model --strength --temporal --device --precision --batch-size --codec --crf --preset --encoder-opt "
-        "--start --duration --rate --compare --overwrite --strict --json --quiet --verbose"
+        "--output --model --strength --temporal --device --precision --engine --batch-size --codec --crf --preset "
+        "--encoder-opt --start --duration --rate --compare --overwrite --strict --json --quiet --verbose"
     )
     for flag in flags.split():
         assert flag in text
