@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import chain, islice, pairwise, repeat
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import av
 import cv2
@@ -55,13 +55,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, help="folder that holds eval/; without it, only our own sample is used")
     parser.add_argument("--model", default=DEFAULT_MODEL, help="released model or .safetensors file")
+    parser.add_argument("--engine", choices=get_args(Engine), default="torch", help="what runs the network")
     parser.add_argument("--only", choices=SECTIONS, action="append", help="one section; repeatable")
     parser.add_argument("--limit", type=int, help="frames or pictures of each set, for a quick look")
     parser.add_argument("--work", type=Path, default=Path("out/benchmarks"), help="folder for what is made on the way")
     given = parser.parse_args()
     shutil.rmtree(given.work, ignore_errors=True)
     given.work.mkdir(parents=True)
-    bench = Bench(given.work, given.model, given.data / "eval" if given.data else None, given.limit)
+    bench = Bench(given.work, given.model, given.engine, given.data / "eval" if given.data else None, given.limit)
     real = sorted((given.data / "real").glob("*.mp4")) if given.data else []
     chosen = given.only or SECTIONS
     if "resources" in chosen:  # first: memory is measured in a process that has done nothing else
@@ -94,6 +95,7 @@ class Bench:
 
     work: Path
     model: str
+    engine: Engine
     data: Path | None
     limit: int | None
 
@@ -159,7 +161,7 @@ class Bench:
             clips += [("street.mp4, rain by us, every 4th frame", self._rained_on(street, 4)[0], True)]
             clips += [(f"real: {path.name}", path, True) for path in sorted((self.data.parent / "real").iterdir())
                       if path.is_dir() or path.suffix == ".mp4"]  # fmt: skip
-        options = Options(model=self.model)
+        options = Options(model=self.model, engine=self.engine)
         pipeline = Pipeline(options, load_models(options))
         for name, source, rains in clips:
             with open_source(source) as reader:
@@ -222,7 +224,7 @@ class Bench:
     ) -> Result:
         mode = " ".join(f"{k}={v:g}" if isinstance(v, float) else f"{k}={v}" for k, v in options.items() if k in SHOWN)
         print(f"... {source.parent.name}/{source.name} {mode}", file=sys.stderr)
-        return process(source, target, Options(model=self.model, overwrite=True, **options), report)
+        return process(source, target, Options(model=self.model, engine=self.engine, overwrite=True, **options), report)
 
     def _clip(self, source: Path, **options: Any) -> Path:
         """A clip, processed to a lossless result."""
