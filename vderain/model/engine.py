@@ -7,7 +7,8 @@ first and the last layer compute in bf16, or fp32 where the processor does not m
 
 from dataclasses import replace
 from importlib.util import find_spec
-from threading import local
+from queue import Empty, LifoQueue
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,7 @@ from vderain.errors import UsageError
 from vderain.model.checkpoint import Checkpoint
 from vderain.model.int8 import Ranges
 from vderain.model.unet import Block, UNet
-from vderain.runtime.device import DevicePlacement, cores
+from vderain.runtime.device import DevicePlacement
 
 Node = Any  # an output of OpenVINO's graph
 LEVELS, SIGNED_LEVELS = 256, 255  # of an activation, and of a weight
@@ -80,11 +81,21 @@ class OpenVinoEngine:
     def __init__(self, generator: UNet, ranges: Ranges) -> None:
         import openvino
 
-        streams = {"NUM_STREAMS": cores(), "INFERENCE_NUM_THREADS": cores()}  # a frame takes one thread
-        # Threads that are tied to a core wait for whatever else runs there.
-        properties = streams | {"ENABLE_CPU_PINNING": False, "PERFORMANCE_HINT": "THROUGHPUT"}
-        self._compiled = openvino.Core().compile_model(_Graph(generator, ranges).model(), "CPU", properties)
-        self._threads = local()
+        self._core, self._model = openvino.Core(), _Graph(generator, ranges).model()
+        self._lock = Lock()
+        self._idle: LifoQueue[tuple[Any, Any]] = LifoQueue()  # compiled models with a request each
+        self._idle.put(self._compile())
+
+    def _compile(self) -> tuple[Any, Any]:
+        """A compiled model of one stream, which runs in the thread that calls it, and its request.
+
+        Frames run side by side, one thread each. Requests of one compiled model would wait for each other, or run in
+        threads of OpenVINO, whose time no stage counts.
+        """
+        properties = {"NUM_STREAMS": 1, "INFERENCE_NUM_THREADS": 1, "ENABLE_CPU_PINNING": False}
+        with self._lock:
+            compiled = self._core.compile_model(self._model, "CPU", properties)
+        return compiled, compiled.create_infer_request()
 
     def __call__(self, x: Tensor) -> Tensor:
         """The last layer's output for every pixel.
@@ -93,19 +104,22 @@ class OpenVinoEngine:
             x: (B, C, h, w) bfloat16, contiguous: the generator's input channels.
 
         Returns:
-            (B, 3 | 4, h, w) float32; it is valid until the next call in this thread.
+            (B, 3 | 4, h, w) float32.
         """
         import openvino
 
-        if not hasattr(self._threads, "request"):
-            self._threads.request = self._compiled.create_infer_request()
-        request = self._threads.request
+        try:
+            compiled, request = self._idle.get_nowait()
+        except Empty:  # as many are made as threads call at once
+            compiled, request = self._compile()
         numbers = x.view(torch.int16).numpy()  # NumPy has no bf16
         try:
             request.infer([openvino.Tensor(numbers, openvino.Shape(list(x.shape)), openvino.Type.bf16)])
         except MemoryError as error:
             raise RuntimeError("out of memory") from error
-        return torch.from_numpy(request.get_output_tensor(0).data)
+        result = torch.from_numpy(request.get_output_tensor(0).data.copy())
+        self._idle.put((compiled, request))
+        return result
 
 
 class _Graph:
