@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from vderain.media.clip import open_source
 from vderain.media.encode import EncodeOptions
 from vderain.model.checkpoint import DEFAULT_MODEL
+from vderain.options import Engine
 from vderain.pipeline import Pipeline, load_models
 from vderain.process import Options, Progress, Result, process
 from vderain.rain.streaks import Light, StreakLayer, rain_onto, streak_opacity

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from vderain.restore.flow import FlowEstimator, consistent_flow, flow_luma
+from vderain.restore.flow import FlowEstimator, flow_luma
 from vderain.restore.frames import ConsistentFlow, FlowPair, Lasting, Luma, Picture, add_to_rgb, downscaled, luma_of
 from vderain.restore.glass import STEADY_FRAMES, Map, Memory, Motion, carried, nothing_remembered, observed, steadiness
 from vderain.runtime.threads import ordered_map, sliding_window, stage
@@ -134,20 +134,15 @@ def _measure(around: tuple[_Seen | None, ...]) -> _Seen:
     assert now is not None
     if before is None:
         return now
-    estimator = FlowEstimator()  # DIS keeps buffers between calls, so each call in a thread needs its own
-    one, other = now.flow_luma, before.flow_luma
-    return replace(now, flows=(estimator.flow(one, other), estimator.flow(other, one)))
+    return replace(now, flows=FlowEstimator().both_ways(now.flow_luma, before.flow_luma))
 
 
 def _consistent(around: tuple[_Seen | None, ...]) -> tuple[ConsistentFlow | None, ConsistentFlow | None]:
     """Flow of the frame in the middle to the one before and to the next one; None where there is none."""
-    before, now, after = around
+    _, now, after = around
     assert now is not None
-    to_before = to_after = None
-    if before is not None and now.flows is not None:
-        to_before = consistent_flow(now.flow_luma, before.flow_luma, *now.flows)
-    if after is not None and after.flows is not None:
-        to_after = consistent_flow(now.flow_luma, after.flow_luma, *after.flows[::-1])
+    to_before = now.flows[0] if now.flows else None
+    to_after = after.flows[1] if after is not None and after.flows else None
     return to_before, to_after
 
 
