@@ -391,6 +391,8 @@ def _with_fixed_objects(frames: Frames, texture: Frames, rng: np.random.Generato
             cv2.ellipse(mask, (x, y), (wide, high), rng.uniform(0, 180), 0, 360, 255, -1)
         else:
             cv2.rectangle(mask, (x, y), (x + wide, y + high), 255, -1)
+    if rng.random() < 0.5:
+        _draw_lane_lines(texture, mask, rng)
     if rng.random() < 0.4:
         colour = [int(value) for value in rng.choice([[255, 255, 255], [255, 255, 0], [0, 0, 0], [230, 60, 40]])]
         text, place = str(rng.integers(10**8, 10**9)), (int(rng.integers(side_px // 2)), int(rng.integers(side_px)))
@@ -399,6 +401,22 @@ def _with_fixed_objects(frames: Frames, texture: Frames, rng: np.random.Generato
         cv2.putText(mask, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, 1, cv2.LINE_AA)
     share = cv2.GaussianBlur(mask, (3, 3), 0.6)[..., None].astype(np.float32) / np.float32(255)
     return np.asarray(frames + share * (texture.astype(np.float32) - frames) + np.float32(0.5)).astype(np.uint8)
+
+
+def _draw_lane_lines(texture: Frames, mask: NDArray[np.uint8], rng: np.random.Generator) -> None:
+    """Draw lane lines and kerbs into a texture and its mask: along themselves they move, and seem to stand."""
+    side_px = len(mask)
+    far = np.array([rng.uniform(-0.2, 1.2), rng.uniform(-0.1, 0.6)]) * side_px
+    shade = rng.choice([240, 215, 180, 40])
+    colour = [int(value) for value in np.clip(shade + rng.normal(size=3) * 10, 0, 255)]
+    for _ in range(rng.integers(1, 5)):
+        near_px, width_px = rng.uniform(-0.8, 1.8) * side_px, math.exp(rng.uniform(0.5, 2.6))
+        near = np.array([near_px, 1.05 * side_px])
+        begins = far + rng.uniform(0, 0.4) * (near - far)
+        half = np.array([width_px / 2, 0])
+        corners = np.rint([begins - 0.1 * half, begins + 0.1 * half, near + half, near - half]).astype(np.int32)
+        cv2.fillConvexPoly(texture, corners, colour, cv2.LINE_AA)
+        cv2.fillConvexPoly(mask, corners, 255, cv2.LINE_AA)
 
 
 def _averaged(flow: ConsistentFlow | None, cells: tuple[int, ...]) -> Map:
