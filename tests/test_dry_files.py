@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 
 import av
 import pytest
 
-from vderain.errors import OutputError
+from vderain.batch.estimate import estimate
+from vderain.batch.plan import Item
+from vderain.errors import DamageError, OutputError
 from vderain.media.decode.reader import VideoReader
 from vderain.media.encode import EncodeOptions
 from vderain.process import Options, process
@@ -67,3 +70,41 @@ def test_keyframe_groups_are_small_successive_frames(tmp_path: Path) -> None:
     tenth = Fraction(1, 10)
     assert times == [[0, tenth, 2 * tenth], [2, 2 + tenth, 2 + 2 * tenth]]
     assert {(frame.width_px, frame.height_px) for group in groups for frame in group} == {(160, 90)}
+
+
+def cut_short(path: Path, lost_bytes: int) -> Path:
+    """A short dry file that lists frames behind its end."""
+    with av.open(DRY) as source, av.open(path, "w", options={"movflags": "faststart"}) as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        for packet in islice(source.demux(video=0), 40):
+            packet.stream = stream
+            output.mux(packet)
+    path.write_bytes(path.read_bytes()[:-lost_bytes])
+    return path
+
+
+@pytest.mark.timeout(180)
+def test_damage_of_a_dry_file_is_reported(tmp_path: Path) -> None:
+    source = cut_short(tmp_path / "cut.mp4", 2000)
+    result = process(source, tmp_path / "out.mp4", replace(AUTO, dry="skip"))
+    assert result.untouched == "skip"
+    assert result.missing > 0
+    assert any("the file ends early" in text for text in result.damage)
+    with pytest.raises(DamageError):
+        process(source, tmp_path / "out.mp4", replace(AUTO, dry="skip", strict=True))
+
+
+@pytest.mark.timeout(180)
+def test_an_estimate_knows_which_files_are_dry(
+    tmp_path: Path, tiny1: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """A file that was not opened counts with the share of rainy ones."""
+    monkeypatch.setattr("vderain.batch.estimate.OPENED", 2)
+    monkeypatch.setattr("vderain.batch.estimate.TRIAL_FRAMES", 6)
+    items = [Item(path, f"{number}.mp4", f"{number}.mp4", "") for number, path in enumerate((DRY, RAINY, RAINY))]
+    dry, other, rainy = estimate(items, replace(AUTO, model=str(tiny1), drops=False, dry="skip"))
+    assert (dry.dry, other.dry, rainy.dry) == (True, None, False)
+    assert (dry.bytes_out, dry.opened, other.opened) == (0, True, False)
+    assert other.bytes_out and rainy.bytes_out
+    assert dry.seconds and other.seconds and rainy.seconds
+    assert dry.seconds < rainy.seconds

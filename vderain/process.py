@@ -13,7 +13,7 @@ from threading import Event
 import cv2
 
 from vderain import __version__
-from vderain.errors import UsageError
+from vderain.errors import DamageError, UsageError
 from vderain.media.clip import FrameSink, FrameSource, Progress, check_name, check_source, open_sink, open_source
 from vderain.media.decode.reader import VideoReader
 from vderain.media.encode import SEGMENT_FRAMES, EncodeOptions
@@ -27,6 +27,7 @@ from vderain.pipeline import LoadedModels, Pipeline, RestoredFrame, load_models
 from vderain.restore import quick_look
 from vderain.restore.frames import RADIUS
 from vderain.restore.glass_memory import REACH
+from vderain.restore.quick_look import QuickLook
 from vderain.restore.rain_intervals import RainInterval
 from vderain.restore.raindrops import EVERY
 from vderain.restore.scene_state import MEMORY
@@ -35,7 +36,10 @@ from vderain.runtime.device import configure_malloc, trim_memory
 from vderain.runtime.files import Draft, fingerprint
 from vderain.runtime.threads import measure_stages, prefetch, until_stopped
 
-__all__ = ["Hooks", "LoadedModels", "Options", "Progress", "Result", "default_target", "load_models", "process"]
+__all__ = [
+    "Hooks", "LoadedModels", "Options", "Progress", "Result", "default_target", "is_clearly_dry", "load_models",
+    "may_stay_untouched", "process",
+]  # fmt: skip
 
 log = logging.getLogger(__name__)
 
@@ -144,6 +148,40 @@ def process(
     return job.result(reader, sink.report, gpx, stages_s)
 
 
+def may_stay_untouched(source: Path, target: Path, options: Options) -> bool:
+    """Whether the result for a file is nothing, or the file itself, if it turns out to be dry.
+
+    Args:
+        source: the file.
+        target: its output.
+        options: the user's choices.
+    """
+    is_whole = options.start_s is None and options.duration_s is None
+    is_same = options.encode == EncodeOptions() and options.compare is None
+    same_kind = source.suffix.lower() == target.suffix.lower()
+    return options.auto and (options.dry == "skip" or (is_whole and is_same and same_kind))
+
+
+def is_clearly_dry(reader: FrameSource, look: QuickLook | None) -> bool:
+    """Whether a few small keyframes show that it does not rain in a sound video.
+
+    Damage is counted while frames are decoded. So a video that is known to be damaged is not clearly dry, and none is
+    where damage is an error.
+
+    Args:
+        reader: an open source.
+        look: of `LoadedModels`.
+    """
+    if look is None or not isinstance(reader, VideoReader) or reader.strict:
+        return False
+    groups = reader.keyframe_groups(quick_look.FRAMES, quick_look.EVERY_S, quick_look.LINES_PX)
+    try:
+        with closing(groups):
+            return look.is_dry(groups, reader.rotation_quarters, *reader.part_s)
+    except DamageError:
+        return False
+
+
 def default_target(source: Path, container: str | None = None) -> Path:
     """The name of the output if none is given: ``name.derained.ext`` beside the source, ``name.derained`` for a folder.
 
@@ -206,35 +244,18 @@ class _Job:
 
     def stays_untouched(self, reader: FrameSource) -> bool:
         """Whether the file is dry, and its output can be the file itself; looks for rain only if it can."""
-        if not self._options.auto or reader.media is None or not self._may_stay():
+        if reader.media is None or not may_stay_untouched(self._source, self._target, self._options):
             return False
         self._intervals = self._find_rain(reader)
         return self._intervals is not None and not any(interval.rainy for interval in self._intervals)
 
     def _find_rain(self, reader: FrameSource) -> list[RainInterval] | None:
         """Rainy and dry intervals of the source; None where they are not asked for."""
-        if self._is_clearly_dry(reader):
+        if is_clearly_dry(reader, self._pipeline.quick_look):
             return [RainInterval(first=0, begin_s=0.0, rainy=False, rain_score=0.0)]
         if not self._options.auto:
             return None
         return self._pipeline.find_rain(*self._pipeline.upright(reader.frames(), reader.rotation_quarters))
-
-    def _is_clearly_dry(self, reader: FrameSource) -> bool:
-        look = self._pipeline.quick_look
-        if look is None or not isinstance(reader, VideoReader):
-            return False
-        groups = reader.keyframe_groups(quick_look.FRAMES, quick_look.EVERY_S, quick_look.LINES_PX)
-        with closing(groups):
-            return look.is_dry(groups, reader.rotation_quarters, *reader.part_s)
-
-    def _may_stay(self) -> bool:
-        """Whether the output of a dry file is nothing, or what the source itself is."""
-        options = self._options
-        is_whole = options.start_s is None and options.duration_s is None
-        is_same = options.encode == EncodeOptions() and options.compare is None
-        return options.dry == "skip" or (
-            is_whole and is_same and self._source.suffix.lower() == self._target.suffix.lower()
-        )
 
     def leave_untouched(self, reader: FrameSource, on_progress: OnProgress, stages_s: dict[str, float]) -> Result:
         """Copy, link or skip a dry file.

@@ -23,6 +23,7 @@ from vderain.cli.console import (
     detach_terminal,
     err,
     exit_on_error,
+    format_days,
     format_size,
     format_time,
     one_line,
@@ -273,7 +274,7 @@ def _print_estimate(plan: "Plan", outdir: Path, options: Options, as_json: bool,
 
     items = _todo(plan, outdir, options)
     if items and not (quiet or as_json):
-        err.print("Reading the files, and measuring the first frames of a few ...")
+        err.print("Reading the files, looking for rain, and measuring the first frames of a few ...")
     found = estimate(items, options) if items else []
     total = _total(found, len(plan.items) - len(items), _free_bytes(outdir))
     if as_json:
@@ -317,6 +318,7 @@ def _total(found: list["Estimate"], done: int, free_bytes: int) -> dict[str, Any
     return {
         "event": "estimate", "files": len(sound), "would_fail": len(found) - len(sound), "done": done,
         "unknown": len(sound) - len(seconds), "guessed": sum(not each.opened for each in sound),
+        "looked_at": sum(each.dry is not None for each in sound), "dry": sum(each.dry is True for each in sound),
         "frames": sum(each.frames for each in sound),
         "seconds": round(sum(seconds), 1), "bytes": sum(sizes), "free_bytes": free_bytes,
     }  # fmt: skip
@@ -328,7 +330,7 @@ def _estimate_facts(each: "Estimate") -> dict[str, Any]:
     seconds = round(each.seconds, 1) if each.seconds is not None else None
     return {
         "event": "would", **facts, "seconds": seconds, "bytes": each.bytes_out, "error": each.error,
-        "guessed": not each.opened,
+        "guessed": not each.opened, "dry": each.dry,
     }  # fmt: skip
 
 
@@ -339,7 +341,7 @@ def _estimate_line(each: "Estimate") -> str:
     names = name if name == target else f"{name} -> {target}"
     if each.seconds is None or each.bytes_out is None:
         return f"{names}: of unknown length"
-    about = "" if each.opened else "about "
+    about = "dry, " if each.dry else "" if each.opened else "about "
     need = f"about {format_time(each.seconds)}, {format_size(each.bytes_out)}"
     return f"{names}: {about}{counted(each.frames, 'frame')}, {need}"
 
@@ -350,8 +352,11 @@ def _total_line(total: dict[str, Any], outdir: Path) -> str:
     unknown = f" (and {total['unknown']} of unknown length)" if total["unknown"] else ""
     opened = total["files"] + total["would_fail"] - total["guessed"]
     guessed = f" {counted(opened, 'file')} were opened, the others judged by their size." if total["guessed"] else ""
+    looked = (
+        f" Of {counted(total['looked_at'], 'file')} looked at, {total['dry']} are dry." if total["looked_at"] else ""
+    )
     return (
         f"{counted(total['files'], 'file')} to do{failing}{done}: {counted(total['frames'], 'frame')}, about "
-        f"{format_time(total['seconds'])} on one device{unknown}; about {format_size(total['bytes'])} of the "
-        f"{format_size(total['free_bytes'])} that are free in {outdir}.{guessed}"
+        f"{format_days(total['seconds'])} on one device{unknown}; about {format_size(total['bytes'])} of the "
+        f"{format_size(total['free_bytes'])} that are free in {outdir}.{guessed}{looked}"
     )

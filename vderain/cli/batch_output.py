@@ -260,7 +260,9 @@ def _done_line(record: Record) -> str:
     result = record.result
     if result.untouched:
         done = {"copy": "copied", "link": "linked", "skip": "skipped"}[result.untouched]
-        return f"{record.target}: dry, {done}, in {format_time(record.seconds)}"
+        bad = result.repeated + result.missing
+        damage = f", {counted(bad, 'frame')} damaged or missing" if bad else ""
+        return f"{record.target}: dry, {done}{damage}, in {format_time(record.seconds)}"
     damage = f", {counted(result.repeated, 'damaged frame')} concealed" if result.repeated else ""
     damage += f", {counted(result.missing, 'frame')} missing" if result.missing else ""
     lost = f", not kept: {listing(result.dropped)}" if result.dropped else ""

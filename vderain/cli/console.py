@@ -246,6 +246,12 @@ def format_time(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02}" if minutes >= 60 else f"{minutes}:{rest:02}"
 
 
+def format_days(seconds: float) -> str:
+    """A duration in days and hours, below two days as `format_time` does."""
+    days, hours = divmod(round(seconds / 3600), 24)
+    return f"{days} days {hours} h" if days >= 2 else format_time(seconds)
+
+
 def format_size(size_bytes: int) -> str:
     """A size in MB, from 1 GB on in GB."""
     return f"{size_bytes / 1e9:.1f} GB" if size_bytes >= 1e9 else f"{size_bytes / 1e6:.1f} MB"

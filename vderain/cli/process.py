@@ -78,7 +78,9 @@ def _print_result(result: "Result", as_json: bool, quiet: bool) -> None:
 
 def _closing_line(result: "Result") -> str:
     if result.untouched:
-        return f"{result.target}: {COPIED}, in {format_time(result.seconds)}"
+        lost = result.repeated + result.missing
+        notes = f", {counted(lost, 'frame')} damaged or missing" if lost else ""
+        return f"{result.target}: {COPIED}{notes}, in {format_time(result.seconds)}"
     notes = f", {counted(result.repeated, 'damaged frame')} concealed" if result.repeated else ""
     notes += f", {counted(result.missing, 'frame')} missing" if result.missing else ""
     if result.dry == result.frames:

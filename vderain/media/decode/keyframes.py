@@ -1,7 +1,6 @@
 """Decodes keyframes and the frames right behind them, at a small size, and skips the rest of a video undecoded."""
 
-import logging
-from collections.abc import Generator
+from collections.abc import Generator, Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 
@@ -9,14 +8,12 @@ import av
 from av.codec.context import ThreadType
 from av.video.reformatter import Interpolation
 
-from vderain.errors import InputError
+from vderain.errors import DamageError, InputError
 from vderain.media.decode.media_file import Packet, TimeRange, VideoInfo
 from vderain.media.decode.open import main_video, open_input, read_packets
 from vderain.media.decode.timestamps import VideoClock, is_joinable
 from vderain.media.frame import Frame
 from vderain.media.pixel_format import frame_colour, planes_of
-
-log = logging.getLogger(__name__)
 
 _PACKETS_MAX = 24  # after a keyframe, until its group is complete: a decoder holds back up to 16 frames
 
@@ -30,11 +27,12 @@ def keyframe_groups(
         path: the file.
         info: properties of its video stream.
         part: the part of the file to look at.
-        count: frames of a group; a group cut off by damage or the end of the file has fewer.
+        count: frames of a group; a group before a gap or the end of the file may have fewer.
         every_s: least time between the keyframes of two groups.
         lines_px: greatest number of lines or columns on the shorter side; larger frames are downscaled.
 
     Raises:
+        DamageError: a frame cannot be decoded, a packet is marked as damaged, or one that the file lists is missing.
         InputError: the file cannot be read.
     """
     try:
@@ -46,7 +44,8 @@ def keyframe_groups(
             group: list[Frame] = []
             next_s: Fraction | None = None
             left = 0  # packets that may still be decoded for this group
-            for packet in packets:
+            listed = stream.frames if info.clock == "pts" else 0  # AVI counts frames that it does not store
+            for packet in _checked(packets, path, listed):
                 time_s = _time_s(packet, info)
                 if time_s is not None and part.end_s is not None and time_s >= part.end_s:
                     break
@@ -57,14 +56,30 @@ def keyframe_groups(
                 if not left:
                     continue
                 left -= 1
-                group += _decoded(stream, packet, info, lines_px)
+                group += _decoded(path, stream, packet, info, lines_px)
                 if len(group) >= count or not left:
                     left = 0
                     yield group[:count]
             if left:
-                yield (group + _decoded(stream, None, info, lines_px))[:count]
+                yield (group + _decoded(path, stream, None, info, lines_px))[:count]
     except (av.error.FFmpegError, OSError) as error:
         raise InputError(f"'{path}' cannot be read any further ({error}).", "Check the disk.") from error
+
+
+def _checked(packets: Iterable[Packet], path: Path, listed: int) -> Iterator[Packet]:
+    """Passes packets on, unless one is marked as damaged, or the last of those that the file lists is missing."""
+    count = 0
+    for packet in packets:
+        if packet.is_corrupt:
+            raise _damaged(path)
+        count += 1
+        yield packet
+    if count < listed:
+        raise _damaged(path)
+
+
+def _damaged(path: Path) -> DamageError:
+    return DamageError(f"'{path}' is damaged.", "Decode all of it to find out how much is lost.")
 
 
 def _time_s(packet: Packet, info: VideoInfo) -> Fraction | None:
@@ -72,13 +87,15 @@ def _time_s(packet: Packet, info: VideoInfo) -> Fraction | None:
     return None if stamp is None else stamp * info.time_base
 
 
-def _decoded(stream: av.VideoStream, packet: Packet | None, info: VideoInfo, lines_px: int) -> list[Frame]:
+def _decoded(
+    path: Path, stream: av.VideoStream, packet: Packet | None, info: VideoInfo, lines_px: int
+) -> list[Frame]:  # fmt: skip
     """The small frames that come out of the decoder for a packet; None flushes it."""
     try:
         frames = stream.codec_context.decode(packet)
     except (av.error.FFmpegError, ValueError) as error:
-        log.debug("decoding a keyframe: %s", error)
-        return []
+        raise _damaged(path) from error
+    # Behind a keyframe of an open group, frames that refer to what was skipped are marked as damaged.
     return [_small(frame, stream, info, lines_px) for frame in frames if not frame.is_corrupt]
 
 
