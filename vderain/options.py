@@ -17,6 +17,7 @@ Temporal = Literal["off", "light", "strong", "only"]
 Precision = Literal["auto", "fp32", "bf16"]
 Engine = Literal["auto", "torch", "openvino"]
 Comparison = Literal["side", "split"]
+Speed = Literal["best", "fast", "preview"]
 DryAction = Literal["copy", "link", "skip"]
 RainStyle = Literal["drizzle", "shower", "downpour", "windshield"]
 
@@ -49,6 +50,7 @@ class Options:
         start_s: beginning of the part to process, in seconds; None is the beginning of the file.
         duration_s: length of the part to process, in seconds; None is the rest of the file.
         rate: frames per second of a folder of images.
+        half_size: restore large frames at half their size, and enlarge what is removed.
         drops: also remove raindrops on the windshield.
         guard: copy the frames of dry scenes unchanged.
         auto: look for rain first, skip dry parts, and leave a file untouched that is dry throughout.
@@ -76,6 +78,7 @@ class Options:
     start_s: float | None = None
     duration_s: float | None = None
     rate: Fraction = Fraction(30)
+    half_size: bool = False
     drops: bool = True
     guard: bool = True
     auto: bool = False
@@ -108,6 +111,30 @@ class Options:
         if self.rate <= 0:
             raise UsageError("a rate must be above 0.", "Give frames per second, such as 30 or 30000/1001.")
         _check_container(self.container)
+
+
+@dataclass(frozen=True, slots=True)
+class SpeedChoice:
+    """What a speed stands for, where nothing else is asked for.
+
+    Attributes:
+        model: see `Options`.
+        temporal: likewise.
+        fast_preset: see `EncodeOptions`.
+        half_size: see `Options`.
+    """
+
+    model: str = DEFAULT_MODEL
+    temporal: Temporal = "strong"
+    fast_preset: bool = False
+    half_size: bool = False
+
+
+SPEEDS: dict[Speed, SpeedChoice] = {
+    "best": SpeedChoice(),
+    "fast": SpeedChoice(model="fast", fast_preset=True),
+    "preview": SpeedChoice(temporal="light", fast_preset=True, half_size=True),
+}
 
 
 def _check_container(container: str | None) -> None:

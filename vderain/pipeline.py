@@ -20,7 +20,7 @@ from vderain.model.recurrent import RecurrentUNet
 from vderain.model.released import DROPS_MODEL, GLASS_MODEL, released_models, weights_file
 from vderain.model.unet import UNet
 from vderain.options import Comparison, Options, needs_network
-from vderain.restore.frames import RADIUS, AlignedWindow, PreparedFrame, Restoration, to_float32
+from vderain.restore.frames import RADIUS, AlignedWindow, PreparedFrame, Restoration, upscaled
 from vderain.restore.glass_memory import GlassMemory
 from vderain.restore.glass_network import GlassNetwork
 from vderain.restore.inference import NetworkRunner
@@ -30,7 +30,7 @@ from vderain.restore.quick_look import MODEL as QUICK_MODEL
 from vderain.restore.quick_look import QuickLook
 from vderain.restore.rain_detection import zero_dry_scenes
 from vderain.restore.rain_intervals import RainInterval, Sample, by_interval, rain_intervals, scan
-from vderain.restore.raindrops import RaindropRemover, upscaled
+from vderain.restore.raindrops import RaindropRemover
 from vderain.restore.recurrent import RecurrentRunner, context_begins
 from vderain.restore.still_image import refine_still_images
 from vderain.restore.temporal_filter import filter_over_time
@@ -138,7 +138,7 @@ class Pipeline:
         self, frames: Iterable[Frame], rotation_quarters: int, workers: int, first: int = 0
     ) -> Iterator[PreparedFrame]:
         """The stages before flow and alignment."""
-        prepared = prepare_frames(frames, workers, rotation_quarters, first)
+        prepared = prepare_frames(frames, workers, rotation_quarters, first, self.options.half_size)
         if self._remove_raindrops:
             radius = 0 if self.options.temporal == "off" else RADIUS
             prepared = self._remove_raindrops(prepared, workers, radius=radius)
@@ -161,9 +161,12 @@ class Pipeline:
     @stage("add_residual")
     def _add_residual(self, restored: Restoration, rotation_quarters: int, rain_quarters: int) -> RestoredFrame:
         """Add the residuals of rain and raindrops to the planes of the decoded frame."""
-        residual = to_float32(restored.residual)  # (H, W, 3 or 1)
+        sideways = rain_quarters % 2
+        width_px, height_px = restored.frame.width_px, restored.frame.height_px
+        upright_px = (width_px, height_px) if sideways else (height_px, width_px)
+        residual = upscaled(restored.residual, *upright_px)  # (H, W, 3 or 1)
         if restored.raindrop_residual is not None:
-            residual = residual + upscaled(restored.raindrop_residual, *residual.shape[:2])
+            residual = residual + upscaled(restored.raindrop_residual, *upright_px)
         residual = residual * np.float32(self.options.strength)
         after = add_residual(restored.frame, np.rot90(residual, -rain_quarters))
         dry = restored.rain_score == 0 and restored.raindrop_score == 0

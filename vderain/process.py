@@ -157,7 +157,7 @@ def may_stay_untouched(source: Path, target: Path, options: Options) -> bool:
         options: the user's choices.
     """
     is_whole = options.start_s is None and options.duration_s is None
-    is_same = options.encode == EncodeOptions() and options.compare is None
+    is_same = replace(options.encode, fast_preset=False) == EncodeOptions() and options.compare is None
     same_kind = source.suffix.lower() == target.suffix.lower()
     return options.auto and (options.dry == "skip" or (is_whole and is_same and same_kind))
 

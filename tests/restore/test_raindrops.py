@@ -14,9 +14,9 @@ from vderain.model.unet import UNet, UNetConfig
 from vderain.options import Options, weights
 from vderain.process import Hooks, LoadedModels, load_models, process
 from vderain.restore.flow import flow_luma
-from vderain.restore.frames import DROPS_LINES, PreparedFrame
+from vderain.restore.frames import DROPS_LINES, PreparedFrame, upscaled
 from vderain.restore.inference import NetworkRunner
-from vderain.restore.raindrops import RaindropRemover, bounded, raindrop_level, upscaled
+from vderain.restore.raindrops import RaindropRemover, bounded, raindrop_level
 from vderain.restore.window import prepare_frame, prepare_frames
 from vderain.runtime.device import choose_device
 

@@ -73,7 +73,13 @@ def evaluate_command(
 
         if sheet:
             check_target(sheet)
-        network = Options(model=model, strength=strength, temporal=temporal, device=device, precision=precision)
+        network = Options(
+            model=model or DEFAULTS.model,
+            strength=strength,
+            temporal=temporal or DEFAULTS.temporal,
+            device=device,
+            precision=precision,
+        )
         before = Footage(rain, single, limit)
         truth = Footage(clear, single, limit) if clear else None
         given = Footage(derained, single, limit) if derained else None

@@ -10,7 +10,7 @@ import typer
 
 from vderain.errors import UsageError
 from vderain.media.encode import CRF_MAX, EncodeOptions
-from vderain.options import STRENGTH_MAX, Comparison, Engine, Options, Precision, Temporal
+from vderain.options import SPEEDS, STRENGTH_MAX, Comparison, Engine, Options, Precision, Speed, Temporal
 
 DEFAULTS = Options()
 
@@ -18,7 +18,15 @@ MakeOptions = Callable[[], Options]
 
 option, advanced = typer.Option, partial(typer.Option, rich_help_panel="Advanced")
 
-Model = Annotated[str, option(metavar="NAME|FILE", help="Released model (see `vderain info`) or .safetensors file.")]
+Faster = Annotated[Speed, option(help="`fast` takes a smaller network; `preview` leaves thin streaks of large video.")]
+Model = Annotated[
+    str | None,
+    option(
+        metavar="NAME|FILE",
+        show_default=DEFAULTS.model,
+        help="Released model (see `vderain info`) or .safetensors file.",
+    ),
+]
 Strength = Annotated[
     float, option(min=0, max=STRENGTH_MAX, metavar="X", help="How much of the detected rain to remove.")
 ]
@@ -38,7 +46,10 @@ Duration = Annotated[float | None, option(min=0, metavar="SECONDS", help="How mu
 Compare = Annotated[Comparison | None, option(help="Show before and after in one frame.")]
 Overwrite = Annotated[bool, option("--overwrite", help="Replace existing output.")]
 
-Mode = Annotated[Temporal, advanced(help="Use of neighbouring frames. `only` runs no network.")]
+Mode = Annotated[
+    Temporal | None,
+    advanced(show_default="by --speed", help="Use of neighbouring frames. `only` runs no network."),
+]
 Guard = Annotated[bool, advanced("--guard/--no-guard", help="Copy dry scenes unchanged.")]
 Auto = Annotated[
     bool | None,
@@ -101,7 +112,8 @@ def build_options(
     *,
     strength: Strength = DEFAULTS.strength,
     drops: Drops = DEFAULTS.drops,
-    model: Model = DEFAULTS.model,
+    speed: Faster = "best",
+    model: Model = None,
     device: Device = DEFAULTS.device,
     codec: Codec = DEFAULTS.encode.codec,
     crf: Crf = DEFAULTS.encode.crf,
@@ -109,7 +121,7 @@ def build_options(
     duration: Duration = DEFAULTS.duration_s,
     compare: Compare = DEFAULTS.compare,
     overwrite: Overwrite = DEFAULTS.overwrite,
-    temporal: Mode = DEFAULTS.temporal,
+    temporal: Mode = None,
     guard: Guard = DEFAULTS.guard,
     auto: Auto = None,
     container: Container = DEFAULTS.container,
@@ -128,10 +140,13 @@ def build_options(
     Raises:
         UsageError: a value is out of range.
     """
-    encode = EncodeOptions(codec, crf, preset, _pairs(encoder_opt or []), lossless)
+    chosen = SPEEDS[speed]
+    encode = EncodeOptions(codec, crf, preset, _pairs(encoder_opt or []), lossless, chosen.fast_preset)
     return Options(
-        model=model, strength=strength, temporal=temporal, device=device, precision=precision, batch_size=batch_size,
+        model=model or chosen.model, strength=strength, temporal=temporal or chosen.temporal,
+        device=device, precision=precision, batch_size=batch_size,
         encode=encode, start_s=start, duration_s=duration, rate=_fraction(rate), drops=drops, guard=guard,
+        half_size=chosen.half_size,
         auto=bool(auto), gpx=gpx, engine=engine,
         container=container.lower().lstrip(".") if container else None, compare=compare, overwrite=overwrite,
         strict=strict,

@@ -48,7 +48,8 @@ class PreparedFrame:
 
     Attributes:
         frame: the decoded frame.
-        rgb: (H, W, 3) uint8, upright. The raindrop stage replaces it by the frame without raindrops.
+        rgb: (H, W, 3) uint8, upright; in a preview of half the frame's size. The raindrop stage replaces it by
+            the frame without raindrops.
         luma: (h, w) uint8, median-filtered luma that flow is computed on.
         number: index in the stream, from 0.
         shot: index of its shot, from 0.
@@ -183,6 +184,24 @@ def add_to_rgb(rgb: Picture, residual: NDArray[np.floating]) -> Picture:
     planes = [change[..., channel] for channel in range(change.shape[2])]
     interleaved = cv2.merge(planes * (3 // len(planes)))  # networks return planes
     return np.asarray(cv2.add(rgb, interleaved, dtype=cv2.CV_8U), np.uint8)
+
+
+def upscaled(residual: NDArray[np.floating], height_px: int, width_px: int) -> NDArray[np.float32]:
+    """A residual at the size of its frame.
+
+    Args:
+        residual: (h, w, 3 or 1) in 0..1 units.
+        height_px: of the frame.
+        width_px: of the frame.
+
+    Returns:
+        (height_px, width_px, 3 or 1) float32.
+    """
+    change = to_float32(residual)
+    if change.shape[:2] == (height_px, width_px):
+        return change
+    larger = cv2.resize(change, (width_px, height_px), interpolation=cv2.INTER_CUBIC)
+    return np.asarray(larger, np.float32).reshape(height_px, width_px, -1)
 
 
 def to_float32(values: NDArray[np.floating]) -> NDArray[np.float32]:

@@ -27,6 +27,7 @@ from vderain.restore.frames import (
     downscaled,
     median_of_five,
     to_float32,
+    upscaled,
 )
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.rain_detection import mean_by_tile
@@ -186,20 +187,3 @@ def lasting(residuals: list[Residual]) -> NDArray[np.float32]:
     if len(parts) == WINDOW:
         return median_of_five(parts)
     return np.median(parts, axis=0).astype(np.float32)  # at the ends of a shot
-
-
-def upscaled(residual: Residual, height_px: int, width_px: int) -> NDArray[np.float32]:
-    """A raindrop residual at the size of its frame.
-
-    Args:
-        residual: (h, w, 3) in 0..1 units.
-        height_px: of the frame.
-        width_px: of the frame.
-
-    Returns:
-        (height_px, width_px, 3) float32.
-    """
-    change = to_float32(residual)
-    if change.shape[:2] == (height_px, width_px):
-        return change
-    return np.asarray(cv2.resize(change, (width_px, height_px), interpolation=cv2.INTER_CUBIC), np.float32)

@@ -26,6 +26,7 @@ from vderain.restore.scene_state import is_cut
 from vderain.runtime.threads import ordered_map, sliding_window, stage
 
 OFFSETS = (-2, -1, 1, 2)  # of the four neighbours, in frames
+HALVED_LINES = 720  # of the shorter side; streaks in smaller frames are too thin to be seen at half the size
 
 
 def windows(
@@ -43,7 +44,7 @@ def windows(
 
 
 def prepare_frames(
-    frames: Iterable[Frame], workers: int, rotation_quarters: int = 0, first: int = 0
+    frames: Iterable[Frame], workers: int, rotation_quarters: int = 0, first: int = 0, half_size: bool = False
 ) -> Iterator[PreparedFrame]:
     """Prepare a stream of frames.
 
@@ -52,20 +53,26 @@ def prepare_frames(
         workers: number of threads.
         rotation_quarters: quarter turns counter-clockwise that a player makes before showing the frames.
         first: number of the first frame.
+        half_size: downscale large frames.
     """
-    prepared = ordered_map(partial(prepare_frame, rotation_quarters=rotation_quarters), frames, workers)
+    prepare = partial(prepare_frame, rotation_quarters=rotation_quarters, half_size=half_size)
+    prepared = ordered_map(prepare, frames, workers)
     return _number_shots(prepared, first)
 
 
 @stage("prepare")
-def prepare_frame(frame: Frame, rotation_quarters: int = 0) -> PreparedFrame:
+def prepare_frame(frame: Frame, rotation_quarters: int = 0, half_size: bool = False) -> PreparedFrame:
     """Convert one frame to RGB and turn it upright: the network learned that rain falls down.
 
     Args:
         frame: as decoded.
         rotation_quarters: quarter turns counter-clockwise that a player makes before showing it.
+        half_size: downscale it by two, if it has `HALVED_LINES` or more.
     """
     rgb = np.ascontiguousarray(np.rot90(to_rgb8(frame), rotation_quarters))
+    if half_size and min(rgb.shape[:2]) >= HALVED_LINES:
+        size = rgb.shape[1] // 2, rgb.shape[0] // 2
+        rgb = np.asarray(cv2.resize(rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
     return PreparedFrame(frame, rgb, flow_luma(rgb))
 
 

@@ -21,6 +21,7 @@ class EncodeOptions:
         crf: constant rate factor on the codec's own scale; lower is better. None selects the codec's default and limits
             the bit rate to `CAP_FACTOR` times the source's.
         preset: speed preset of the encoder. None selects the codec's default.
+        fast_preset: that default is a fast one.
         encoder_opts: further encoder options, as (name, value) pairs.
         lossless: encode without loss.
     """
@@ -30,6 +31,7 @@ class EncodeOptions:
     preset: str | None = None
     encoder_opts: tuple[tuple[str, str], ...] = ()
     lossless: bool = False
+    fast_preset: bool = False
 
     def __post_init__(self) -> None:
         if self.crf is not None and not 0 <= self.crf <= CRF_MAX:

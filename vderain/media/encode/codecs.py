@@ -31,6 +31,7 @@ class Family:
         encoder: FFmpeg's name.
         crf: default constant quality on the encoder's own scale, or None if it has none.
         preset: default speed preset, or None.
+        fast_preset: a faster one, or None.
         preset_option: the encoder's name for its preset option.
         extra: further options that are always set.
         lossless: options for lossless encoding; None if it has none, empty if it is always lossless.
@@ -42,6 +43,7 @@ class Family:
     encoder: str
     crf: float | None = None
     preset: str | None = None
+    fast_preset: str | None = None
     preset_option: str = "preset"
     extra: Mapping[str, str] = field(default_factory=_options)
     lossless: Mapping[str, str] | None = None
@@ -60,21 +62,21 @@ class Family:
 # count 0..63 (22 and 20).
 FAMILIES: dict[str, Family] = {
     "h264": Family(
-        "libx264", 17, "medium",
+        "libx264", 17, "medium", "veryfast",
         lossless=_options(qp="0"), cap="buffer", coarsest=MappingProxyType({"crf_max": "22"}),
     ),
     "hevc": Family(
-        "libx265", 20, "medium", extra=_options(x265_params="log-level=none"),
+        "libx265", 20, "medium", "veryfast", extra=_options(x265_params="log-level=none"),
         lossless=_options(x265_params="lossless=1"), cap="buffer", coarsest=_options(x265_params="crf-max=25"),
         min_px=(64, 16),  # its blocks are 64 wide: at widths up to 48 it writes out of bounds and crashes
     ),
     "av1": Family(
-        "libsvtav1", 22, "6",
+        "libsvtav1", 22, "6", "10",
         lossless=_options(svtav1_params="lossless=1"), cap="buffer", coarsest=_options(qmax="28"),
         min_px=(4, 4),
     ),
     "vp9": Family(
-        "libvpx-vp9", 20, "2", "cpu-used", MappingProxyType({"deadline": "good", "row-mt": "1"}),
+        "libvpx-vp9", 20, "2", "5", "cpu-used", MappingProxyType({"deadline": "good", "row-mt": "1"}),
         lossless=_options(lossless="1"), cap="average", coarsest=_options(qmax="27"),
     ),
     "ffv1": Family("ffv1", extra=_options(level="3", slicecrc="1"), lossless=_options()),

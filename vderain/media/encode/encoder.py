@@ -205,7 +205,7 @@ def _encoder_options(
     chosen = dict(family.extra)
     if chroma_location is not None:
         chosen["chroma_sample_location"] = chroma_location
-    preset = options.preset or family.preset
+    preset = options.preset or (family.fast_preset if options.fast_preset else None) or family.preset
     if preset is not None:
         if family.preset_option not in known:
             raise UsageError(f"The encoder {family.encoder} has no presets.", "Leave out --preset.")
