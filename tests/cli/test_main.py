@@ -495,7 +495,7 @@ def test_defaults_in_the_help_are_those_of_the_options(vderain: Run, monkeypatch
     defaults = Options()
     for name in ("model", "strength", "temporal", "precision", "engine", "rate", "device"):
         line = next(line for line in lines if f"--{name} " in line)
-        assert f"[default: {getattr(defaults, name)}]" in line
+        assert f"[default: {getattr(defaults, name)}]" in line.replace("(", "").replace(")", "")
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

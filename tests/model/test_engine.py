@@ -15,9 +15,9 @@ from conftest import tiny_generator
 
 from vderain.errors import CheckpointError, UsageError
 from vderain.model import engine
-from vderain.model.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from vderain.model.checkpoint import Checkpoint, load_checkpoint, range_names, save_checkpoint
 from vderain.model.engine import OpenVinoEngine, attach_engine, choose_engine
-from vderain.model.int8 import activation_ranges, layers
+from vderain.model.int8 import activation_ranges
 from vderain.model.unet import UNet
 from vderain.options import Options, settings
 from vderain.restore.inference import NetworkRunner
@@ -160,7 +160,7 @@ def test_the_engine_is_part_of_the_settings_and_of_the_device() -> None:
 def test_ranges_are_kept_in_the_header(tmp_path: Path) -> None:
     checkpoint = calibrated(tiny_generator(5))
     assert checkpoint.ranges
-    assert checkpoint.ranges.keys() == layers(checkpoint.generator)
+    assert checkpoint.ranges.keys() == range_names(checkpoint.generator)
     save_checkpoint(tmp_path / "a.safetensors", checkpoint.generator, {}, checkpoint.ranges)
     assert load_checkpoint(str(tmp_path / "a.safetensors")).ranges == checkpoint.ranges
 

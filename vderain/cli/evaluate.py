@@ -74,12 +74,9 @@ def evaluate_command(
         if sheet:
             check_target(sheet)
         network = Options(
-            model=model or DEFAULTS.model,
-            strength=strength,
-            temporal=temporal or DEFAULTS.temporal,
-            device=device,
+            model=model or DEFAULTS.model, strength=strength, temporal=temporal or DEFAULTS.temporal, device=device,
             precision=precision,
-        )
+        )  # fmt: skip
         before = Footage(rain, single, limit)
         truth = Footage(clear, single, limit) if clear else None
         given = Footage(derained, single, limit) if derained else None

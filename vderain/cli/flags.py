@@ -31,7 +31,7 @@ Strength = Annotated[
     float, option(min=0, max=STRENGTH_MAX, metavar="X", help="How much of the detected rain to remove.")
 ]
 Drops = Annotated[bool, option("--drops/--no-drops", help="Also remove raindrops on the windshield.")]
-Device = Annotated[str, option(metavar="auto|cpu|cuda|mps", help="Where to run the network.")]
+Device = Annotated[str, advanced(metavar="auto|cpu|cuda|mps", help="Where to run the network.")]
 Codec = Annotated[
     str | None,
     option(
@@ -48,7 +48,7 @@ Overwrite = Annotated[bool, option("--overwrite", help="Replace existing output.
 
 Mode = Annotated[
     Temporal | None,
-    advanced(show_default="by --speed", help="Use of neighbouring frames. `only` runs no network."),
+    advanced(show_default=DEFAULTS.temporal, help="Use of neighbouring frames. `only` runs no network."),
 ]
 Guard = Annotated[bool, advanced("--guard/--no-guard", help="Copy dry scenes unchanged.")]
 Auto = Annotated[

@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
 
 from vderain.errors import CheckpointError
-from vderain.model.int8 import Ranges, layers
 from vderain.model.released import DEFAULT_MODEL, WEIGHTS, released_models, weights_file
-from vderain.model.unet import UNet, UNetConfig
+from vderain.model.unet import Block, UNet, UNetConfig
 from vderain.runtime.files import Draft
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
 ]  # fmt: skip
 
 FORMAT = "vderain-generator-1"
+Ranges = dict[str, tuple[float, float]]  # lowest and highest value by layer, see `vderain.model.int8`
 WEIGHT_MAX = 1000.0  # weights of trained networks are below 10; far larger ones make the output infinite
 RANGE_MAX = 1e6  # those of trained networks are below 100
 PARAMETERS_MAX = 200_000_000  # bounds what a header can make the loader allocate
@@ -135,6 +136,19 @@ def _ranges(metadata: dict[str, str], generator: UNet) -> Ranges | None:
     if "ranges" not in metadata:
         return None
     ranges = {name: (float(low), float(high)) for name, (low, high) in json.loads(metadata["ranges"]).items()}
-    if ranges.keys() != layers(generator) or not all(abs(v) <= RANGE_MAX for pair in ranges.values() for v in pair):
+    if ranges.keys() != range_names(generator) or not all(
+        abs(v) <= RANGE_MAX for pair in ranges.values() for v in pair
+    ):
         raise ValueError("its ranges do not fit its header")
     return ranges
+
+
+def range_names(generator: UNet) -> set[str]:
+    """The names that `activation_ranges` returns for a generator."""
+    names = {"stem"}
+    for name, layer in generator.named_modules():
+        if isinstance(layer, Block):
+            names |= {name, f"{name}.first"}
+        elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and name.startswith(("down.", "up.")):
+            names.add(name)
+    return names

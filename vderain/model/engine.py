@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from vderain.errors import UsageError
-from vderain.model.checkpoint import Checkpoint
-from vderain.model.int8 import Ranges
+from vderain.model.checkpoint import Checkpoint, Ranges
 from vderain.model.unet import Block, UNet
 from vderain.runtime.device import DevicePlacement
 

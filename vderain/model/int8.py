@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from vderain.model.checkpoint import Ranges
 from vderain.model.unet import Block, UNet
-
-Ranges = dict[str, tuple[float, float]]  # by layer, see `activation_ranges`
 
 # Of the extremes of single windows: what few of them exceed is clipped. Clipping a tenth erases less of clear scenes
 # than keeping all, and leaves finer steps for the rest.
@@ -60,14 +59,3 @@ def activation_ranges(generator: UNet, windows: Iterable[tuple[Tensor, Tensor]])
 def _typical(extremes: list[tuple[float, float]]) -> tuple[float, float]:
     lows, highs = np.array(extremes).T
     return round(float(np.quantile(lows, 1 - QUANTILE)), 4), round(float(np.quantile(highs, QUANTILE)), 4)
-
-
-def layers(generator: UNet) -> set[str]:
-    """The names that `activation_ranges` returns for a generator."""
-    names = {"stem"}
-    for name, layer in generator.named_modules():
-        if isinstance(layer, Block):
-            names |= {name, f"{name}.first"}
-        elif isinstance(layer, nn.Conv2d | nn.ConvTranspose2d) and name.startswith(("down.", "up.")):
-            names.add(name)
-    return names
