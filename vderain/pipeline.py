@@ -21,7 +21,7 @@ from vderain.model.released import DROPS_MODEL, GLASS_MODEL, released_models, we
 from vderain.model.unet import UNet
 from vderain.options import Comparison, Options, needs_network
 from vderain.restore.frames import RADIUS, AlignedWindow, PreparedFrame, Restoration, upscaled
-from vderain.restore.glass_memory import GlassMemory
+from vderain.restore.glass_memory import REACH, GlassMemory
 from vderain.restore.glass_network import GlassNetwork
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.median_baseline import restore_by_median
@@ -179,9 +179,11 @@ class Pipeline:
 
     def context_begins(self, number: int) -> int:
         """The first frame that must be restored for the network's result for frame `number` to be exact."""
-        if not isinstance(self._network, RecurrentRunner):
-            return max(0, number)
-        return max(0, context_begins(number) - RADIUS)  # raindrops are removed by what is seen around each frame
+        if isinstance(self._network, RecurrentRunner):
+            number = context_begins(number) - RADIUS  # raindrops are removed by what is seen around each frame
+        if self._remove_raindrops and self._remove_raindrops.has_memory:
+            number -= REACH
+        return max(0, number)
 
     def upright(self, frames: Iterator[Frame], rotation_quarters: int) -> tuple[Iterator[Frame], int]:
         """See `quarters_to_upright`; a clip that no network sees is not turned."""

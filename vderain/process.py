@@ -26,7 +26,6 @@ from vderain.options import DryAction, Options, settings, weights
 from vderain.pipeline import LoadedModels, Pipeline, RestoredFrame, load_models
 from vderain.restore import quick_look
 from vderain.restore.frames import RADIUS
-from vderain.restore.glass_memory import REACH
 from vderain.restore.quick_look import QuickLook
 from vderain.restore.rain_intervals import RainInterval
 from vderain.restore.raindrops import EVERY
@@ -44,8 +43,8 @@ __all__ = [
 log = logging.getLogger(__name__)
 
 TRIM_EVERY = 8  # frames
-# Frames on each side that a result depends on, through all stages of the pipeline.
-CONTEXT = 4 * RADIUS + 2 * MEMORY + EVERY + REACH
+# Frames on each side that a result depends on, through all stages of the pipeline that have no memory.
+CONTEXT = 4 * RADIUS + 2 * MEMORY + EVERY
 AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
 
 OnFrame = Callable[[Frame, Frame, int], None]  # frame as decoded, frame without rain, quarter turns to show it

@@ -64,6 +64,11 @@ class RaindropRemover:
     def __init__(self, network: NetworkRunner, skip_dry: bool = True, memory: Completion | None = None) -> None:
         self._network, self._skip_dry, self._memory = network, skip_dry, memory
 
+    @property
+    def has_memory(self) -> bool:
+        """Whether a frame depends on what was seen long before."""
+        return self._memory is not None
+
     def __call__(self, frames: Iterable[PreparedFrame], workers: int, radius: int) -> Iterator[PreparedFrame]:
         """The frames without raindrops, in order.
 
