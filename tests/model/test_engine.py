@@ -1,6 +1,8 @@
 """The engine: OpenVINO computes nearly what PyTorch does, the same every time, and only where it was asked for."""
 
 import builtins
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -196,3 +198,23 @@ def test_process_and_info_say_which_engine_ran(vderain: Run, clip: Callable[...,
         "process", source, "-o", tmp_path / "b.mp4", "--device", "cpu", "--engine", "openvino", "--precision", "fp32"
     )
     assert refused.exit_code == 2
+
+
+def test_an_interrupt_after_the_engine_is_gone_is_an_interrupt() -> None:
+    script = """
+import gc, queue, signal, threading
+from vderain.options import Options
+from vderain.pipeline import load_models
+models = load_models(Options(engine="openvino"))
+del models
+gc.collect()
+filler = [bytes(11_568) for _ in range(2000)]
+main = threading.main_thread().ident
+threading.Timer(0.2, lambda: signal.pthread_kill(main, signal.SIGINT)).start()
+try:
+    queue.Queue().get()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=50)
+    assert (done.returncode, done.stdout.strip()) == (0, "interrupted"), done.stderr

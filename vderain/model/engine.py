@@ -6,6 +6,7 @@ first and the last layer compute in bf16, or fp32 where the processor does not m
 """
 
 from dataclasses import replace
+from functools import cache
 from importlib.util import find_spec
 from queue import Empty, LifoQueue
 from threading import Lock
@@ -69,6 +70,18 @@ def attach_engine(checkpoint: Checkpoint, placement: DevicePlacement) -> UNet:
     return checkpoint.generator
 
 
+@cache
+def _core() -> Any:
+    """OpenVINO's core, one for the whole process.
+
+    Its plugin for CPUs gives the thread that loads it a stack for signal handlers, and frees that stack with the last
+    core. Python's handlers run on it, so that the next Ctrl-C would end in a segmentation fault.
+    """
+    import openvino
+
+    return openvino.Core()
+
+
 class OpenVinoEngine:
     """The compiled convolutions of a generator.
 
@@ -78,9 +91,7 @@ class OpenVinoEngine:
     """
 
     def __init__(self, generator: UNet, ranges: Ranges) -> None:
-        import openvino
-
-        self._core, self._model = openvino.Core(), _Graph(generator, ranges).model()
+        self._core, self._model = _core(), _Graph(generator, ranges).model()
         self._lock = Lock()
         self._idle: LifoQueue[tuple[Any, Any]] = LifoQueue()  # compiled models with a request each
         self._idle.put(self._compile())
