@@ -285,3 +285,11 @@ def as_frame(rgb: Any, pts: int = 0) -> Frame:
 def psnr(first: Any, second: Any) -> float:
     error = np.mean((np.asarray(first, float) - np.asarray(second, float)) ** 2)
     return float(10 * np.log10(255**2 / max(error, 1e-10)))
+
+
+def make_scenes(folder: Path, photos: int) -> Path:
+    """Small photographs and a clip of nine frames in a folder, to train on."""
+    for number in range(photos):
+        cv2.imwrite(str(folder / f"{number}.png"), textured(number, (90, 110)))
+    make(folder / "clip.mp4", Clip(frames=9, size=(96, 80)))
+    return folder

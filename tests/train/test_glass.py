@@ -4,11 +4,10 @@ from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
-from clips import Clip, drive, make, textured
+from clips import drive, make_scenes, textured
 from conftest import tiny_glass
 from safetensors.torch import load_file
 
@@ -117,11 +116,7 @@ def test_material_that_is_too_short_is_refused() -> None:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
-    for number in range(2):
-        cv2.imwrite(str(folder / f"{number}.png"), textured(number, (90, 110)))
-    make(folder / "clip.mp4", Clip(frames=9, size=(96, 80)))
-    return folder
+    return make_scenes(tmp_path_factory.mktemp("scenes"), 2)
 
 
 @pytest.fixture

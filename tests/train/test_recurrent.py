@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from clips import Clip, drive, make, textured
+from clips import drive, make_scenes, textured
 from conftest import tiny_generator
 from safetensors.torch import load_file
 
@@ -32,11 +32,7 @@ SIDE_PX = 64
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two small photographs and a clip of nine frames."""
-    folder = tmp_path_factory.mktemp("scenes")
-    for number in range(2):
-        cv2.imwrite(str(folder / f"{number}.png"), textured(number, (90, 110)))
-    make(folder / "clip.mp4", Clip(frames=9, size=(96, 80)))
-    return folder
+    return make_scenes(tmp_path_factory.mktemp("scenes"), 2)
 
 
 @pytest.fixture

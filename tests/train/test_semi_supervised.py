@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from click.testing import Result
-from clips import Clip, make, names_in, textured
+from clips import make_scenes, names_in, textured
 from safetensors.torch import load_file
 
 from vderain.errors import InputError, UsageError
@@ -34,11 +34,7 @@ SIDE_PX = 80
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Pictures and a clip, which stand for both clear and rainy ones."""
-    folder = tmp_path_factory.mktemp("dashcam")
-    for number in range(3):
-        cv2.imwrite(str(folder / f"{number}.png"), textured(number, (90, 110)))
-    make(folder / "clip.mp4", Clip(frames=9, size=(96, 80)))
-    return folder
+    return make_scenes(tmp_path_factory.mktemp("dashcam"), 3)
 
 
 @pytest.fixture(autouse=True)

@@ -92,7 +92,7 @@ def consistent_flow(
         The forward flow; its confidence is high where forward and backward flow agree (no occlusion; Sundaram et al.,
         ECCV 2010, eq. 5) and where the neighbour looks like the centre along the flow.
     """
-    where = forward + grid_px(centre.shape)  # (h, w, 2)
+    where = sampling_places(forward)  # (h, w, 2)
     returned = sampled(backward, where, cv2.BORDER_CONSTANT, OUTSIDE_PX)
     gap = _squared_length(forward + returned)  # (h, w), squared pixels
     allowed = CONSISTENCY_SLOPE * (_squared_length(forward) + _squared_length(returned)) + CONSISTENCY_FLOOR_PX2
@@ -121,7 +121,7 @@ class Warp:
     """
 
     def __init__(self, flow: ConsistentFlow, shape: tuple[int, ...]) -> None:
-        self._where = np.add(_enlarged(flow, shape), grid_px((shape[0], shape[1])), dtype=np.float32)
+        self._where = sampling_places(_enlarged(flow, shape))
         small = flow.confidence.astype(np.float32) * np.float32(1 / 255)
         full = cv2.resize(small, (shape[1], shape[0]), interpolation=cv2.INTER_LINEAR)
         self.confidence = np.asarray(full, np.float32)
@@ -180,7 +180,7 @@ def composed(first: ConsistentFlow, second: ConsistentFlow) -> ConsistentFlow:
         first: from the frame to the next.
         second: from that one onward, of the same size.
     """
-    where = first.flow + grid_px(first.confidence.shape)
+    where = sampling_places(first.flow)
     flow = first.flow + sampled(second.flow, where, cv2.BORDER_REPLICATE)
     onward = sampled(second.confidence, where, cv2.BORDER_REPLICATE).astype(np.float32)
     confidence = first.confidence * onward * np.float32(1 / 255)
@@ -199,8 +199,7 @@ def align_plane(centre: Luma, neighbour: Luma, flow: ConsistentFlow) -> tuple[Lu
         The luma and the confidence of the alignment, (H, W) uint8 each.
     """
     enlarged, confidence = full_size(flow, centre.shape)
-    where = enlarged + grid_px(centre.shape)
-    warped = sampled(neighbour, where, cv2.BORDER_REPLICATE, interpolation=cv2.INTER_CUBIC)
+    warped = sampled(neighbour, sampling_places(enlarged), cv2.BORDER_REPLICATE, interpolation=cv2.INTER_CUBIC)
     weight = confidence.astype(np.float32) * np.float32(1 / 255)
     return np.asarray(cv2.blendLinear(warped, centre, weight, 1 - weight), np.uint8), confidence
 
@@ -219,11 +218,11 @@ def sampled(
 
 def sampling_places(flow: NDArray[np.float32]) -> NDArray[np.float32]:
     """The positions, (h, w, 2) of x and y, that a flow of that shape points to."""
-    return np.add(flow, grid_px((flow.shape[0], flow.shape[1])), dtype=np.float32)
+    return np.add(flow, _grid_px((flow.shape[0], flow.shape[1])), dtype=np.float32)
 
 
 @lru_cache(maxsize=8)
-def grid_px(shape: tuple[int, int]) -> NDArray[np.float32]:
+def _grid_px(shape: tuple[int, int]) -> NDArray[np.float32]:
     """(h, w, 2) of x, y coordinates; cached, since every frame of a clip needs the same two sizes."""
     x, y = np.meshgrid(np.arange(shape[1], dtype=np.float32), np.arange(shape[0], dtype=np.float32))
     return np.dstack([x, y])

@@ -150,3 +150,16 @@ def carried(memory: Memory, flow: Map, error_px: Map) -> Memory:
     outside = (x < -0.5) | (y < -0.5) | (x > width_px - 0.5) | (y > height_px - 0.5)
     variance[outside] = VARIANCE_MAX
     return Memory(rgb, np.minimum(variance, np.float32(VARIANCE_MAX)))
+
+
+def stepped(wiped: Map, cover: Map, motion: Motion | None, memory: Memory | None) -> tuple[Memory, Memory]:
+    """The memory as it is carried to a frame, and after it saw it.
+
+    Args:
+        wiped: (H, W, 3) in levels, the frame without drops.
+        cover: (H, W) in 0..1.
+        motion: from the frame to the one that the memory is of.
+        memory: None where there is none.
+    """
+    predicted = None if memory is None or motion is None else carried(memory, motion.flow, motion.error_px)
+    return predicted or nothing_remembered(wiped), observed(wiped, cover, predicted)

@@ -18,7 +18,7 @@ import numpy as np
 
 from vderain.restore.flow import FlowEstimator, flow_luma
 from vderain.restore.frames import ConsistentFlow, FlowPair, Lasting, Luma, Picture, add_to_rgb, downscaled, luma_of
-from vderain.restore.glass import STEADY_FRAMES, Map, Memory, Motion, carried, nothing_remembered, observed, steadiness
+from vderain.restore.glass import STEADY_FRAMES, Map, Memory, Motion, steadiness, stepped
 from vderain.runtime.threads import ordered_map, sliding_window, stage
 
 if TYPE_CHECKING:
@@ -185,13 +185,6 @@ def _with_later(frames: list[tuple[_Seen, Memory]], count: int) -> list[tuple[_S
 
 @stage("raindrops")
 def _step(seen: _Seen, motion: Motion | None, memory: Memory | None) -> tuple[Memory, Memory]:
-    """The memory as it is carried to a frame, and after it saw it.
-
-    Args:
-        seen: the frame.
-        motion: to the frame that the memory is of.
-        memory: None where there is none.
-    """
+    """See `stepped`."""
     assert seen.cover is not None
-    predicted = None if memory is None or motion is None else carried(memory, motion.flow, motion.error_px)
-    return predicted or nothing_remembered(seen.wiped), observed(seen.wiped, seen.cover, predicted)
+    return stepped(seen.wiped, seen.cover, motion, memory)

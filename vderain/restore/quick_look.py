@@ -8,11 +8,10 @@ from collections import deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
-import cv2
 import numpy as np
 
 from vderain.media.frame import Frame
-from vderain.restore.frames import DROPS_LINES, PreparedFrame
+from vderain.restore.frames import PreparedFrame, downscaled
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.rain_detection import LightByTile, removed_light
 from vderain.restore.raindrops import raindrop_level
@@ -86,10 +85,7 @@ class QuickLook:
     def _raindrop_level(self, frame: PreparedFrame) -> float:
         if self._raindrop_network is None:
             return 0.0
-        scale = min(1.0, DROPS_LINES / min(frame.rgb.shape[:2]))
-        size = max(1, round(frame.rgb.shape[1] * scale)), max(1, round(frame.rgb.shape[0] * scale))
-        rgb = np.asarray(cv2.resize(frame.rgb, size, interpolation=cv2.INTER_AREA), np.uint8)
-        return raindrop_level(self._raindrop_network.restore_image(rgb))
+        return raindrop_level(self._raindrop_network.restore_image(downscaled(frame.rgb)))
 
 
 def _may_be_rain(recent: deque[LightByTile]) -> bool:

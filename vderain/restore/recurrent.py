@@ -20,11 +20,11 @@ from torch import Tensor
 from vderain.model.memory import Evidence, Memory, Step
 from vderain.model.motion import Motion, sample
 from vderain.model.recurrent import RecurrentUNet
-from vderain.restore.flow import FlowEstimator
 from vderain.restore.frames import ConsistentFlow, Picture, PreparedFrame, Residual, Restoration, flip_ensemble, luma_of
 from vderain.restore.inference import finite_half
+from vderain.restore.window import add_flows
 from vderain.runtime.device import DevicePlacement, cores
-from vderain.runtime.threads import ordered_map, sliding_window, stage
+from vderain.runtime.threads import sliding_window, stage
 
 PERIOD = 96  # frames
 WARM_UP = 6  # frames, in which a memory becomes as good as it gets but for a few hundredths of a decibel
@@ -36,30 +36,15 @@ def context_begins(number: int) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class LinkedFrame:
-    """A frame with the flows between it and the one before; both None at the start of a shot.
-
-    Attributes:
-        frame: prepared.
-        to_previous: from this frame to the one before.
-        from_previous: from the one before to this frame.
-    """
-
-    frame: PreparedFrame
-    to_previous: ConsistentFlow | None = None
-    from_previous: ConsistentFlow | None = None
-
-
-@dataclass(frozen=True, slots=True)
 class _Uploaded:
-    """A `LinkedFrame` on the network's device.
+    """A frame with the flows between it and the one before, on the network's device.
 
     Attributes:
         frame: prepared.
         rgb: (1, 3, H, W) uint8.
         luma: (1, 1, H, W) float32 in 0..1.
-        to_previous: as in `LinkedFrame`.
-        from_previous: likewise.
+        to_previous: from this frame to the one before; None at the start of a shot.
+        from_previous: from the one before to this frame; likewise.
     """
 
     frame: PreparedFrame
@@ -107,7 +92,7 @@ class RecurrentRunner:
         """Carry the memory through a clip."""
         memory: Memory | None = None
         renewed: Memory | None = None
-        uploaded = map(self._upload_linked, ordered_map(_link, _pairs(frames), workers))
+        uploaded = map(self._upload_frame, add_flows(frames, workers))
         for _, before, now, *after in sliding_window(uploaded, 2):
             assert now is not None
             place = now.frame.number % PERIOD
@@ -184,13 +169,13 @@ class RecurrentRunner:
             return generator.step(now.rgb, now.luma, evidence)
 
     @stage("network")
-    def _upload_linked(self, link: LinkedFrame) -> _Uploaded:
+    def _upload_frame(self, frame: PreparedFrame) -> _Uploaded:
         """Upload a frame with its flows: once, though several steps need them."""
         with torch.inference_mode():
-            rgb, luma = self._upload(link.frame.rgb)
-            flows = link.to_previous, link.from_previous
+            rgb, luma = self._upload(frame.rgb)
+            flows = frame.flows_to_previous or (None, None)
             to, back = (None if flow is None else self._motion(flow, luma) for flow in flows)
-            return _Uploaded(link.frame, rgb, luma, to, back)
+            return _Uploaded(frame, rgb, luma, to, back)
 
     def _upload(self, rgb: Picture) -> tuple[Tensor, Tensor]:
         """(1, 3, H, W) uint8 and its luma, (1, 1, H, W) float32 in 0..1."""
@@ -255,19 +240,3 @@ def _network_threads(device: torch.device) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _pairs(frames: Iterable[PreparedFrame]) -> Iterator[tuple[PreparedFrame | None, PreparedFrame]]:
-    """Each frame with the one before it in its shot."""
-    before: PreparedFrame | None = None
-    for frame in frames:
-        yield (before if before is not None and before.shot == frame.shot else None), frame
-        before = frame
-
-
-@stage("flow")
-def _link(pair: tuple[PreparedFrame | None, PreparedFrame]) -> LinkedFrame:
-    before, frame = pair
-    if before is None:
-        return LinkedFrame(frame)
-    return LinkedFrame(frame, *FlowEstimator().both_ways(frame.luma, before.luma))

@@ -103,9 +103,12 @@ def _filter(around: tuple[_Restored | None, ...]) -> Restoration:
     centre = around[RADIUS]
     assert centre is not None
     item = centre.item
+    neighbours = _nearest_neighbours(around) if item.rain_score > 0 else []
+    if not neighbours:
+        return item
     weight = 1 / centre.deviation**2  # (H, W), of the frame, then of all
     change = np.zeros_like(weight)  # weighted sum, in levels
-    for neighbour in _nearest_neighbours(around) if item.rain_score > 0 else []:
+    for neighbour in neighbours:
         flow = _flow_between(centre, neighbour)
         if flow is None:
             return item

@@ -100,8 +100,8 @@ def align_windows(frames: Iterable[PreparedFrame], workers: int, keep_flows: boo
         workers: number of threads.
         keep_flows: keep the flows in the windows, for a temporal filter that does not compute its own.
     """
-    with_flow = ordered_map(_add_flow, _with_previous(frames), workers)
-    return ordered_map(partial(_align, keep_flows=keep_flows), sliding_window(with_flow, RADIUS), workers)
+    with_flow = sliding_window(add_flows(frames, workers), RADIUS)
+    return ordered_map(partial(_align, keep_flows=keep_flows), with_flow, workers)
 
 
 def single_frame(frame: Frame) -> AlignedWindow:
@@ -113,6 +113,16 @@ def single_frame_window(frame: PreparedFrame) -> AlignedWindow:
     """The window of a frame without neighbours: the frame itself in all five places."""
     aligned, confidence = repeat_frame(frame.rgb)
     return AlignedWindow(frame, (frame.number,) * 4, (None,) * 4, aligned, confidence)
+
+
+def add_flows(frames: Iterable[PreparedFrame], workers: int) -> Iterator[PreparedFrame]:
+    """Compute `PreparedFrame.flows_to_previous`.
+
+    Args:
+        frames: of one clip, in order.
+        workers: number of threads.
+    """
+    return ordered_map(_add_flow, _with_previous(frames), workers)
 
 
 def _with_previous(frames: Iterable[PreparedFrame]) -> Iterator[tuple[PreparedFrame, PreparedFrame | None]]:

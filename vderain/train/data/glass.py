@@ -16,31 +16,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vderain.errors import InputError
 from vderain.model.checkpoint import load_checkpoint
 from vderain.model.glass import CELL_PX, GlassUNet
 from vderain.model.released import DROPS_MODEL
 from vderain.rain.refraction import refract_through
 from vderain.rain.streaks import log_uniform, uniform
 from vderain.rain.windshield import Glass, Windshield, draw_glass
-from vderain.restore.flow import FlowEstimator, consistent_flow, flow_luma
+from vderain.restore.flow import FlowEstimator, flow_luma
 from vderain.restore.frames import ConsistentFlow, Residual, add_to_rgb, luma_of
 from vderain.restore.glass import (
     STEADY_FRAMES,
     Map,
     Memory,
     Motion,
-    carried,
-    nothing_remembered,
-    observed,
     steadiness,
+    stepped,
     surroundings,
 )
 from vderain.restore.glass_network import GlassNetwork, cell_motion
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.raindrops import bounded, lasting
 from vderain.train.config import Data
-from vderain.train.data.scenes import Scenes, clip_window, drive_window, photo_window
+from vderain.train.data.scenes import Scenes, clip_window, drive_window, of_sequences, photo_window
 from vderain.train.data.windows import (
     Frames,
     compressed,
@@ -203,13 +200,7 @@ class _GlassMaker:
     """
 
     def __init__(self, scenes: Scenes, data: Data, seed: int) -> None:
-        clips = [clip for clip in scenes.clips if len(clip) >= LENGTH]
-        if not clips and not scenes.photos:
-            raise InputError(
-                f"every clip is shorter than the {LENGTH} frames of a training sequence.",
-                "Add longer clips, or photographs with --set data.photos=FOLDER.",
-            )
-        self.scenes, self.data, self.seed = Scenes(scenes.photos, clips), data, seed
+        self.scenes, self.data, self.seed = of_sequences(scenes, LENGTH), data, seed
         self.side_px = data.side_px + 2 * data.border_px
         self._drops = NetworkRunner(load_checkpoint(DROPS_MODEL).generator, place_training("cpu", False))
         self._estimator = FlowEstimator()
@@ -272,9 +263,9 @@ class _GlassMaker:
         to_before: list[ConsistentFlow | None] = [None]
         to_after: list[ConsistentFlow | None] = []
         for one, other in pairwise(lumas):
-            forward, backward = self._estimator.flow(one, other), self._estimator.flow(other, one)
-            to_after.append(consistent_flow(one, other, forward, backward))
-            to_before.append(consistent_flow(other, one, backward, forward))
+            onward, back = self._estimator.both_ways(one, other)
+            to_after.append(onward)
+            to_before.append(back)
         return to_before, [*to_after, None]
 
     def _inner(self, picture: NDArray[np.generic], cell_px: int = 1) -> Tensor:
@@ -365,9 +356,7 @@ def _remembered(
     memory: Memory | None = None
     for at in order:
         wiped, motion = sequence.wiped(at), motions[at]
-        predicted = None if memory is None or motion is None else carried(memory, motion.flow, motion.error_px)
-        found[at] = predicted or nothing_remembered(wiped)
-        memory = observed(wiped, covers[at], predicted)
+        found[at], memory = stepped(wiped, covers[at], motion, memory)
     return [found[at] for at in sorted(found)]
 
 

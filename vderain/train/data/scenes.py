@@ -128,6 +128,25 @@ def held_out(scenes: Scenes, share: float) -> tuple[Scenes, Scenes]:
     return Scenes(scenes.photos, [c for c, _ in pairs] + short, scenes.pairs), Scenes([], [c for _, c in pairs])
 
 
+def of_sequences(scenes: Scenes, length: int) -> Scenes:
+    """The photographs and the clips that are long enough for training sequences.
+
+    Args:
+        scenes: to choose from.
+        length: frames of a sequence.
+
+    Raises:
+        InputError: every clip is too short, and there are no photographs.
+    """
+    clips = [clip for clip in scenes.clips if len(clip) >= length]
+    if not clips and not scenes.photos:
+        raise InputError(
+            f"every clip is shorter than the {length} frames of a training sequence.",
+            "Add longer clips, or photographs with --set data.photos=FOLDER.",
+        )
+    return Scenes(scenes.photos, clips)
+
+
 def load_pairs(pairs: Sequence[Pair], side_px: int) -> list[NDArray[np.uint8]]:
     """Decode pairs of rainy and clear footage; a single picture becomes a clip in which nothing moves.
 

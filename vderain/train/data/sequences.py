@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vderain.errors import InputError
 from vderain.restore.flow import FlowEstimator, align_plane, composed, flow_luma, full_size
 from vderain.restore.frames import ConsistentFlow, luma_of
 from vderain.train.config import Data
-from vderain.train.data.scenes import Scenes, clip_window, drive_window, photo_window
+from vderain.train.data.scenes import Scenes, clip_window, drive_window, of_sequences, photo_window
 from vderain.train.data.windows import (
     Frames,
     compressed,
@@ -104,13 +103,7 @@ class SequenceMaker(Dataset[TrainingSequence]):
     """
 
     def __init__(self, scenes: Scenes, data: Data, seed: int) -> None:
-        clips = [clip for clip in scenes.clips if len(clip) >= LENGTH + AHEAD]
-        if not clips and not scenes.photos:
-            raise InputError(
-                f"every clip is shorter than the {LENGTH + AHEAD} frames of a training sequence.",
-                "Add longer clips, or photographs with --set data.photos=FOLDER.",
-            )
-        self.scenes, self.data, self.seed = Scenes(scenes.photos, clips), data, seed
+        self.scenes, self.data, self.seed = of_sequences(scenes, LENGTH + AHEAD), data, seed
         self.side_px = data.side_px + 2 * data.border_px
         self._estimator = FlowEstimator()
 
