@@ -13,6 +13,7 @@ from click.testing import Result
 from clips import Clip, make, textured
 from typer.testing import CliRunner
 
+from vderain.cli.console import STOP_SIGNALS
 from vderain.cli.main import app
 from vderain.model.checkpoint import save_checkpoint
 from vderain.model.glass import GlassUNet
@@ -127,7 +128,7 @@ def vderain() -> Iterator[Callable[..., Result]]:
     """The command line, run in this process: ``vderain("process", path, "--strength", 0)``."""
     logger = logging.getLogger("vderain")
     before = logger.handlers[:], logger.level, logger.propagate
-    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signals = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     yield lambda *arguments: CliRunner().invoke(app, [str(argument) for argument in arguments])
     logger.handlers[:], level, logger.propagate = before
     logger.setLevel(level)

@@ -5,7 +5,6 @@ import subprocess
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import pytest
@@ -24,6 +23,7 @@ from vderain.media.encode.encoder import EncodeOptions
 from vderain.media.frame import Progress
 from vderain.options import Options
 from vderain.runtime.files import fingerprint
+from vderain.runtime.threads import StopFlag
 
 PLAIN = Options(strength=0, device="cpu")
 OTHER = Options(strength=0, device="cpu", encode=EncodeOptions(crf=30))
@@ -69,7 +69,7 @@ class Card:
         policy: RetryPolicy = RetryPolicy(),  # noqa: B008  # frozen
     ) -> Summary:  # fmt: skip
         """Plans, looks, works, ends."""
-        self.events, stop = [], Event()
+        self.events, stop = [], StopFlag()
         if stopped:
             stop.set()
         with Ledger(self.out) as ledger:

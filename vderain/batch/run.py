@@ -8,7 +8,6 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from threading import Event
 
 from vderain.batch.events import Ended, EventHandler, Planned, Retried, Started, Summary, Warned
 from vderain.batch.ledger import Ledger
@@ -21,6 +20,7 @@ from vderain.errors import InputError, OutputError, UsageError, VderainError
 from vderain.media.encode import CAP_FACTOR
 from vderain.options import Options, settings, weights
 from vderain.runtime.files import fingerprint
+from vderain.runtime.threads import StopFlag
 
 POLL_S = 0.1
 RECOVER_EVERY_S = 0.5  # between looks at the files of concurrent runs
@@ -38,7 +38,7 @@ class Run:
     """
 
     def __init__(
-        self, *, ledger: Ledger, options: Options, policy: RetryPolicy, emit: EventHandler, stop: Event
+        self, *, ledger: Ledger, options: Options, policy: RetryPolicy, emit: EventHandler, stop: StopFlag
     ) -> None:  # fmt: skip
         self.ledger, self.options, self.policy, self.emit, self.stop = ledger, options, policy, emit, stop
         self.outdir = ledger.outdir

@@ -5,7 +5,6 @@ import os
 import re
 import shutil
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from vderain.batch.watch import Watcher
     from vderain.batch.workers.task import Workers
     from vderain.cli.batch_output import BatchDisplay
+    from vderain.runtime.threads import StopFlag
 
 INTERRUPTED = 130
 POLICY = RetryPolicy()
@@ -248,9 +248,11 @@ def _limit_exit_codes() -> Iterator[None]:
 
 
 @contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """Set an event at the first Ctrl-C (or SIGTERM, SIGHUP), and exit at once at the second."""
-    stop = threading.Event()
+def _stopping() -> Iterator["StopFlag"]:
+    """Set a flag at the first Ctrl-C (or SIGTERM, SIGHUP), and exit at once at the second."""
+    from vderain.runtime.threads import StopFlag
+
+    stop = StopFlag()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         if stop.is_set():

@@ -59,14 +59,15 @@ def _escaped(found: re.Match[str]) -> str:
 def exit_on_error(quiet: bool, verbose: bool) -> Iterator[None]:
     """Turn errors into one line on stderr and an exit code, and log records into lines on stderr.
 
+    Once the block has ended, signals are ignored: everything is cleaned up, and the exit code is decided.
+
     Raises:
         typer.Exit: an error occurred; carries its exit code.
     """
     _configure_logging(quiet, verbose)
-    handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     try:
-        for number, handler in handlers.items():
-            if handler != signal.SIG_IGN:  # ignored under nohup and in a shell's background
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:  # ignored under nohup and in a shell's background
                 signal.signal(number, _interrupt)
         yield
     except VderainError as error:
@@ -82,16 +83,28 @@ def exit_on_error(quiet: bool, verbose: bool) -> Iterator[None]:
         what = f"an error in vderain itself: {type(error).__name__}: {reason}."
         _fail(VderainError(what, "Please report it, with the output of the same command with -v."), verbose, error)
     finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        _ignore_signals()
 
 
 def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
     """Handle SIGINT, SIGTERM and SIGHUP alike. Further signals are ignored, so that the clean-up is not interrupted."""
-    for each in STOP_SIGNALS:
-        signal.signal(each, _ignore)  # with SIG_IGN, Python prints a traceback for a signal that is already pending
+    _ignore_signals()
     detach_terminal(number)
     raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            # with SIG_IGN, Python would print a traceback for a signal that is already pending
+            signal.signal(number, _ignore)
+
+
+def ignore_signals_for_good() -> None:
+    """Ignore them while the interpreter ends too: it would set its own handlers back to the default, death."""
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is _ignore:
+            signal.signal(number, signal.SIG_IGN)
 
 
 def _ignore(number: int, frame: FrameType | None) -> None:

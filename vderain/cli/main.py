@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 from vderain import __version__
 from vderain.cli.batch import batch_command
-from vderain.cli.console import check_standard_streams, exit_on_error, out, print_error
+from vderain.cli.console import check_standard_streams, exit_on_error, ignore_signals_for_good, out, print_error
 from vderain.cli.evaluate import evaluate_command
 from vderain.cli.export import export_command
 from vderain.cli.info import info_command
@@ -83,6 +83,8 @@ def main() -> None:
     except VderainError as error:  # outside of the commands, which report their own: the help could not be printed
         print_error(error.what, error.cure)
         sys.exit(error.exit_code)
+    finally:
+        ignore_signals_for_good()
 
 
 @app.callback(invoke_without_command=True)

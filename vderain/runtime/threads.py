@@ -25,6 +25,21 @@ _seconds: ContextVar[dict[str, float] | None] = ContextVar("stage_seconds", defa
 _lock = Lock()
 
 
+class StopFlag:
+    """Set once, by a signal handler if need be. A handler that sets a `threading.Event` may wait for a lock forever.
+
+    The lock would be held by what the signal interrupted: the main thread in ``wait``, or another handler in ``set``.
+    """
+
+    _set = False
+
+    def set(self) -> None:
+        self._set = True
+
+    def is_set(self) -> bool:
+        return self._set
+
+
 def ordered_map(function: Callable[[T], U], items: Iterable[T], workers: int) -> Iterator[U]:
     """``map`` with a pool of threads: results in the order of `items`, at most ``workers + 1`` in flight.
 

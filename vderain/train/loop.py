@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from threading import Event as Flag
 from threading import current_thread, main_thread
 
 import cv2
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from vderain.errors import InputError, OutputError
 from vderain.runtime.device import DevicePlacement, cores
+from vderain.runtime.threads import StopFlag
 from vderain.train.config import Recipe
 from vderain.train.cyclegan import CycleGAN
 from vderain.train.data.scenes import Scenes
@@ -113,12 +113,12 @@ class _Run:
         """How long the run has taken, including before it was resumed."""
         return self._before_s + time.monotonic() - self._started_s
 
-    def __call__(self, stop: Flag) -> None:
+    def __call__(self, stop: StopFlag) -> None:
         """Train to the end."""
         for _ in self._iterations(stop):
             pass
 
-    def _iterations(self, stop: Flag) -> Iterator[list[Event]]:
+    def _iterations(self, stop: StopFlag) -> Iterator[list[Event]]:
         """Train to the end of the schedule, and yield the events of each iteration.
 
         Raises:
@@ -180,7 +180,7 @@ class _MainRun(_Run):
         super().__init__(trainer, before_s, on_event)
         self.validator = _validator(trainer, self.held)
 
-    def __call__(self, stop: Flag) -> None:
+    def __call__(self, stop: StopFlag) -> None:
         """Train to the end.
 
         Raises:
@@ -244,12 +244,12 @@ def _pairs(rainy: Tensor, clear: Tensor) -> Tensor:
 
 
 @contextmanager
-def _deferred_signals() -> Iterator[Flag]:
+def _deferred_signals() -> Iterator[StopFlag]:
     """Yield a flag that SIGINT, SIGTERM or SIGHUP sets, so that an iteration is always finished first.
 
     A state saved in the middle of an iteration could not be resumed exactly.
     """
-    stop = Flag()
+    stop = StopFlag()
     if current_thread() is not main_thread():  # only the main thread may set signal handlers
         yield stop
         return
