@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import IO, Any
 
 import pytest
+from clips import with_side_stream
 from rich.console import Console
 
 from vderain.batch.plan import Item
 from vderain.batch.record import FileResult, Record
 from vderain.cli.batch_output import _table_by_group
-from vderain.cli.console import one_line, print_error
+from vderain.cli.console import print_error
+from vderain.runtime.text import one_line
 
 ROOT = Path(__file__).parents[2]
 FULL = Path("/dev/full")
@@ -170,11 +172,35 @@ def test_a_signal_while_another_is_handled_is_no_deadlock(module: str, name: str
 
 
 def test_at_80_columns_no_number_of_the_summary_is_cut() -> None:
-    item = Item(source=Path("/card/front.mp4"), name="front.mp4", target="front.mp4", group="front camera of the car")
+    group = "[/b]\x1b front camera of the car"
+    item = Item(source=Path("/card/front.mp4"), name="front.mp4", target="front.mp4", group=group)
     result = FileResult(frames=1_079_920, repeated=1_200, dry=250_000, media_s=36_000)
     record = Record(item=item, state="done", result=result, bytes_out=52_000_000_000)
     narrow = Console(width=80)
     with narrow.capture() as shown:
         narrow.print(_table_by_group([record]))
     row = shown.get().splitlines()[3]
+    assert row.lstrip().startswith(r"[/b]\x1b")
     assert row.split()[-8:] == ["1079920", "1200", "250000", "10:00:00", "0.0", "MB", "52.0", "GB"]
+
+
+def test_names_from_files_are_printed_as_clean_text(vderain: Callable[..., Any], tmp_path: Path, tiny1: Path) -> None:
+    """Control characters and bytes that are not UTF-8: of a file, of its folder, and of a stream in it."""
+    folder = tmp_path / "card" / os.fsdecode(b"[/b]\x1b[2J\xe9")
+    folder.mkdir(parents=True)
+    source = with_side_stream(folder / os.fsdecode(b"in\x1b[2J\xe9.mp4"), "mov_text")
+    data, name = source.read_bytes(), b"SubtitleHandler"
+    source.write_bytes(data.replace(name, b"rain\xff\x1b[2J".ljust(len(name), b".")))
+    assert source.read_bytes() != data
+    options = ["--model", tiny1, "--temporal", "off", "--no-drops", "--no-guard"]
+    told = [
+        vderain("info", source),
+        vderain("process", source, *options, "-o", source.with_suffix(".webm")),
+        vderain("batch", tmp_path / "card", *options, "-o", tmp_path / "out", "--include", "*.mp4"),
+    ]
+    assert [each.exit_code for each in told] == [0, 0, 0], told
+    texts = [each.output for each in told] + [(tmp_path / "out" / "report.html").read_text("utf-8")]
+    assert not [text for text in texts if re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\ufffd\ud800-\udfff]", text)]
+    assert r"rain\xff\x1b[2J" in texts[0]
+    for text in texts[1:]:
+        assert r"in\x1b[2J\xe9" in text

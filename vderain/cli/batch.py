@@ -25,13 +25,13 @@ from vderain.cli.console import (
     format_days,
     format_size,
     format_time,
-    one_line,
     out,
     print_error,
 )
 from vderain.cli.flags import Json, MakeOptions, Quiet, Verbose, build_options, with_options
 from vderain.errors import CheckpointError, DeviceError, InputError, Interrupted, OutputError, UsageError, VderainError
 from vderain.options import DryAction, Options, settings, weights
+from vderain.runtime.text import one_line
 
 if TYPE_CHECKING:
     from vderain.batch.estimate import Estimate

@@ -18,10 +18,11 @@ from vderain.cli.console import (
     err,
     format_size,
     format_time,
-    one_line,
     out,
     print_error,
-)  # fmt: skip
+    show,
+)
+from vderain.runtime.text import one_line
 
 SPEED_OVER_S = 30.0  # the speed shown is the mean over this time
 
@@ -284,12 +285,13 @@ def _print_summary(summary: Summary) -> None:
     page = f" The report is {summary.report}." if summary.report else ""
     again = " Run the same command again to continue." if summary.waiting else ""
     again += " Damaged files are tried again with --retry-failed." if summary.known else ""
-    out.print(f"{stopped}{', '.join(parts)} in {format_time(summary.seconds)}.{page}{again}", markup=False)
+    show(f"{stopped}{', '.join(parts)} in {format_time(summary.seconds)}.{page}{again}")
 
 
 def _table_by_group(records: list[Record]) -> Table:
     """A row of sums for each group (a camera or folder). On narrow terminals only the first column gets shorter."""
     from rich import box
+    from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("", overflow="ellipsis")
@@ -297,7 +299,9 @@ def _table_by_group(records: list[Record]) -> Table:
         table.add_column(name, justify="right", no_wrap=True)
     groups = sorted({record.item.group for record in records})
     for group in groups:
-        table.add_row(group or "files", *_sums([record for record in records if record.item.group == group]))
+        table.add_row(
+            Text(one_line(group or "files")), *_sums([record for record in records if record.item.group == group])
+        )
     if len(groups) > 1:
         table.add_row("all", *_sums(records))
     return table

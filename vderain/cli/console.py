@@ -22,6 +22,7 @@ import typer
 from rich.console import Console
 
 from vderain.errors import Interrupted, OutputError, VderainError
+from vderain.runtime.text import one_line
 
 if TYPE_CHECKING:
     from vderain.media.clip import Progress
@@ -32,8 +33,6 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 PLAIN_EVERY_S = 10.0  # between lines of progress where there is no terminal
 EVENT_EVERY_S = 0.5  # between JSON events
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-# control characters, line separators, direction overrides, and bytes that are not UTF-8 (surrogate escapes)
-UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 SENTENCE = re.compile(r"(A|The|There|No) ")  # starts a message, where others start with a file name
 
 
@@ -45,14 +44,9 @@ def counted(number: int, what: str) -> str:
     return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
-def one_line(text: str) -> str:
-    """Escape characters that a terminal would act on; file names may contain any."""
-    return UNPRINTABLE.sub(_escaped, text)
-
-
-def _escaped(found: re.Match[str]) -> str:
-    code = ord(found[0])
-    return f"\\x{code - 0xDC00:02x}" if 0xDC80 <= code <= 0xDCFF else ascii(found[0])[1:-1]
+def show(text: str) -> None:
+    """Print one line to stdout. Names in it, of files or from within them, may contain anything."""
+    out.print(one_line(text), markup=False)
 
 
 @contextmanager
@@ -193,12 +187,19 @@ def print_error(what: str, cure: str, about: str = "") -> None:
 
 def _configure_logging(quiet: bool, verbose: bool) -> None:
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("vderain: %(message)s"))
+    handler.setFormatter(_OneLine("vderain: %(message)s"))
     level = logging.ERROR if quiet else logging.INFO if verbose else logging.WARNING
     logger = logging.getLogger("vderain")
     logger.handlers[:] = [handler]
     logger.setLevel(level)
     logger.propagate = False
+
+
+class _OneLine(logging.Formatter):
+    """Formats log records whose messages hold names from files."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        return one_line(super().formatMessage(record))
 
 
 @contextmanager

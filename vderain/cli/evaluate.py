@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vderain.cli.console import counted, exit_on_error, out, progress_display
+from vderain.cli.console import counted, exit_on_error, out, progress_display, show
 from vderain.cli.flags import (
     DEFAULTS,
     Device,
@@ -207,7 +207,7 @@ def _print(found: "Report", rain: Path, work: Work) -> None:
     from vderain.evaluation.evaluate import PairedScores
 
     by = f", {work.model} on {work.device}" if work.model else ""
-    out.print(f"{rain}: {counted(found.frames, 'frame')}{by}", markup=False)
+    show(f"{rain}: {counted(found.frames, 'frame')}{by}")
     table = Table("", box=None, pad_edge=False)
     rows = _paired_rows(found) if isinstance(found, PairedScores) else _unpaired_rows(found)
     for column in ("in", "out", "clear, derained")[: len(rows[0]) - 1]:

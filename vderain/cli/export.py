@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from vderain.cli.console import exit_on_error, out
+from vderain.cli.console import exit_on_error, out, show
 from vderain.cli.flags import DEFAULTS, Json, Overwrite, Quiet, Verbose
 
 
@@ -32,4 +32,4 @@ def export_command(
             out.print(json.dumps(facts, default=str), markup=False)
         elif not quiet:
             inputs = ", ".join(f"{name} {tuple(shape)}" for name, shape in done.inputs.items())
-            out.print(f"{done.target}: {inputs}; differs from PyTorch by at most {done.difference:.1g}", markup=False)
+            show(f"{done.target}: {inputs}; differs from PyTorch by at most {done.difference:.1g}")

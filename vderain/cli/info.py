@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from vderain import __version__
-from vderain.cli.console import exit_on_error, format_size, out
+from vderain.cli.console import exit_on_error, format_size, out, show
 from vderain.cli.flags import Verbose
 
 LINES_MAX = 50  # a damaged file may announce thousands of streams
@@ -34,7 +34,7 @@ def info_command(
             _print_file(facts)
         else:
             for name, value in facts.items():
-                out.print(f"{name:>12}  {', '.join(value) if isinstance(value, list) else value}", markup=False)
+                show(f"{name:>12}  {', '.join(value) if isinstance(value, list) else value}")
 
 
 def _facts_of_installation() -> dict[str, Any]:
@@ -84,31 +84,28 @@ def _print_rest(parts: Sequence[dict[str, Any]], what: str) -> None:
     """Count the parts of a file that are not printed."""
     if len(parts) > LINES_MAX:
         kept = sum(part["kept"] for part in parts[LINES_MAX:])
-        out.print(f"  and {len(parts) - LINES_MAX} more {what}, of which {kept} are copied (--json lists all)")
+        show(f"  and {len(parts) - LINES_MAX} more {what}, of which {kept} are copied (--json lists all)")
 
 
 def _print_file(facts: dict[str, Any]) -> None:
     from vderain.media.frame import listing
 
     length = f"{facts['duration_s']:.2f} s" if facts["duration_s"] is not None else "unknown length"
-    out.print(f"{facts['path']}: {facts['container']}, {length}, {format_size(facts['size_bytes'])}", markup=False)
+    show(f"{facts['path']}: {facts['container']}, {length}, {format_size(facts['size_bytes'])}")
     for stream in facts["streams"][:LINES_MAX]:
         lost = "empty" if stream["empty"] else "NOT KEPT"
         outcome = "derained" if stream["processed"] else "copied" if stream["kept"] else lost
         outcome = f"written as {stream['becomes']}" if stream["becomes"] else outcome
         language = f" ({listing([stream['language']])})" if stream["language"] else ""
         detail = listing([stream["detail"]])
-        out.print(
-            f"  #{stream['index']} {stream['kind']}: {stream['codec']}, {detail}{language}: {outcome}",
-            markup=False,
-        )
+        show(f"  #{stream['index']} {stream['kind']}: {stream['codec']}, {detail}{language}: {outcome}")
     _print_rest(facts["streams"], "streams")
     if facts["interlaced"]:
-        out.print("  interlaced: the fields are combined into whole frames", markup=False)
+        show("  interlaced: the fields are combined into whole frames")
     for part in facts["hidden"][:LINES_MAX]:
-        out.print(f"  {listing([part['name']])}: {'copied' if part['kept'] else 'NOT KEPT'}", markup=False)
+        show(f"  {listing([part['name']])}: {'copied' if part['kept'] else 'NOT KEPT'}")
     _print_rest(facts["hidden"], "parts")
     if facts["gps_fixes"]:
-        out.print(f"  {facts['gps_fixes']} GPS positions, which --gpx writes to a .gpx file", markup=False)
+        show(f"  {facts['gps_fixes']} GPS positions, which --gpx writes to a .gpx file")
     if facts["chapters"]:
-        out.print(f"  {facts['chapters']} chapters: copied", markup=False)
+        show(f"  {facts['chapters']} chapters: copied")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vderain.cli.console import counted, exit_on_error, format_time, out, print_error, progress_display
+from vderain.cli.console import counted, exit_on_error, format_time, out, print_error, progress_display, show
 from vderain.cli.flags import Json, MakeOptions, Quiet, Verbose, build_options, with_options
 from vderain.errors import Interrupted
 
@@ -70,10 +70,10 @@ def _print_result(result: "Result", as_json: bool, quiet: bool) -> None:
             done = COPIED if result.untouched else NOTHING_DONE
             print_error(f"{result.source}: {done}.", "Add --no-guard to process it anyway.")
     else:
-        out.print(_closing_line(result), markup=False)
+        show(_closing_line(result))
         _print_intervals(result)
         if result.gpx:
-            out.print(f"{result.gpx}: GPS track", markup=False)
+            show(f"{result.gpx}: GPS track")
 
 
 def _closing_line(result: "Result") -> str:
@@ -101,4 +101,4 @@ def _print_intervals(result: "Result") -> None:
     for interval, end in zip(result.rain_intervals, ends, strict=False):
         weather = "rain" if interval.rainy else "dry, left unchanged"
         begin = format_time(interval.begin_s)
-        out.print(f"  {begin} to {end}: {weather} (rain score {interval.rain_score:.2f})", markup=False)
+        show(f"  {begin} to {end}: {weather} (rain score {interval.rain_score:.2f})")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from vderain.cli.console import counted, exit_on_error, format_time, out, progress_display
+from vderain.cli.console import counted, exit_on_error, format_time, out, progress_display, show
 from vderain.cli.flags import Device, Json, Quiet, Verbose
 from vderain.media.encode import CRF_MAX, EncodeOptions
 from vderain.options import NOISE_MAX, RainStyle, RenderOptions
@@ -56,7 +56,7 @@ def _print_result(result: "RenderResult", as_json: bool, quiet: bool) -> None:
         damage = f", {counted(result.repeated, 'damaged frame')} concealed" if result.repeated else ""
         mask = f", mask in {result.mask}" if result.mask else ""
         rate = result.frames / max(1e-6, result.seconds)
-        out.print(
+        show(
             f"{result.target}: {counted(result.frames, 'frame')} of {result.style}, seed {result.seed}{damage}{mask}, "
-            f"in {format_time(result.seconds)} ({rate:.1f} frames/s, {result.device})", markup=False,
-        )  # fmt: skip
+            f"in {format_time(result.seconds)} ({rate:.1f} frames/s, {result.device})"
+        )

@@ -24,6 +24,7 @@ from vderain import __version__
 from vderain.batch.record import Record
 from vderain.errors import OutputError
 from vderain.runtime.files import publish, temporary_path, write_new
+from vderain.runtime.text import one_line
 
 NAME = "report.html"
 HERE = Path(__file__).parent
@@ -79,10 +80,16 @@ def _linked(names: Sequence[str], index: int) -> list[tuple[int, str]]:
 
 def _template() -> Any:
     environment = Environment(
-        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+        loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True, finalize=_clean,
+    )  # fmt: skip
     environment.filters |= FILTERS
     return environment.get_template(NAME)
+
+
+def _clean(value: Any) -> Any:
+    """Text without characters that a browser would act on. Markup is of the page itself."""
+    return one_line(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
 def _totals(records: Sequence[Record]) -> dict[str, Any]:
@@ -109,7 +116,7 @@ def _write_page(page: Path, text: str) -> None:
     partial = temporary_path(page, f".{secrets.token_hex(4)}{_PARTIAL}")  # two runs may write one report
     try:
         try:
-            write_new(partial, text.encode("utf-8", "replace"))
+            write_new(partial, text.encode())
             publish(partial, page, overwrite=True)
         finally:
             partial.unlink(missing_ok=True)
