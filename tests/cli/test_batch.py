@@ -356,7 +356,10 @@ def test_a_dry_run_opens_a_sample_of_a_long_list(
     told = events(vderain(*command, "--json"))
     assert [event["guessed"] for event in told] == [False, True, True, False, 2]
     assert [event["frames"] for event in told] == [5, 5, 5, 5, 20]
-    assert "2 files were opened, the others judged by their size." in vderain(*command).stdout
+    lines = vderain(*command).stdout.splitlines()
+    assert "2 files were opened, the others judged by their size." in lines[-1]
+    assert [" -> " in line for line in lines] == [False] * 5, "results are named only where they have other names"
+    assert " -> " in vderain(*command, "--container", "mkv").stdout.splitlines()[0]
 
 
 def test_damaged_files_are_listed_again_with_the_same_exit_code(vderain: Run, card: Path, tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_the_closing_line_says_what_where_and_how_fast(vderain: Run, clip: Make,
     target = re.escape(str(source.with_name("storm.derained.mp4")))
     line = rf"{target}: 5 frames in \d+:\d\d \(\d+\.\d frames/s, tiny on cpu, fp32\)\n"
     assert re.fullmatch(line, result.stdout), result.stdout
-    assert result.stderr == ""
+    assert "vderain:" not in result.stderr  # on a busy machine there is a line of progress
 
 
 @pytest.mark.parametrize("mode", ["off", "strong"])
@@ -379,7 +379,10 @@ def test_a_name_that_is_not_utf8_is_a_name(clip: Make, tiny: Path) -> None:
         [sys.executable, ROOT / "cli.py", "process", source, "--model", tiny], capture_output=True, timeout=60
     )
     assert done.returncode == 0, done.stderr
-    assert b"regen-\xfc.derained.mp4: 2 frames" in done.stdout
+    assert rb"regen-\xfc.derained.mp4: 2 frames" in done.stdout
+    assert os.fsencode(source.with_name(os.fsdecode(b"regen-\xfc.derained.mp4"))) in map(
+        os.fsencode, source.parent.iterdir()
+    )
 
 
 def test_info_of_the_installation(vderain: Run) -> None:
@@ -510,8 +513,8 @@ def test_shell_completion(shell: str) -> None:
 def test_each_command_and_flag_is_explained(vderain: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "200")
     general = vderain("--help").stdout
-    for command in ("process", "info", "train"):
-        assert command in general
+    for word in ("process", "info", "train", "--install-completion"):
+        assert word in general
     text = vderain("process", "--help").stdout
     flags = (
         "--output --model --strength --temporal --device --precision --engine --batch-size --codec --crf --preset "
