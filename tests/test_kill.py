@@ -177,7 +177,7 @@ def test_batch_is_killed(tmp_path: Path, tiny1: Path, numbers: range) -> None:
     names = [f"{number}.mp4" for number in range(3)]
     for name in names:
         make(card / name, Clip(frames=300))
-    command: Command = ["batch", card, "--model", tiny1, "--segment", 20, "-q", *QUICK, "-o"]
+    command: Command = ["batch", card, "--model", tiny1, "--segment", 20, *QUICK, "-o"]
     log = tmp_path / "log"
     assert ran([*command, straight], log).returncode == 0
 
