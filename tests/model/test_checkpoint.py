@@ -184,9 +184,13 @@ HOSTILE: dict[str, Callable[[Path], None]] = {
     "state of one level": of(RECURRENT | {"widths": [8]}),
     "state without its weights": of(RECURRENT),
     "state of another size": written_with(tensors_of(tiny_recurrent()), header_of(RECURRENT | {"state": 8})),
+    "ranges a list": written_with(weights(), header_of(ARCHITECTURE) | {"ranges": "[1]"}),
+    "ranges a word": written_with(weights(), header_of(ARCHITECTURE) | {"ranges": '"wide"'}),
+    "ranges nested without end": written_with(weights(), header_of(ARCHITECTURE) | {"ranges": "[" * 100_000}),
     "memory not a number": written_with(
         tensors_of(tiny_recurrent()) | {"log_floor": torch.tensor(torch.nan)}, header_of(RECURRENT)
     ),
+    "facts a number": written_with(weights(), header_of(ARCHITECTURE) | {"facts": "5"}),
     "facts not JSON": written_with(weights(), header_of(ARCHITECTURE) | {"facts": "{"}),
 }
 

@@ -248,6 +248,7 @@ def test_a_state_of_another_network_is_refused(smoke: Callable[..., Recipe], tmp
         ("=5", ""),
         ("dashcam.real=2", "semi_supervised"),
         ("optimiser.foot=0.1", "optimiser.epsilon"),
+        pytest.param(f"model.widths={'[' * 100_000}", "model.widths", id="nested without end"),
     ],
 )
 def test_bad_settings_are_refused_by_name(vderain: Run, scenes: Path, tmp_path: Path, override: str, says: str) -> None:
@@ -259,7 +260,12 @@ def test_bad_settings_are_refused_by_name(vderain: Run, scenes: Path, tmp_path: 
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("text", ["name = ", "\x00\x01", "[data", 'name = "x"\nname = "y"'])
+DEEP, LONG = "[" * 100_000, "1" * 10_000  # brackets without end, and more digits than Python reads
+
+
+@pytest.mark.parametrize(
+    "text", ["name = ", "\x00\x01", "[data", 'name = "x"\nname = "y"', f"name = {DEEP}", f"seed = {LONG}"], ids=range(6)
+)
 def test_a_recipe_that_is_not_toml(vderain: Run, tmp_path: Path, text: str) -> None:
     (tmp_path / "bad.toml").write_text(text)
     result = vderain("train", tmp_path / "bad.toml", "--out", tmp_path / "run")

@@ -123,7 +123,7 @@ def _read(path: Path) -> Checkpoint:
         raise ValueError(f"some of its weights are not finite, or larger than {WEIGHT_MAX:g}")
     generator = build_generator(config)
     generator.load_state_dict(weights)
-    facts = json.loads(metadata.get("facts", "{}"))
+    facts = dict(json.loads(metadata.get("facts", "{}")))
     return Checkpoint(path.stem, generator.eval().requires_grad_(False), facts, _ranges(metadata, generator))
 
 
@@ -135,7 +135,7 @@ def _ranges(metadata: dict[str, str], generator: UNet) -> Ranges | None:
     """
     if "ranges" not in metadata:
         return None
-    ranges = {name: (float(low), float(high)) for name, (low, high) in json.loads(metadata["ranges"]).items()}
+    ranges = {name: (float(low), float(high)) for name, (low, high) in dict(json.loads(metadata["ranges"])).items()}
     if ranges.keys() != range_names(generator) or not all(
         abs(v) <= RANGE_MAX for pair in ranges.values() for v in pair
     ):

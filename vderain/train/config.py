@@ -274,7 +274,7 @@ def load_recipe(path: Path, overrides: tuple[str, ...] = ()) -> Recipe:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise InputError(f"cannot read the recipe {path}: {error.strerror}.", "Recipes are in configs/.") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits, brackets in brackets without end
         raise InputError(f"{path} is not TOML: {error}.", "See configs/smoke.toml for a small example.") from error
     for override in overrides:
         _override(raw, override)
@@ -290,7 +290,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
         raise UsageError(f"--set {override} has no '='.", "Write --set section.key=value.")
     try:
         value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         value = text  # a bare word is a string
     *sections, last = key.strip().split(".")
     place = raw
