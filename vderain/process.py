@@ -18,7 +18,7 @@ from vderain.media.clip import FrameSink, FrameSource, Progress, check_name, che
 from vderain.media.decode.reader import VideoReader
 from vderain.media.encode import SEGMENT_FRAMES, EncodeOptions
 from vderain.media.encode.segments import SegmentStore
-from vderain.media.frame import Frame, SinkReport
+from vderain.media.frame import Frame, SinkReport, SourceReport
 from vderain.media.gps import gpx_file, read_fixes
 from vderain.media.image.sequence import is_image_source
 from vderain.media.remux.capabilities import CONTAINERS, DEFAULT_SUFFIX
@@ -27,7 +27,7 @@ from vderain.pipeline import LoadedModels, Pipeline, RestoredFrame, load_models
 from vderain.restore import quick_look
 from vderain.restore.frames import RADIUS
 from vderain.restore.quick_look import QuickLook
-from vderain.restore.rain_intervals import RainInterval
+from vderain.restore.rain_intervals import RainInterval, dry_frames
 from vderain.restore.raindrops import EVERY
 from vderain.restore.scene_state import MEMORY
 from vderain.runtime.copies import copy_file
@@ -155,10 +155,14 @@ def may_stay_untouched(source: Path, target: Path, options: Options) -> bool:
         target: its output.
         options: the user's choices.
     """
-    is_whole = options.start_s is None and options.duration_s is None
-    is_same = replace(options.encode, fast_preset=False) == EncodeOptions() and options.compare is None
     same_kind = source.suffix.lower() == target.suffix.lower()
-    return options.auto and (options.dry == "skip" or (is_whole and is_same and same_kind))
+    return options.auto and (options.dry == "skip" or (_keeps_dry_parts(options) and same_kind))
+
+
+def _keeps_dry_parts(options: Options) -> bool:
+    """Whether what is dry can be written as it is stored, because neither a part nor another encoding is wanted."""
+    is_whole = options.start_s is None and options.duration_s is None
+    return is_whole and replace(options.encode, fast_preset=False) == EncodeOptions() and options.compare is None
 
 
 def is_clearly_dry(reader: FrameSource, look: QuickLook | None) -> bool:
@@ -227,6 +231,7 @@ class _Job:
         configure_malloc()
         self._pipeline = Pipeline(options, hooks.models or load_models(options))
         self._intervals: list[RainInterval] | None = None
+        self._unchanged: list[range] = []
         self._frames, self._dry = 0, 0
         self._first_s: Fraction | None = None
 
@@ -242,11 +247,12 @@ class _Job:
         )
 
     def stays_untouched(self, reader: FrameSource) -> bool:
-        """Whether the file is dry, and its output can be the file itself; looks for rain only if it can."""
-        if reader.media is None or not may_stay_untouched(self._source, self._target, self._options):
+        """Whether the file is dry, and its output can be the file itself; looks for rain first."""
+        if reader.media is None or not self._options.auto:
             return False
         self._intervals = self._find_rain(reader)
-        return self._intervals is not None and not any(interval.rainy for interval in self._intervals)
+        may = may_stay_untouched(self._source, self._target, self._options)
+        return may and self._intervals is not None and not any(interval.rainy for interval in self._intervals)
 
     def _find_rain(self, reader: FrameSource) -> list[RainInterval] | None:
         """Rainy and dry intervals of the source; None where they are not asked for."""
@@ -254,7 +260,10 @@ class _Job:
             return [RainInterval(first=0, begin_s=0.0, rainy=False, rain_score=0.0)]
         if not self._options.auto:
             return None
-        return self._pipeline.find_rain(*self._pipeline.upright(reader.frames(), reader.rotation_quarters))
+        found = self._pipeline.find_rain(*self._pipeline.upright(reader.frames(), reader.rotation_quarters))
+        if found is not None and reader.report == SourceReport() and _keeps_dry_parts(self._options):
+            self._unchanged = dry_frames(found)
+        return found
 
     def leave_untouched(self, reader: FrameSource, on_progress: OnProgress, stages_s: dict[str, float]) -> Result:
         """Copy, link or skip a dry file.
@@ -337,7 +346,7 @@ class _Job:
         if self._options.compare == "side":  # side by side as shown: stored below each other if the video is rotated
             rotated = reader.rotation_quarters % 2
             width_px, height_px = (width_px, 2 * height_px) if rotated else (2 * width_px, height_px)
-        return open_sink(self._draft, reader, self._options.encode, (width_px, height_px), store)
+        return open_sink(self._draft, reader, self._options.encode, (width_px, height_px), store, self._unchanged)
 
     def count(self, restored: RestoredFrame, reader: FrameSource) -> Progress:
         """Count a frame that was written, and return the progress; frames of an earlier run are included."""

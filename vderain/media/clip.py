@@ -1,5 +1,6 @@
 """Opens frame sources and sinks by name: a video, a still image, or a folder of numbered images."""
 
+from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -84,6 +85,7 @@ def open_sink(
     encode: EncodeOptions,
     size_px: tuple[int, int] | None = None,
     store: SegmentStore | None = None,
+    unchanged: Sequence[range] = (),
 ) -> FrameSink:
     """A sink for the processed frames of a source, of the same kind, not yet entered.
 
@@ -93,8 +95,9 @@ def open_sink(
         encode: codec and quality of a video.
         size_px: stored width and height of a video's frames, where they differ from the source's.
         store: keeps encoded segments of a video, so that it can be resumed; entered already.
+        unchanged: numbers of frames that will be written as they were read; see `VideoWriter`.
     """
     if isinstance(source, ImageReader):
         return ImageWriter(target, source)
     assert isinstance(source, VideoReader)
-    return VideoWriter(target, source, encode, size_px, store)
+    return VideoWriter(target, source, encode, size_px, store, unchanged)

@@ -4,6 +4,7 @@ A wet road stays wet, and a wiper clears the glass for a second. So an interval 
 does not begin at a faint one: between the two thresholds it continues as it was.
 """
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import chain, groupby, islice, pairwise
@@ -106,6 +107,12 @@ def is_rainy(intervals: list[RainInterval], number: int) -> bool:
     """Whether frame `number` is in a rainy interval."""
     begun = [interval for interval in intervals if interval.first <= number]
     return bool(begun) and begun[-1].rainy
+
+
+def dry_frames(intervals: list[RainInterval]) -> list[range]:
+    """The numbers of the frames of dry intervals; the last one has no end."""
+    ends = [interval.first for interval in intervals[1:]] + [sys.maxsize]
+    return [range(dry.first, end) for dry, end in zip(intervals, ends, strict=False) if not dry.rainy]
 
 
 def by_interval(

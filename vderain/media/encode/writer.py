@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -21,8 +21,10 @@ from vderain.media.decode.media_file import TIMECODE, Chapter, Packet, SourceRat
 from vderain.media.decode.probe import probe_stream
 from vderain.media.encode import EncodeOptions
 from vderain.media.encode.codec_choice import choose_codec
+from vderain.media.encode.codecs import family_of
 from vderain.media.encode.encoder import FrameEncoder, add_encoder
-from vderain.media.encode.segments import SegmentEncoder, SegmentStore
+from vderain.media.encode.packet_copy import COPYING, CopyingEncoder, CopyPlan, SourcePackets, joins_cleanly, plan_copy
+from vderain.media.encode.segments import PacketEncoder, SegmentEncoder, SegmentStore
 from vderain.media.encode.verify import WrittenVideo, check_target, lost_in_frames, verify_output
 from vderain.media.frame import Frame, SinkReport, listing
 from vderain.media.mp4.boxes import rename_entries
@@ -55,6 +57,8 @@ class VideoWriter:
         size_px: stored width and height of the frames that will be written, where they differ from the source's.
         store: keeps the encoded segments of the video until it is complete, so that it can be resumed; entered
             already. Frames that it has must not be written again.
+        unchanged: numbers of frames that will be written as they were read, without damage; where the packets of the
+            source can be, they are copied. Only where all of the source is written.
 
     Attributes:
         kept: names of the streams and metadata that were copied.
@@ -73,6 +77,7 @@ class VideoWriter:
         options: EncodeOptions | None = None,
         size_px: tuple[int, int] | None = None,
         store: SegmentStore | None = None,
+        unchanged: Sequence[range] = (),
     ) -> None:
         self._draft = target if isinstance(target, Draft) else Draft(Path(target), like=like.path)
         self.target = self._draft.target
@@ -83,13 +88,16 @@ class VideoWriter:
         self._options = options or EncodeOptions()
         self._size_px = size_px
         self._store = store
+        self._unchanged = unchanged
+        self._copy: CopyPlan | None = None
+        self._copy_source: SourcePackets | None = None
         self._partial = self._draft.path
         self._muxer = ""
         self._output: OutputContainer | None = None
         self._copier: StreamCopier | None = None
         self._hidden: list[VendorBox] = []
         self._stream: Any = None
-        self._encoder: FrameEncoder | SegmentEncoder | None = None
+        self._encoder: FrameEncoder | SegmentEncoder | CopyingEncoder | None = None
         self._info = like.info  # of the frames as they will be written
         self._started = False
         self._chapters: list[Chapter] = []
@@ -180,9 +188,14 @@ class VideoWriter:
     def _add_video(self, info: VideoInfo) -> None:
         """Adds the video stream and its encoder."""
         assert self._output is not None
+        self._copy = self._plan_copy()
         self._stream = self._add_encoder(self._output)
+        if self._copy is not None:
+            self._copy_source = SourcePackets(self._copy)
+            own = self._stream.codec_context.extradata or b""
+            self._stream.codec_context.extradata = self._copy.extradata(own)
         if self._store is None:
-            self._encoder = FrameEncoder(self._stream)
+            self._encoder = self._copying_encoder() if self._copy else FrameEncoder(self._stream)
         else:
             time_base = self._stream.codec_context.time_base
             self._encoder = SegmentEncoder(self._store, self._segment_encoder, self._muxer, time_base)
@@ -195,10 +208,29 @@ class VideoWriter:
             self.dropped.append("transparency of the frames")
 
     def _add_encoder(self, output: OutputContainer) -> VideoStream:
-        return add_encoder(output, self._codec, self._options, self._info, rate=self._source_rate)
+        options = self._options
+        if self._copy is not None:
+            options = replace(options, encoder_opts=(*options.encoder_opts, *self._copy.encoder_opts))
+        return add_encoder(output, self._codec, options, self._info, rate=self._source_rate)
 
-    def _segment_encoder(self, output: OutputContainer) -> FrameEncoder:
-        return FrameEncoder(self._add_encoder(output))
+    def _segment_encoder(self, output: OutputContainer) -> PacketEncoder:
+        return self._copying_encoder() if self._copy else FrameEncoder(self._add_encoder(output))
+
+    def _plan_copy(self) -> CopyPlan | None:
+        """What of the source is copied: nothing, unless a trial shows that it can be."""
+        if not self._unchanged or self._muxer not in COPYING or family_of(self._codec).encoder != "libx264":
+            return None
+        plan = self._copy = plan_copy(self._reader.media, self._unchanged)  # numbers the encoder's parameter sets
+        if plan is not None and not joins_cleanly(plan, self._add_encoder, self._muxer):
+            log.info("'%s': dry parts are encoded, because copied ones do not fit.", self._reader.path.name)
+            return None
+        if plan is not None:
+            log.info("'%s': %d frames of dry parts are copied.", self._reader.path.name, plan.frames)
+        return plan
+
+    def _copying_encoder(self) -> CopyingEncoder:
+        assert self._copy is not None and self._copy_source is not None
+        return CopyingEncoder(self._copy, self._copy_source, self._add_encoder, self._stream, self._muxer)
 
     def _copy_stream_tags(self, source: Stream) -> None:
         """Copies what belongs to the video stream besides its frames: tags, disposition, rotation."""
@@ -276,6 +308,8 @@ class VideoWriter:
         written = probe_stream(self._partial, self._stream.index)
         self.dropped += lost_in_frames(self._reader.info, written, self._reader.dropped)
         self._copier.close()
+        if self._copy_source is not None:
+            self._copy_source.close()
         self._draft.publish()
         if self.changed:
             log.warning("'%s' holds in another form: %s.", self.target.name, listing(self.changed))
@@ -314,7 +348,7 @@ class VideoWriter:
 
     def _close(self) -> None:
         with ExitStack() as stack:
-            for part in (self._copier, self._output, self._encoder):
+            for part in (self._copier, self._copy_source, self._output, self._encoder):
                 if part is not None and not isinstance(part, FrameEncoder):
                     stack.callback(part.close)
 
