@@ -29,7 +29,9 @@ from vderain.options import Engine
 from vderain.pipeline import Pipeline, load_models
 from vderain.process import Options, Progress, Result, process
 from vderain.rain.streaks import Light, StreakLayer, rain_onto, streak_opacity
+from vderain.rain.weather import STYLES, Weather
 from vderain.restore.rain_intervals import is_rainy, rain_intervals
+from vderain.train.data.lettering import with_lettering
 
 SAMPLES = Path(__file__).parent.parent / "samples"
 PICTURES = {".png", ".jpg", ".jpeg", ".webp", ".bmp"}
@@ -45,7 +47,9 @@ SHOWER = (  # angle, length, width, streaks on 10 000 pixels, opacity
 )
 LOSSLESS = EncodeOptions(codec="ffv1")
 SHOWN = ("temporal", "strength")  # on stderr, while it goes on
-SECTIONS = ("rain", "clear", "exact", "weather", "size", "resources")
+SECTIONS = ("rain", "clear", "lettering", "exact", "weather", "size", "resources")
+SIGNS, SIGNS_SEED, SIGNS_PX, SIGNS_MARGIN_PX = 30, 4, 90, 8
+PANNED, PAN_PX, SIZE_PX = 8, 3, (360, 640)  # frames of a clip of signs, its motion per frame, and its size
 
 Picture = NDArray[np.uint8]  # (H, W, 3) BGR
 Luma = NDArray[np.float64]  # (H, W), 16..235
@@ -72,6 +76,8 @@ def main() -> None:
         bench.rain()
     if "clear" in chosen:
         bench.clear()
+    if "lettering" in chosen:
+        bench.lettering()
     if "exact" in chosen:
         bench.exact()
     if "weather" in chosen:
@@ -141,6 +147,32 @@ class Bench:
         if self.data:
             source = self.data / "driving/clear"
             self._harm("driving, clear", "image", source, self._stills(source))
+
+    def lettering(self) -> None:
+        """Signs behind rain: edges of the truth that are kept, and new ones where it is smooth."""
+        print("\n| signs on | behind | as | frames | edges kept in | out | new edges in | out | score in | out |")
+        print("|---|---|---|--:|--:|--:|--:|--:|--:|--:|")
+        dry = next(frames(SAMPLES / "driving_dry.mp4"))
+        pictures = {"own sample": cv2.resize(dry, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)}
+        if self.data:
+            street = next(frames(self.data / "driving/clear"))
+            pictures["driving"] = cv2.resize(street, None, fx=0.5, fy=0.5, interpolation=cv2.INTER_AREA)
+        for name, picture in pictures.items():
+            for rain in ("streaks", "windshield", "nothing"):
+                folder = self.work / f"signs-{name.replace(' ', '-')}-{rain}"
+                covers = _panned_signs(np.asarray(picture, np.uint8), rain, folder)
+                self._legible(f"{name} | {rain} | clip", folder, self._clip(folder / "rain", temporal="strong"), covers)
+                self._legible(f"{name} | {rain} | image", folder, self._stills(folder / "rain", 2), covers)
+
+    def _legible(self, label: str, folder: Path, out: Path, covers: list[NDArray[np.bool_]]) -> None:
+        count = sum(1 for _ in frames(out))
+        triples = islice(
+            zip(frames(folder / "rain"), frames(out), frames(folder / "clear"), covers, strict=False), count
+        )
+        rows = [[edges(luma(x), luma(truth), where) for x in (rainy, got)] for rainy, got, truth, where in triples]
+        kept, new, both = np.mean(rows, 0).T
+        cells = f"{kept[0]:.1%} | {kept[1]:.1%} | {new[0]:.2%} | {new[1]:.2%} | {both[0]:.3f} | {both[1]:.3f}"
+        print(f"| {label} | {count} | {cells} |", flush=True)
 
     def exact(self) -> None:
         """Strength 0 to a lossless codec: every code value of every plane as it was."""
@@ -240,11 +272,11 @@ class Bench:
         self._process(source, video, duration_s=duration_s, encode=LOSSLESS, **options)
         return video
 
-    def _stills(self, source: Path) -> Path:
+    def _stills(self, source: Path, limit: int | None = None) -> Path:
         """Pictures that are no clip, each by itself."""
         folder = self.work / f"{source.parent.name}-{source.name}"
         folder.mkdir()
-        for path in islice(_pictures_of(source), self.limit):
+        for path in islice(_pictures_of(source), limit or self.limit):
             self._process(path, folder / f"{path.stem}.png")
         return folder
 
@@ -332,6 +364,23 @@ def worst_block(one: Luma, other: Luma) -> float:
     return float(off.reshape(height, 8, width, 8).mean((1, 3)).max())
 
 
+def edges(restored: Luma, truth: Luma, where: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Share of true edges kept, share of smooth pixels with new ones, and their Dice score: docs/evaluate.md."""
+
+    def gradient(x: Luma) -> Luma:
+        smoothed = cv2.GaussianBlur(x, (0, 0), 1)
+        return np.stack([cv2.Scharr(smoothed, cv2.CV_64F, dx, 1 - dx, scale=1 / 32) for dx in (1, 0)])
+
+    found, true = gradient(restored), gradient(truth)
+    strength = np.hypot(*true)
+    edge, smooth = where & (strength >= 8), where & (cv2.dilate(strength, np.ones((5, 5))) < 4)
+    shifts = [(x, y) for x in (-1, 0, 1) for y in (-1, 0, 1)]
+    along = np.max([(np.roll(found, shift, (1, 2)) * true).sum(0) for shift in shifts], 0)
+    kept, new = edge & (along >= strength**2 / 2), smooth & (np.hypot(*found) >= 8)
+    score_ = 2 * kept.sum() / max(1, edge.sum() + kept.sum() + new.sum())
+    return float(kept.sum() / max(1, edge.sum())), float(new.sum() / max(1, smooth.sum())), float(score_)
+
+
 def warp_error(clip: Path, clear: Path, count: int) -> float:
     """Mean squared difference x 1e-3, in 0..1, of each frame and the next one laid onto it by the clear clip's flow."""
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
@@ -349,6 +398,31 @@ def warp_error(clip: Path, clear: Path, count: int) -> float:
         laid = cv2.remap(after, to_x, to_y, cv2.INTER_LINEAR).astype(np.float64)
         errors.append((((laid - now) / 255) ** 2)[seen].mean())
     return float(np.mean(errors) * 1e3)
+
+
+def _panned_signs(picture: Picture, rain: str, folder: Path) -> list[NDArray[np.bool_]]:
+    """A pan over a picture with signs, behind rain and without, as folders of PNG; returns where the signs are."""
+    signs, cover = with_lettering(picture, np.random.default_rng(SIGNS_SEED), SIGNS, SIGNS_PX)
+    around = cv2.dilate(cover, np.ones((2 * SIGNS_MARGIN_PX + 1,) * 2, np.uint8)) > 0
+    rng = torch.Generator().manual_seed(RAIN_SEED)
+    weather = Weather(STYLES["windshield"], rng, haze=False)
+    light = Light(ambient=0.4, sky=0.9, occlusion=0.8, haze=0)
+    covers = []
+    for kind in ("rain", "clear"):
+        (folder / kind).mkdir(parents=True)
+    for number in range(PANNED):
+        view = np.s_[60 : 60 + SIZE_PX[0], PAN_PX * number : PAN_PX * number + SIZE_PX[1]]
+        clear = signs[view]
+        rgb = torch.from_numpy(clear[..., ::-1].astype(np.float32) / 255).permute(2, 0, 1)
+        if rain == "streaks":
+            rgb = rain_onto(rgb[None], streak_opacity(SHOWER, *SIZE_PX, rng), light)[0]
+        elif rain == "windshield":
+            rgb, _ = weather.render(rgb, 3 + number / 30)
+        rainy = (rgb.permute(1, 2, 0).numpy()[..., ::-1] * 255).round().astype(np.uint8)
+        for kind, shown in (("rain", rainy), ("clear", clear)):
+            (folder / kind / f"{number:05}.png").write_bytes(cv2.imencode(".png", shown)[1].tobytes())
+        covers.append(around[view])
+    return covers
 
 
 def frames(path: Path) -> Iterator[Picture]:

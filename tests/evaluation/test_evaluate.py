@@ -243,7 +243,7 @@ def ran(vderain: Run, *arguments: object) -> dict[str, Any]:
     return found
 
 
-SCORES = {"psnr_y_db", "ssim_y", "psnr_rgb_db", "ssim_rgb", "worst8_levels"}
+SCORES = {"psnr_y_db", "ssim_y", "psnr_rgb_db", "ssim_rgb", "worst8_levels", "edges_kept", "edges_new"}
 
 
 def test_command_derains_a_folder_and_compares_it(vderain: Run, tiny: Path, pair: tuple[Path, Path]) -> None:

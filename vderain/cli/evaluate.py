@@ -225,6 +225,8 @@ def _paired_rows(found: "PairedScores") -> list[list[str]]:
         ["PSNR RGB, dB", *(f"{q.psnr_rgb_db:.2f}" for q in sides)],
         ["SSIM RGB", *(f"{q.ssim_rgb:.4f}" for q in sides)],
         ["worst 8x8 block, levels", *(f"{q.worst8_levels:.1f}" for q in sides)],
+        ["edges kept", *(f"{q.edges_kept:.1%}" for q in sides)],
+        ["new edges where smooth", *(f"{q.edges_new:.2%}" for q in sides)],
     ]
     stabilities = [each for each in (found.stability_in, found.stability_out) if each]
     if stabilities:

@@ -1,4 +1,4 @@
-"""Computes PSNR and SSIM against ground truth as published tables do: Y of Matlab's rgb2ycbcr, whole frames, means."""
+"""Compares frames with the ground truth: PSNR and SSIM as published tables do (Y of Matlab's rgb2ycbcr), and edges."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.errors import InputError
+from vderain.evaluation.edges import edge_scores
 from vderain.restore.frames import Picture
 
 LUMA = np.array([65.481, 128.553, 24.966]) / 255  # R, G, B to the Y of Matlab's rgb2ycbcr, minus its offset of 16
@@ -29,6 +30,8 @@ class Quality:
         psnr_rgb_db, ssim_rgb: on R, G and B.
         worst8_levels: largest mean absolute difference of luma over any 8x8 block, in levels of 255. It shows an erased
             lane marking or a ghost, which a mean over the frame hides.
+        edges_kept: share of the edges of the truth that are kept, 0..1.
+        edges_new: share of its smooth pixels on which there is an edge, 0..1.
     """
 
     psnr_y_db: float
@@ -36,6 +39,8 @@ class Quality:
     psnr_rgb_db: float
     ssim_rgb: float
     worst8_levels: float
+    edges_kept: float
+    edges_new: float
 
 
 def quality(picture: Picture, truth: Picture) -> Quality:
@@ -54,6 +59,7 @@ def quality(picture: Picture, truth: Picture) -> Quality:
             f"pictures of {width_px}x{height_px} are too small to compare.", f"Give {SSIM_PX} pixels a side or more."
         )
     y, y_truth = luma(picture), luma(truth)
+    edges = edge_scores(y, y_truth)
     rgb, rgb_truth = picture.astype(np.float64), truth.astype(np.float64)
     return Quality(
         psnr_y_db=psnr_db(y, y_truth),
@@ -61,6 +67,8 @@ def quality(picture: Picture, truth: Picture) -> Quality:
         psnr_rgb_db=psnr_db(rgb, rgb_truth),
         ssim_rgb=ssim(rgb, rgb_truth),
         worst8_levels=worst8(y, y_truth),
+        edges_kept=edges.kept,
+        edges_new=edges.new,
     )
 
 
@@ -72,6 +80,8 @@ def over_frames(frames: Sequence[Quality]) -> Quality:
         psnr_rgb_db=fmean(frame.psnr_rgb_db for frame in frames),
         ssim_rgb=fmean(frame.ssim_rgb for frame in frames),
         worst8_levels=max(frame.worst8_levels for frame in frames),
+        edges_kept=fmean(frame.edges_kept for frame in frames),
+        edges_new=fmean(frame.edges_new for frame in frames),
     )
 
 

@@ -67,6 +67,9 @@ class Data(_Section):
     share_any_direction: float = Field(
         0.0, ge=0, le=1, description="share of rendered rain that falls in any direction, not just downwards"
     )
+    share_lettering: float = Field(
+        0.0, ge=0, le=1, description="share of windows from photographs with signs painted into them"
+    )
     share_dry: float = Field(0.15, ge=0, le=1, description="share of windows without rain, where nothing may change")
     colour_jitter: float = Field(
         0.0, ge=0, le=1, description="largest random change of brightness, contrast and saturation; needs torchvision"

@@ -31,7 +31,7 @@ class Supervised(Trainer):
             require_torchvision("data.colour_jitter")
         side_px = data.side_px + 2 * data.border_px
         scenes = load_scenes(data.photos, data.clips, side_px)
-        scenes = replace(scenes, pairs=load_pairs(data.pairs, side_px))
+        scenes = replace(scenes, pairs=load_pairs(data.pairs, side_px), share_lettering=data.share_lettering)
         self.scenes, held = held_out(scenes, self.recipe.held_share)
         return held
 

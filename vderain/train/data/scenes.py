@@ -2,11 +2,12 @@
 
 A photograph becomes a simulated drive: below the horizon the ground grows faster the nearer it is, above it the scene
 grows slowly. Objects cross in front, and thin bright marks are painted into the scene that look like rain but are not.
+Into a share of the photographs signs are painted (see `lettering`).
 """
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import cv2
@@ -25,6 +26,7 @@ from vderain.train.data.images import (
     load_photo,
     split,
 )
+from vderain.train.data.lettering import with_lettering
 
 CENTRE = WINDOW // 2
 
@@ -37,11 +39,13 @@ class Scenes:
         photos: (H, W, 3) uint8 RGB each.
         clips: (T, H, W, 3) uint8 RGB each, at least five frames.
         pairs: (T, H, W, 6) uint8 each: rainy RGB, then clear RGB; at least five frames.
+        share_lettering: share of what is cut from photographs that gets signs painted into it, 0..1.
     """
 
     photos: list[Picture]
     clips: list[NDArray[np.uint8]]
     pairs: list[NDArray[np.uint8]] = field(default_factory=list)
+    share_lettering: float = 0.0
 
 
 def load_scenes(
@@ -119,13 +123,13 @@ def held_out(scenes: Scenes, share: float) -> tuple[Scenes, Scenes]:
     """
     if len(scenes.photos) > 1:
         kept, held = split(scenes.photos, share)
-        return Scenes(kept, scenes.clips, scenes.pairs), Scenes(held, [])
+        return replace(scenes, photos=kept), Scenes(held, [])
     ends = [max(WINDOW, round(len(clip) * share)) for clip in scenes.clips if share]
     pairs = [(c[:-end], c[-end:]) for c, end in zip(scenes.clips, ends, strict=False) if len(c) >= end + WINDOW]
     if not pairs:
         return scenes, Scenes([], [])
     short = [c for c, end in zip(scenes.clips, ends, strict=True) if len(c) < end + WINDOW]
-    return Scenes(scenes.photos, [c for c, _ in pairs] + short, scenes.pairs), Scenes([], [c for _, c in pairs])
+    return replace(scenes, clips=[c for c, _ in pairs] + short), Scenes([], [c for _, c in pairs])
 
 
 def of_sequences(scenes: Scenes, length: int) -> Scenes:
@@ -144,7 +148,7 @@ def of_sequences(scenes: Scenes, length: int) -> Scenes:
             f"every clip is shorter than the {length} frames of a training sequence.",
             "Add longer clips, or photographs with --set data.photos=FOLDER.",
         )
-    return Scenes(scenes.photos, clips)
+    return replace(scenes, clips=clips, pairs=[])
 
 
 def load_pairs(pairs: Sequence[Pair], side_px: int) -> list[NDArray[np.uint8]]:
@@ -201,7 +205,7 @@ def clip_window(
 
 
 def photo_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> Picture:
-    """Cut a random square from a random photograph.
+    """Cut a random square from a random photograph, and paint signs into a share of them.
 
     Args:
         scenes: with at least one photograph.
@@ -212,7 +216,11 @@ def photo_window(scenes: Scenes, side_px: int, rng: np.random.Generator) -> Pict
         (side_px, side_px, 3) uint8 RGB.
     """
     photo = scenes.photos[rng.integers(len(scenes.photos))]
-    return _cut(photo, *_place(photo.shape[:2], side_px, rng), side_px)
+    window = _cut(photo, *_place(photo.shape[:2], side_px, rng), side_px)
+    # Nothing is drawn at a share of 0, so that recipes without signs make the windows that they always made.
+    if scenes.share_lettering and rng.random() < scenes.share_lettering:
+        return with_lettering(window, rng)[0]
+    return window
 
 
 def drive_window(scenes: Scenes, side_px: int, rng: np.random.Generator, count: int = WINDOW) -> NDArray[np.uint8]:
