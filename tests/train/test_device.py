@@ -3,9 +3,11 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from click.testing import Result
+from clips import planes_of_file
 
 from vderain.errors import DeviceError, UsageError
 from vderain.model.checkpoint import load_checkpoint
@@ -19,6 +21,15 @@ WAYS = {
     "supervised": (),
     "cyclegan": ("model.window=1", "cyclegan.layers=1", "cyclegan.width=4", "cyclegan.rendered=1.0"),
     "semi_supervised": ("semi_supervised.real=2", "semi_supervised.layers=1", "semi_supervised.width=4"),
+    "unpaired": (
+        "model.window=1",
+        "semi_supervised.real=2",
+        "semi_supervised.temporal=0",
+        "semi_supervised.pseudo_label=0",
+        "semi_supervised.transplanted=1",
+        "semi_supervised.layers=1",
+        "semi_supervised.width=4",
+    ),
 }
 
 
@@ -80,3 +91,18 @@ def test_every_way_of_training_runs_on_cuda(vderain: Run, pictures: Path, tmp_pa
     facts = load_checkpoint(str(tmp_path / "run" / GENERATOR)).facts
     assert facts["iterations"] == 6
     assert torch.cuda.get_device_name() in facts["hardware"]
+
+
+@pytest.mark.gpu
+def test_a_clip_comes_out_of_cuda_as_out_of_the_cpu(
+    vderain: Run, clip: Callable[..., Path], tiny: Path, tmp_path: Path
+) -> None:
+    source, outputs = clip(frames=6), []
+    for device in ("cpu", "cuda"):
+        flags = ("--model", tiny, "--device", device, "--precision", "fp32", "--codec", "ffv1", "--no-guard")
+        output = tmp_path / f"{device}.mkv"
+        result = vderain("process", source, "-o", output, *flags)
+        assert result.exit_code == 0, result.stderr
+        assert f"on {device}" in result.output
+        outputs.append(np.stack([np.concatenate([p.ravel() for p in f]) for f in planes_of_file(output)]).astype(int))
+    assert np.abs(outputs[0] - outputs[1]).max() <= 1, "sums are rounded in another order"

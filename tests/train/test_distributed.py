@@ -76,6 +76,16 @@ def test_two_processes_equal_one(pictures: Path, tmp_path: Path, kind: str) -> N
     assert worst(tmp_path / "1", tmp_path / "start") > 50 * TOLERANCE, "the run went somewhere"
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+def test_two_gpus_equal_one(pictures: Path, tmp_path: Path) -> None:
+    settings = [f"data.photos='{pictures}'", "optimiser.batch=4", "optimiser.iterations=6", "data.fresh=3"]
+    train(load_recipe(SMOKE, tuple(settings)), tmp_path / "1", device="cuda")
+    done = together(tmp_path / "2", settings, "--device", "cuda")
+    assert done.returncode == 0, done.stderr
+    assert worst(tmp_path / "1", tmp_path / "2") < 1e-3, "sums are rounded in varying order"
+
+
 def test_two_processes_resume_a_run_of_one(pictures: Path, tmp_path: Path) -> None:
     settings = [f"data.photos='{pictures}'", "optimiser.decay=0"]
     alone(tmp_path / "straight", [*settings, "optimiser.iterations=6"])

@@ -22,7 +22,7 @@ from vderain.train.distributed import ProcessGroup
 from vderain.train.logger import Event, Progress
 from vderain.train.loop import train
 from vderain.train.losses import colourfulness, grey_layer, rain_mask, warping_loss
-from vderain.train.semi_supervised import PARTS, RealRain, RealWindow, SemiSupervised
+from vderain.train.semi_supervised import GENERATED, PARTS, RealRain, RealWindow, SemiSupervised
 from vderain.train.trainer import BEST, GENERATOR, RESUME, Losses
 
 Run = Callable[..., Result]
@@ -198,6 +198,61 @@ def test_each_part_can_be_left_out_and_moves_something(smoke: Callable[..., Reci
     )
 
 
+def single(*more: str) -> tuple[str, ...]:
+    return ("model.window=1", "semi_supervised.temporal=0", "semi_supervised.pseudo_label=0", *more)
+
+
+def test_single_frames_are_trained_without_neighbours(
+    smoke: Callable[..., Recipe], tmp_path: Path, vderain: Run, folder: Path
+) -> None:
+    told: list[Event] = []
+    more = single("semi_supervised.transplanted=1", "semi_supervised.bright=0.2")
+    train(smoke(*more), tmp_path / "run", on_event=told.append)
+    line = next(event for event in told if isinstance(event, Progress) and event.iteration == 4)
+    assert line.parts["temporal"] == line.parts["pseudo_label"] == 0
+    assert all(line.parts[name] > 0 for name in ("rendered", "half_cycle", "cycle", "identity"))
+    picture = next(folder.rglob("*.png"))
+    done = vderain("process", picture, "-o", tmp_path / "out.png", "--model", tmp_path / "run" / BEST)
+    assert done.exit_code == 0, done.stderr
+
+
+def test_without_its_parts_the_rain_generator_is_not_trained(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
+    off = [f"semi_supervised.{name}=0" for name in GENERATED]
+    trainer = SemiSupervised(smoke(*off, "semi_supervised.transplanted=1"), tmp_path)
+    nets = [trainer.rain_generator, trainer.discriminators.clear, trainer.discriminators.rain]
+    before = [p.clone() for net in nets for p in net.parameters()]
+    losses = trainer.step(*batch_of(trainer))
+    after = [p for net in nets for p in net.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert losses["discriminators"] == 0
+
+
+def test_transplanted_rain_is_what_the_averaged_generator_removes(
+    smoke: Callable[..., Recipe], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trainer = SemiSupervised(smoke(*single("semi_supervised.transplanted=1")), tmp_path)
+    _rainy, _confidence, clear, _dry, *rest = batch_of(trainer)
+    real, seen = RealWindow(*rest), []
+    ask = trainer.loss_to_truth
+    monkeypatch.setattr(trainer, "loss_to_truth", lambda *tensors: seen.append(tensors) or ask(*tensors))
+    known = clear[: len(real.rainy)]
+    trainer._transplanted(known, real)  # the averaged generator is the identity still, and removes nothing
+    assert torch.equal(seen[0][1], known)
+    torch.nn.init.constant_(trainer.mean.head.bias, -0.1)  # now it takes a tenth of white from every pixel
+    trainer._transplanted(known, real)
+    _, rained, truth, _ = seen[1]
+    added = (rained - truth)[rained < 1]
+    assert torch.equal(truth, known)
+    assert 0.05 < float(added.min()) <= float(added.max()) < 0.19, "varied in strength"
+
+
+def test_frames_of_rainy_clips_are_seen_one_by_one() -> None:
+    clip = panned(3, 2, streaks=True)  # too short for two windows
+    window = RealRain(Scenes([], [clip]), DATA, 1, single=True)[0]
+    assert all(torch.equal(window.rainy[0, 0], frame) for frame in window.rainy[0])
+    assert not window.flow_confidence.any()
+
+
 def test_the_warm_up_is_of_rendered_pairs_alone(smoke: Callable[..., Recipe], tmp_path: Path) -> None:
     told: list[Event] = []
     train(smoke("semi_supervised.warmup=2", "optimiser.iterations=4"), tmp_path, on_event=told.append)
@@ -248,6 +303,7 @@ def test_a_resumed_run_equals_an_uninterrupted_one(
     ("override", "says"),
     [
         ("model.window=1", "model.window"),
+        ("semi_supervised.bright=-1", "bright"),
         ("semi_supervised.real=3", "semi_supervised.real"),
         ("cyclegan.cycle=1", "two ways"),
     ],

@@ -164,6 +164,10 @@ class SemiSupervisedSettings(DiscriminatorSettings):
     identity: float = Field(0.1, ge=0, description="the generator leaves clear images as they are")
     mask: float = Field(0.01, ge=0, description="share of the pixels of clear images that it changes")
     grey: float = Field(0.2, ge=0, description="colour in what it removes from real rain")
+    bright: float = Field(0.0, ge=0, description="light that it adds to real rain, which only ever brightens")
+    transplanted: float = Field(
+        0.0, ge=0, description="what it removes from real rain, laid onto clear images, against the ground truth"
+    )
     temporal: float = Field(0.2, ge=0, description="warping error between neighbouring frames")
     pseudo_label: float = Field(0.2, ge=0, description="distance to the gated median of aligned neighbours")
     layer_max: float = Field(0.6, gt=0, le=1, description="largest brightness the rain generator adds")
@@ -243,8 +247,11 @@ class Recipe(_Section):
             raise ValueError("optimiser.crop_px is larger than data.side_px")
         if semi_supervised is not None and self.cyclegan is not None:
             raise ValueError("cyclegan and semi_supervised are two ways of training: keep one section")
-        if semi_supervised is not None and window < 5:
-            raise ValueError("semi_supervised needs neighbouring frames: set model.window to 5")
+        if semi_supervised is not None and window < 5 and (semi_supervised.temporal or semi_supervised.pseudo_label):
+            raise ValueError(
+                "semi_supervised.temporal and semi_supervised.pseudo_label need neighbouring frames: set both to 0, or "
+                "model.window to 5"
+            )
         if semi_supervised is not None and semi_supervised.real > self.optimiser.batch:
             raise ValueError("semi_supervised.real is larger than optimiser.batch")
         if self.model.state and (self.cyclegan is not None or semi_supervised is not None):

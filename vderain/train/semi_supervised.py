@@ -34,9 +34,11 @@ from vderain.train.trainer import Batch, Losses
 
 PARTS = (
     "rendered", "half_cycle", "self_regularisation", "cycle", "adversarial", "identity", "mask", "grey", "temporal",
-    "pseudo_label",
+    "pseudo_label", "bright", "transplanted",
 )  # fmt: skip
+GENERATED = "half_cycle", "self_regularisation", "cycle", "adversarial"  # parts that need the rain generator
 FRAMES = WINDOW + 1  # of two consecutive windows
+STRENGTHS = 0.6, 1.8  # of transplanted rain: what is left of a streak was removed too weakly
 NEXT = 2  # index of the frame after the centre among the neighbours of a window
 
 
@@ -106,11 +108,12 @@ class RealRain(Dataset[RealWindow]):
         scenes: rainy photographs and clips.
         data: section of the recipe.
         seed: of the run.
+        single: frames of clips are seen one by one, as photographs are.
     """
 
-    def __init__(self, scenes: Scenes, data: Data, seed: int) -> None:
-        self.data, self.seed = data, seed
-        self.clips = [clip for clip in scenes.clips if len(clip) >= FRAMES]
+    def __init__(self, scenes: Scenes, data: Data, seed: int, single: bool = False) -> None:
+        self.data, self.seed, self.single = data, seed, single
+        self.clips = [clip for clip in scenes.clips if single or len(clip) >= FRAMES]
         self.photos = scenes.photos
         self.side_px = data.side_px + 2 * data.border_px
 
@@ -118,7 +121,10 @@ class RealRain(Dataset[RealWindow]):
         cv2.setNumThreads(1)
         rng = np.random.default_rng((self.seed, 4, index))
         which = int(rng.integers(len(self.clips) + len(self.photos)))
-        if which < len(self.clips):
+        if which < len(self.clips) and self.single:
+            clip = self.clips[which]
+            first = second = self._still(clip[rng.integers(len(clip))], rng)
+        elif which < len(self.clips):
             first, second = self._moving(self.clips[which], rng)
         else:
             first = second = self._still(self.photos[which - len(self.clips)], rng)
@@ -183,6 +189,8 @@ class SemiSupervised(Supervised):
         super().build()
         assert self.recipe.semi_supervised is not None
         self.settings = settings = self.recipe.semi_supervised
+        self.single = self.recipe.model.window == 1
+        self.generates = any(getattr(settings, name) for name in GENERATED)
         if settings.real % self.group.size:
             raise UsageError(
                 f"{settings.real} crops of real rain cannot be shared evenly by {self.group.size} processes.",
@@ -200,7 +208,7 @@ class SemiSupervised(Supervised):
         data = self.recipe.data
         side_px = data.side_px + 2 * data.border_px
         rainy = load_scenes(data.rain, data.rain, side_px, kind="rainy", key="data.rain")
-        self.rainy = RealRain(rainy, data, self.recipe.run.seed)
+        self.rainy = RealRain(rainy, data, self.recipe.run.seed, self.single)
         return held
 
     def batches(self) -> Iterator[Batch]:
@@ -240,12 +248,19 @@ class SemiSupervised(Supervised):
         values = {name: parts[name].item() if name in parts else 0.0 for name in PARTS}
         return {"loss": loss.item()} | values | {"discriminators": discriminator_loss}
 
-    def _real_rain_losses(self, clear: Tensor, real: RealWindow) -> tuple[tuple[Tensor, Tensor], dict[str, Tensor]]:
-        """Derained and generated rainy images, (B, 3, H, W) each, and all losses but the supervised one."""
+    def _real_rain_losses(
+        self, clear: Tensor, real: RealWindow
+    ) -> tuple[tuple[Tensor, Tensor] | None, dict[str, Tensor]]:
+        """Losses beside the supervised one, and derained and generated rainy images, (B, 3, H, W), if there are any."""
         parts = self._losses_on_clear(clear)
         derained, on_real = self._losses_on_real(real)
+        parts |= on_real
+        if self.settings.transplanted:
+            parts["transplanted"] = self._transplanted(clear, real)
+        if not self.generates:
+            return None, parts
         rained, half = self._half_cycle(clear, real)
-        parts |= on_real | half
+        parts |= half
         with self.placement.autocast():
             parts["adversarial"] = self.discriminators.generator_loss(derained, rained)
         return (derained, rained), parts
@@ -258,41 +273,65 @@ class SemiSupervised(Supervised):
 
     def _losses_on_real(self, real: RealWindow) -> tuple[Tensor, dict[str, Tensor]]:
         """Derained real rain, (B, 3, H, W), and the losses on it that need no ground truth."""
-        both = self.restored(real.rainy.flatten(0, 1), real.confidence.flatten(0, 1))
-        now, after = both[::2], both[1::2]
         rain = centre_of(real.rainy[:, 0])
+        parts = {}
+        if self.single:
+            now = self.restored(real.rainy[:, 0], real.confidence[:, 0])
+        else:
+            both = self.restored(real.rainy.flatten(0, 1), real.confidence.flatten(0, 1))
+            now, after = both[::2], both[1::2]
+            label = charbonnier(now - real.pseudo, self.recipe.optimiser.epsilon, real.pseudo_confidence)
+            parts["temporal"] = warping_loss(now, after, real.flow, real.flow_confidence)
+            parts["pseudo_label"] = label.mean()
         removed = rain - now
-        back = self._add_rain(now, now + removed.mean(1, keepdim=True))
-        to_label = now - real.pseudo
-        epsilon = self.recipe.optimiser.epsilon
-        return now, {
-            "grey": colourfulness(removed),
-            "temporal": warping_loss(now, after, real.flow, real.flow_confidence),
-            "pseudo_label": charbonnier(to_label, epsilon, real.pseudo_confidence).mean(),
-            "cycle": F.l1_loss(back, rain),
-        }
+        if self.generates:
+            back = self._add_rain(now, now + removed.mean(1, keepdim=True))
+            parts["cycle"] = F.l1_loss(back, rain)
+        return now, parts | {"grey": colourfulness(removed), "bright": F.relu(-removed).mean()}
 
     def _half_cycle(self, clear: Tensor, real: RealWindow) -> tuple[Tensor, dict[str, Tensor]]:
-        """Rain on five copies of a clear image, and its removal.
+        """Rain on copies of a clear image, one for each frame of a window, and its removal.
 
         Returns:
             The centre image with generated rain, (B, 3, H, W), and the losses.
         """
         rng = self.iteration_rng()
         lights = self.group.shard([draw_light(rng) for _ in range(self.settings.real)])
-        still = clear.unsqueeze(1).expand(-1, WINDOW, -1, -1, -1)  # (B, 5, 3, H, W)
-        pairs = zip(still, real.rain, lights, strict=True)
+        count = 1 if self.single else WINDOW
+        still = clear.unsqueeze(1).expand(-1, count, -1, -1, -1)  # (B, T, 3, H, W)
+        pairs = zip(still, real.rain[:, :count], lights, strict=True)
         rendered = torch.stack([rain_onto(frames, opacity, light) for frames, opacity, light in pairs]).flatten(0, 1)
-        rained = self._add_rain(still.flatten(0, 1), rendered)  # (B * 5, 3, H, W)
-        window = rained.view(len(clear), WINDOW * 3, *rained.shape[-2:])
-        centre = centre_of(window)
+        rained = self._add_rain(still.flatten(0, 1), rendered)  # (B * T, 3, H, W)
+        window = rained.view(still.shape).expand(-1, WINDOW, -1, -1, -1).flatten(1, 2)  # (B, 15, H, W)
         # Detached: the rain generator is not rewarded for rain that is easy to remove.
-        back = self.restored(window.detach(), torch.ones_like(clear[:, :1]))
-        dry = torch.zeros(len(clear), dtype=torch.bool, device=clear.device)
-        return centre, {
-            "half_cycle": self.loss_to_truth(back, centre.detach(), clear, dry),
+        return centre_of(window), {
+            "half_cycle": self._loss_on_rained(window.detach(), clear),
             "self_regularisation": F.l1_loss(rained, rendered),
         }
+
+    def _transplanted(self, clear: Tensor, real: RealWindow) -> Tensor:
+        """Loss on clear images, (B, 3, H, W), that carry the light which the averaged generator removes from real rain.
+
+        A mean teacher (Tarvainen & Valpola, NeurIPS 2017) that gives away its residual, not its result: what lies
+        behind the rain is known, because it is the clear image. Varied in strength, so that weaker and bolder rain than
+        it finds is learned too.
+        """
+        rng = self.iteration_rng()
+        low, high = STRENGTHS
+        drawn = torch.rand(self.settings.real, 1, 1, 1, generator=rng) * (high - low) + low
+        strength = torch.stack(list(self.group.shard(list(drawn)))).to(clear)
+        with torch.no_grad():
+            rain = real.rainy[:, 0]
+            removed = centre_of(rain) - self.restored(rain, real.confidence[:, 0], self.mean)
+        layer = strength * removed.mean(1, keepdim=True).clamp(min=0)
+        rained = (clear + layer).clamp(max=1)
+        return self._loss_on_rained(rained.repeat(1, WINDOW, 1, 1), clear)
+
+    def _loss_on_rained(self, window: Tensor, clear: Tensor) -> Tensor:
+        """Supervised loss on windows, (B, 15, H, W), whose centre is a clear image, (B, 3, H, W), with rain on it."""
+        dry = torch.zeros(len(clear), dtype=torch.bool, device=clear.device)
+        restored = self.restored(window, torch.ones_like(clear[:, :1]))
+        return self.loss_to_truth(restored, centre_of(window), clear, dry)
 
     def _add_rain(self, clear: Tensor, rendered: Tensor) -> Tensor:
         """Clear images, (B, 3, H, W), with a grey layer of rain that starts as the rendered one."""

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import replace
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from vderain.train.data.loader import ExampleLoader, Packed, W, WindowPool, pack, unpack
@@ -73,12 +73,13 @@ class Supervised(Trainer):
             turn = self.iteration // data.every + 1
             yield pool
 
-    def restored(self, rainy: Tensor, confidence: Tensor) -> Tensor:
+    def restored(self, rainy: Tensor, confidence: Tensor, network: nn.Module | None = None) -> Tensor:
         """Derain the centre frames of windows.
 
         Args:
             rainy: (B, 15, H, W) in 0..1.
             confidence: (B, 1, H, W) in 0..1.
+            network: that does it; the generator if not given.
 
         Returns:
             (B, 3, H, W), not clamped to 0..1.
@@ -86,7 +87,7 @@ class Supervised(Trainer):
         centre = centre_of(rainy)
         frames = rainy if self.recipe.model.window > 1 else centre
         with self.placement.autocast():
-            residual: Tensor = self.generator(frames, confidence)
+            residual: Tensor = (network or self.generator)(frames, confidence)
         return centre + residual.float()
 
     def loss_to_truth(self, restored: Tensor, rainy: Tensor, clear: Tensor, dry: Tensor) -> Tensor:
