@@ -136,6 +136,8 @@ SPEEDS: dict[Speed, SpeedChoice] = {
     "preview": SpeedChoice(temporal="light", fast_preset=True, half_size=True),
 }
 
+FAST_SHARE = 0.7  # of the time of ``best`` that ``fast`` takes; measured in docs/benchmarks.md
+
 
 def _check_container(container: str | None) -> None:
     if container is None:
@@ -190,6 +192,13 @@ def settings(options: Options) -> str:
 def needs_network(options: Options) -> bool:
     """Whether any network runs for these options."""
     return options.temporal != "only" and options.strength != 0
+
+
+def is_best(options: Options) -> bool:
+    """Whether the options are those of ``--speed best``, as far as a speed chooses them."""
+    best = SPEEDS["best"]
+    chosen = SpeedChoice(options.model, options.temporal, options.encode.fast_preset, options.half_size)
+    return chosen == best and options.encode.preset is None and needs_network(options)
 
 
 def weights(options: Options) -> str:

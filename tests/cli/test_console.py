@@ -18,7 +18,8 @@ from rich.console import Console
 from vderain.batch.plan import Item
 from vderain.batch.record import FileResult, Record
 from vderain.cli.batch_output import _table_by_group
-from vderain.cli.console import print_error
+from vderain.cli.console import print_error, progress_display
+from vderain.media.frame import Progress
 from vderain.runtime.text import one_line
 
 ROOT = Path(__file__).parents[2]
@@ -204,3 +205,31 @@ def test_names_from_files_are_printed_as_clean_text(vderain: Callable[..., Any],
     assert r"rain\xff\x1b[2J" in texts[0]
     for text in texts[1:]:
         assert r"in\x1b[2J\xe9" in text
+
+
+def paced(monkeypatch: pytest.MonkeyPatch, total_s: float, resumed_s: float = 0.0) -> None:
+    """Shows the progress of a video at half its speed, of which frames come a minute after the start."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with progress_display("a.mp4", quiet=False, as_json=False, fast_share=0.7) as show:
+        now[0] = 60.0
+        for frame in range(300):
+            show(Progress(frames=frame, done_s=resumed_s + frame / 30, total_s=total_s))
+            now[0] += 2 / 30
+
+
+def test_a_long_run_says_once_how_a_faster_one_compares(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paced(monkeypatch, 604.0)
+    lines = capsys.readouterr().err.splitlines()
+    assert [line for line in lines if "--speed" in line] == ["15.0 frames/s, 20 min left; --speed fast: 14 min"]
+    paced(monkeypatch, 60.0)
+    assert "--speed" not in capsys.readouterr().err
+
+
+def test_the_time_left_counts_from_the_first_frame(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    paced(monkeypatch, 100.0, resumed_s=40.0)
+    assert "a.mp4: 45%, 15.0 frames/s, 1:50 left" in capsys.readouterr().err

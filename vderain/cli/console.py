@@ -32,6 +32,7 @@ err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 PLAIN_EVERY_S = 10.0  # between lines of progress where there is no terminal
 EVENT_EVERY_S = 0.5  # between JSON events
+HINT_AFTER_S, HINT_FROM_S = 8.0, 120.0  # a run that then has at least this long to go could be made faster
 STOP_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 SENTENCE = re.compile(r"(A|The|There|No) ")  # starts a message, where others start with a file name
 
@@ -203,13 +204,17 @@ class _OneLine(logging.Formatter):
 
 
 @contextmanager
-def progress_display(name: str, quiet: bool, as_json: bool) -> Iterator[ProgressHandler]:
+def progress_display(
+    name: str, quiet: bool, as_json: bool, fast_share: float | None = None
+) -> Iterator[ProgressHandler]:
     """Show the progress of one file: a bar on a terminal, else plain lines, JSON events or nothing.
 
     Args:
         name: what is processed.
         quiet: show nothing.
         as_json: print JSON events to stdout.
+        fast_share: how long ``--speed fast`` would take, as a share; None where it does not apply. Printed once, in a
+            long run.
 
     Yields:
         A function to call with the progress after each frame.
@@ -220,10 +225,54 @@ def progress_display(name: str, quiet: bool, as_json: bool) -> Iterator[Progress
     elif quiet:
         yield lambda progress: None
     elif not err.is_terminal:
-        yield _Throttled(PLAIN_EVERY_S, lambda state: err.print(_plain_line(name, state), markup=False))
+        lines = _Throttled(PLAIN_EVERY_S, lambda state: err.print(_plain_line(name, state), markup=False))
+        yield _with_hint(lines, fast_share)
     else:
         with _bar(name) as update:
-            yield update
+            yield _with_hint(update, fast_share)
+
+
+class _Pace:
+    """The speed since the first frame: to load models and to look for rain takes time, but not for each frame."""
+
+    def __init__(self) -> None:
+        self._began: tuple[float, Progress] | None = None
+
+    def __call__(self, progress: "Progress") -> tuple[float, float, float | None]:
+        """Take the progress after a frame into account.
+
+        Returns:
+            Seconds since the first frame, frames a second, and the seconds left or None where they are unknown.
+        """
+        now_s = time.monotonic()
+        began_s, first = self._began = self._began or (now_s, progress)
+        elapsed_s, frames, done_s = now_s - began_s, progress.frames - first.frames, progress.done_s - first.done_s
+        left_s = None
+        if progress.total_s and done_s > 0:
+            left_s = max(0.0, progress.total_s - progress.done_s) * elapsed_s / done_s
+        return elapsed_s, frames / max(1e-6, elapsed_s), left_s
+
+
+def _with_hint(show: ProgressHandler, fast_share: float | None) -> ProgressHandler:
+    """Print once, after the first seconds of a long run, how long it takes and how much less a faster one would."""
+    pace, said = _Pace(), fast_share is None
+
+    def update(progress: "Progress") -> None:
+        nonlocal said
+        show(progress)
+        elapsed_s, fps, left_s = pace(progress)
+        if not said and elapsed_s >= HINT_AFTER_S and left_s is not None:
+            said = True
+            if left_s >= HINT_FROM_S:
+                fast = _about((fast_share or 1.0) * left_s)
+                err.print(f"{fps:.1f} frames/s, {_about(left_s)} left; --speed fast: {fast}", markup=False)
+
+    return update
+
+
+def _about(seconds: float) -> str:
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 120 else f"{round(seconds / 3600)} h"
 
 
 class _Throttled:
@@ -231,17 +280,16 @@ class _Throttled:
 
     def __init__(self, every_s: float, show: Callable[[dict[str, Any]], None]) -> None:
         self.every_s, self.show = every_s, show
-        self.started_s = self.shown_s = time.monotonic()
+        self.shown_s, self.pace = time.monotonic(), _Pace()
 
     def __call__(self, progress: "Progress") -> None:
+        _, fps, left_s = self.pace(progress)
         now_s = time.monotonic()
         if now_s - self.shown_s < self.every_s:
             return
         self.shown_s = now_s
-        elapsed_s = now_s - self.started_s
         share = min(1.0, progress.done_s / progress.total_s) if progress.total_s else None
-        left_s = elapsed_s * (1 - share) / share if share else None
-        self.show({"frames": progress.frames, "fps": progress.frames / elapsed_s, "share": share, "left_s": left_s})
+        self.show({"frames": progress.frames, "fps": fps, "share": share, "left_s": left_s})
 
 
 def _event(state: dict[str, Any]) -> dict[str, Any]:
@@ -291,12 +339,11 @@ def _bar(name: str) -> Iterator[ProgressHandler]:
         TextColumn("left"),
     )
     with Bars(*columns, console=err, transient=True, expand=True) as bars:
-        task = bars.add_task(name, total=None, fps=0.0)
-        started_s = time.monotonic()
+        task, pace = bars.add_task(name, total=None, fps=0.0), _Pace()
 
         def update(progress: "Progress") -> None:
             done_s = min(progress.done_s, progress.total_s) if progress.total_s else progress.done_s
-            fps = progress.frames / max(1e-6, time.monotonic() - started_s)
+            _, fps, _ = pace(progress)
             bars.update(task, completed=done_s, total=progress.total_s, fps=fps)
 
         yield update

@@ -10,6 +10,7 @@ import typer
 from vderain.cli.console import counted, exit_on_error, format_time, out, print_error, progress_display, show
 from vderain.cli.flags import Json, MakeOptions, Quiet, Verbose, build_options, with_options
 from vderain.errors import Interrupted
+from vderain.options import FAST_SHARE, is_best
 
 if TYPE_CHECKING:
     from vderain.process import Result
@@ -48,7 +49,8 @@ def process_command(
             target = output or default_target(source, options.container)
             segments = temporary_path(target, ".segments")
         try:
-            with progress_display(source.name, quiet, as_json) as on_progress:
+            faster = FAST_SHARE if is_best(options) else None
+            with progress_display(source.name, quiet, as_json, faster) as on_progress:
                 result = process(source, output, options, on_progress, Hooks(segments=segments))
         except KeyboardInterrupt:
             if segments is None or not segments.exists():
