@@ -30,6 +30,7 @@ from vderain.restore.quick_look import QuickLook
 from vderain.restore.rain_intervals import RainInterval, dry_frames
 from vderain.restore.raindrops import EVERY
 from vderain.restore.scene_state import MEMORY
+from vderain.restore.temporal_filter import STILL_RADIUS
 from vderain.runtime.copies import copy_file
 from vderain.runtime.device import configure_malloc, trim_memory
 from vderain.runtime.files import Draft, fingerprint
@@ -44,7 +45,7 @@ log = logging.getLogger(__name__)
 
 TRIM_EVERY = 8  # frames
 # Frames on each side that a result depends on, through all stages of the pipeline that have no memory.
-CONTEXT = 4 * RADIUS + 2 * MEMORY + EVERY
+CONTEXT = 4 * RADIUS + STILL_RADIUS + 2 * MEMORY + EVERY
 AHEAD = 4  # frames decoded before, and restored frames waiting for, the slower side
 
 OnFrame = Callable[[Frame, Frame, int], None]  # frame as decoded, frame without rain, quarter turns to show it

@@ -31,6 +31,7 @@ NETWORK_FLAGS = ("model", "strength", "temporal", "device", "precision")
 if TYPE_CHECKING:
     from vderain.evaluation.evaluate import PairedScores, Report, UnpairedScores
     from vderain.evaluation.footage import Footage
+    from vderain.evaluation.over_time import OverTime
     from vderain.process import Progress
 
 
@@ -43,6 +44,9 @@ Single = Annotated[bool, option("--single", help="Treat the folder as unrelated 
 Identity = Annotated[bool, option("--identity", help="Also process the clear clip, to measure unwanted changes.")]
 Limit = Annotated[int | None, option(min=1, metavar="N", help="Use the first N frames only.")]
 Sheet = Annotated[Path | None, option(metavar="FILE.png", help="Write a contact sheet: before, after, difference.")]
+Plot = Annotated[
+    Path | None, option(metavar="FILE.png", help="Without --clear: write the measures of each frame as a plot.")
+]
 AsJson = Annotated[bool, advanced("--json", help="Print one JSON object.")]
 
 
@@ -58,6 +62,7 @@ def evaluate_command(
     device: Device = DEFAULTS.device,
     limit: Limit = None,
     sheet: Sheet = None,
+    plot: Plot = None,
     temporal: Mode = DEFAULTS.temporal,
     precision: NetworkPrecision = DEFAULTS.precision,
     as_json: AsJson = False,
@@ -67,12 +72,12 @@ def evaluate_command(
     """Measure how well rain is removed, with or without ground truth."""
     with exit_on_error(quiet, verbose):
         chosen = [name for name in NETWORK_FLAGS if _was_given(ctx, name)]
-        _check(rain, clear, derained, single, identity, chosen)
+        _check(rain, clear, derained, single, identity, chosen, plot)
         from vderain.evaluation.contact_sheet import check_target, write_sheet
         from vderain.evaluation.footage import Footage, zip_frames
 
-        if sheet:
-            check_target(sheet)
+        for picture in filter(None, (sheet, plot)):
+            check_target(picture)
         network = Options(
             model=model or DEFAULTS.model, strength=strength, temporal=temporal or DEFAULTS.temporal, device=device,
             precision=precision,
@@ -87,13 +92,14 @@ def evaluate_command(
             after = given or work.derained(before, "out")
             kept = work.derained(truth, "clear") if truth and identity else None
             found = _measure(before, after, truth, kept, quiet)
+            over_time = None if truth else _over_time(before, after, plot)
             if sheet:
                 write_sheet(sheet, before, after, truth, found.frames)
         if as_json:
             named = {"rain": rain, "out": derained, "clear": clear, "model": work.model, "device": work.device}
-            out.print(json.dumps(named | asdict(found), default=str), markup=False)
+            _print_json(named, found, over_time)
         else:
-            _print(found, rain, work)
+            _print(found, rain, work, over_time)
 
 
 def _measure(
@@ -119,6 +125,17 @@ def _measure(
         if truth:
             return evaluate_against_truth(before, after, truth, kept, on_progress)
         return evaluate_without_truth(before, after, on_progress)
+
+
+def _over_time(before: "Footage", after: "Footage", target: Path | None) -> "OverTime":
+    """Measure a clip of real rain frame by frame, and draw that where `target` is given."""
+    from vderain.evaluation.contact_sheet import write_png
+    from vderain.evaluation.over_time import measure_over_time, plot, summary
+
+    facts = measure_over_time(before, after)
+    if target:
+        write_png(target, plot(facts))
+    return summary(facts)
 
 
 class Work:
@@ -176,6 +193,7 @@ def _check(
     single: bool,
     identity: bool,
     chosen: list[str],
+    plot: Path | None,
 ) -> None:
     """Refuse contradictory flags.
 
@@ -186,12 +204,15 @@ def _check(
         single: value of ``--single``.
         identity: value of ``--identity``.
         chosen: flags for the network that were given.
+        plot: value of ``--plot``.
 
     Raises:
         UsageError: flags that contradict each other.
     """
     if identity and not clear:
         raise UsageError("--identity needs clear footage.", "Add --clear.")
+    if plot and clear:
+        raise UsageError("--plot is for clips without ground truth.", "Leave out --plot or --clear.")
     if single and not clear:
         raise UsageError("--single needs ground truth: rain is measured by its motion.", "Add --clear.")
     if single and not rain.is_dir():
@@ -200,7 +221,12 @@ def _check(
         raise UsageError(f"--{chosen[0]} does not apply to --out, which is measured as it is.", "Leave out either.")
 
 
-def _print(found: "Report", rain: Path, work: Work) -> None:
+def _print_json(named: dict[str, Path | str | None], found: "Report", over_time: "OverTime | None") -> None:
+    facts = asdict(found) | ({"over_time": asdict(over_time)} if over_time else {})
+    out.print(json.dumps(named | facts, default=str), markup=False)
+
+
+def _print(found: "Report", rain: Path, work: Work, over_time: "OverTime | None") -> None:
     """Print a table with one row per measure."""
     from rich.table import Table
 
@@ -212,7 +238,7 @@ def _print(found: "Report", rain: Path, work: Work) -> None:
     rows = _paired_rows(found) if isinstance(found, PairedScores) else _unpaired_rows(found)
     for column in ("in", "out", "clear, derained")[: len(rows[0]) - 1]:
         table.add_column(column, justify="right")
-    for row in rows:
+    for row in rows + (_over_time_rows(over_time) if over_time else []):
         table.add_row(*row)
     out.print(table)
 
@@ -240,3 +266,19 @@ def _unpaired_rows(found: "UnpairedScores") -> list[list[str]]:
         ["residual rain, levels", *(f"{t.residual_rain_levels:.4f}" for t in sides)],
         ["E_warp, own motion", *("-" if t.warp is None else f"{t.warp:.3f}" for t in sides)],
     ]
+
+
+def _over_time_rows(found: "OverTime") -> list[list[str]]:
+    rows = []
+    if found.static_in and found.static_out:
+        sides = found.static_in, found.static_out
+        rows = [
+            ["PSNR in static places, dB", *(f"{side.psnr_db:.2f}" for side in sides)],
+            ["brighter there, levels^2", *(f"{side.bright:.3f}" for side in sides)],
+            ["darker there, levels^2", *(f"{side.dark:.3f}" for side in sides)],
+        ]
+    if found.direction_deg is not None:
+        rows.append(["streaks from the vertical, degrees", f"{found.direction_deg:.0f}", ""])
+    if found.unsteadiness is not None:
+        rows.append(["largest change / frames around", "", f"{found.unsteadiness:.2f}"])
+    return rows

@@ -19,16 +19,16 @@ TEXT_RGB, BACKGROUND_RGB = (230, 230, 230), (24, 24, 24)
 
 
 def check_target(target: Path) -> None:
-    """Check before the work begins that the sheet can be written.
+    """Check before the work begins that a picture can be written.
 
     Raises:
         UsageError: the name does not end in .png.
         OutputError: the file exists, or its folder does not.
     """
     if target.suffix.lower() != ".png":
-        raise UsageError(f"{target.name} does not end in .png.", "A contact sheet is a PNG.")
+        raise UsageError(f"{target.name} does not end in .png.", "Contact sheets and plots are PNG.")
     if target.exists():
-        raise OutputError(f"{target} exists already.", "Name another file for the sheet.")
+        raise OutputError(f"{target} exists already.", "Name another file.")
     if not target.parent.is_dir():
         raise OutputError(f"the folder {target.parent} does not exist.", "Create it, or choose another.")
 
@@ -53,7 +53,16 @@ def write_sheet(target: Path, rain: Footage, out: Footage, clear: Footage | None
         if number in chosen:
             named = [f"{labels[0]}, frame {number}", *labels[1:]]
             rows.append(row([*pictures, removed(*pictures[:2])], named))
-    encoded = cv2.imencode(".png", cv2.cvtColor(np.vstack(rows), cv2.COLOR_RGB2BGR))[1]
+    write_png(target, np.vstack(rows))
+
+
+def write_png(target: Path, picture: Picture) -> None:
+    """Write an (H, W, 3) RGB picture.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    encoded = cv2.imencode(".png", cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))[1]
     try:
         target.write_bytes(encoded.tobytes())
     except OSError as error:

@@ -7,13 +7,19 @@ filter; where a shot begins or ends, the next two frames on the other side are u
 the rain that was removed there; that of a neighbour also with its differences from the frame beside the rain, where
 both should agree. Where no rain was removed nothing changes.
 
+Where nothing moves, the median of up to thirteen frames counts as well. It holds neither streaks that the network left
+nor scars where it took too much, since neither is in half of the frames.
+
 Luma alone is filtered, and all three colours change by the same. A filter of RGB takes more than twice as long, and
 gains a hundredth of a decibel.
 """
 
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain, repeat
+from typing import Any
 
 import cv2
 import numpy as np
@@ -38,6 +44,14 @@ SLOW_PX, FAST_PX = 0.2, 1.5
 CALMEST_PERCENT, CLEAN_LEVELS, NOISY_LEVELS = 10, 1.0, 1.8
 NOISE_SHARE, NOISE_MAX_LEVELS = 0.7, 8.0
 TOUCHED_PX, FULL_LEVELS = 3, 1.0  # a pixel is filtered fully where the mean removed around it is this much
+# Where nothing moves:
+STILL_RADIUS = 6  # frames on each side whose median is taken
+STILL_PX, MOVING_PX = 0.2, 0.6  # motion from frame to frame up to which all counts as still, and from which on nothing
+STILL_MIN_SHARE = 0.01  # of a frame: less of it is not worth the time
+STILL_LEVELS, STILL_FULL_LEVELS = 0.5, 0.3  # standard deviation of the median; what FULL_LEVELS is there
+# Nearly all of what looks still is still, so the differences from the median of its calmest nine tenths are noise.
+STILL_PERCENT, STILL_NOISE_MAX_LEVELS = 90, 4.0
+STILL_MISMATCH_SHARE = 5.0  # MISMATCH_SHARE of the median
 
 
 def filter_over_time(restorations: Iterable[Restoration], recompute_flow: bool, workers: int) -> Iterator[Restoration]:
@@ -52,7 +66,7 @@ def filter_over_time(restorations: Iterable[Restoration], recompute_flow: bool, 
     frames = ordered_map(partial(_restored, with_luma=recompute_flow), restorations, workers)
     if recompute_flow:
         frames = ordered_map(_add_flow, sliding_window(frames, 1), workers)
-    return ordered_map(_filter, sliding_window(frames, RADIUS), workers)
+    return ordered_map(_filter, sliding_window(_with_surroundings(frames), RADIUS), workers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +80,7 @@ class _Restored:
         deviation: (H, W) float32, standard deviation of `plane`, in levels.
         luma: (h, w) uint8 for flow; None where flow is not computed again.
         flows_to_previous: flow to and from the frame before, without rain; None where not computed, or across a cut.
+        surroundings: `plane` of the frames of its shot from `STILL_RADIUS` before it to as many after it.
     """
 
     item: Restoration
@@ -74,6 +89,7 @@ class _Restored:
     deviation: NDArray[np.float32]
     luma: Luma | None = None
     flows_to_previous: FlowPair | None = None
+    surroundings: tuple[Luma, ...] = ()
 
 
 @stage("temporal_filter")
@@ -97,6 +113,23 @@ def _add_flow(around: tuple[_Restored | None, ...]) -> _Restored:
     return replace(centre, flows_to_previous=FlowEstimator().both_ways(centre.luma, before.luma))
 
 
+def _with_surroundings(frames: Iterable[_Restored]) -> Iterator[_Restored]:
+    """Add the surroundings of each frame; of those before it, only their luma is held."""
+    waiting: deque[_Restored] = deque()
+    planes: deque[tuple[int, Luma]] = deque()  # shot and luma, from `STILL_RADIUS` before the first that waits
+    for count, frame in enumerate(chain(frames, repeat(None, STILL_RADIUS))):
+        if frame:
+            waiting.append(frame)
+            planes.append((frame.item.shot, frame.plane))
+        if count < STILL_RADIUS or not waiting:
+            continue
+        centre = waiting.popleft()
+        shot = centre.item.shot
+        yield replace(centre, surroundings=tuple(plane for other, plane in planes if other == shot))
+        if count >= 2 * STILL_RADIUS:
+            planes.popleft()
+
+
 @stage("temporal_filter")
 def _filter(around: tuple[_Restored | None, ...]) -> Restoration:
     """Filter the frame in the middle of a sliding window."""
@@ -104,19 +137,23 @@ def _filter(around: tuple[_Restored | None, ...]) -> Restoration:
     assert centre is not None
     item = centre.item
     neighbours = _nearest_neighbours(around) if item.rain_score > 0 else []
-    if not neighbours:
+    flows = [flow for neighbour in neighbours if (flow := _flow_between(centre, neighbour))]
+    if not flows or len(flows) < len(neighbours):
         return item
     weight = 1 / centre.deviation**2  # (H, W), of the frame, then of all
     change = np.zeros_like(weight)  # weighted sum, in levels
-    for neighbour in neighbours:
-        flow = _flow_between(centre, neighbour)
-        if flow is None:
-            return item
+    touched = cv2.blur(centre.removed, (TOUCHED_PX, TOUCHED_PX)) * np.float32(1 / FULL_LEVELS)
+    for neighbour, flow in zip(neighbours, flows, strict=True):
         difference, trust = _compare(centre, neighbour, flow)
         change += trust * difference
         weight += trust
+    still = _still_share(flows)  # (h, w), at half size
+    if np.count_nonzero(still) > STILL_MIN_SHARE * still.size:
+        difference, trust = _compare_with_median(centre, still)
+        change += trust * difference
+        weight += trust
+        touched *= 1 + _enlarged(still, centre) * np.float32(FULL_LEVELS / STILL_FULL_LEVELS - 1)
     change /= weight
-    touched = cv2.blur(centre.removed, (TOUCHED_PX, TOUCHED_PX)) * np.float32(1 / FULL_LEVELS)
     change *= np.minimum(touched, 1) * np.float32(item.rain_score / 255)
     return replace(item, residual=to_float16(to_float32(item.residual) + change[..., None]))
 
@@ -133,7 +170,6 @@ def _compare(centre: _Restored, neighbour: _Restored, flow: ConsistentFlow) -> t
         The difference of the neighbour's luma from the frame's, in levels, and its weight, the inverse of its variance:
         (H, W) float32 each.
     """
-    height_px, width_px = centre.plane.shape
     warp = Warp(flow, centre.plane.shape)
     difference = cv2.subtract(warp(neighbour.plane, cv2.INTER_CUBIC), centre.plane, dtype=cv2.CV_32F)
     variance = warp(neighbour.deviation) ** 2
@@ -141,8 +177,66 @@ def _compare(centre: _Restored, neighbour: _Restored, flow: ConsistentFlow) -> t
     excess = mismatch - np.float32(IGNORED_LEVELS)
     excess -= _noise_share(flow, mismatch) * np.minimum(excess, np.float32(NOISE_MAX_LEVELS))
     added = (np.float32(MISMATCH_SHARE) * np.maximum(excess, 0)) ** 2 + np.float32(SCENE_LEVELS**2)
-    variance += np.asarray(cv2.resize(added, (width_px, height_px)), np.float32)
+    variance += _enlarged(added, centre)
     return np.asarray(difference, np.float32), warp.confidence / variance
+
+
+def _compare_with_median(centre: _Restored, still: NDArray[np.float32]) -> tuple[NDArray[np.float32], ...]:
+    """What the median over time of a frame's surroundings says about each of its pixels.
+
+    Args:
+        centre: the frame.
+        still: (h, w) `_still_share`.
+
+    Returns:
+        As `_compare`. Where a part looks still and differs nevertheless, as a lamp that goes on, it has no weight.
+    """
+    difference = cv2.subtract(_median(centre.surroundings), centre.plane, dtype=cv2.CV_32F)
+    mismatch = _mismatch(np.abs(difference), centre.removed)  # (h, w), at half size
+    noise = np.clip(np.percentile(mismatch[still > 0], STILL_PERCENT), IGNORED_LEVELS, STILL_NOISE_MAX_LEVELS)
+    excess = np.maximum(mismatch - np.float32(noise), 0)
+    variance = (np.float32(STILL_MISMATCH_SHARE) * excess) ** 2 + np.float32(STILL_LEVELS**2)
+    return np.asarray(difference, np.float32), _enlarged(still / variance, centre)
+
+
+def _still_share(flows: list[ConsistentFlow]) -> NDArray[np.float32]:
+    """Where nothing moves: (h, w) float32, 1 there and 0 where something moves, or is about to come.
+
+    Args:
+        flows: from a frame to its neighbours.
+    """
+    fastest_px = np.maximum.reduce([_speed_px(flow) for flow in flows])
+    share = np.clip((MOVING_PX - fastest_px) / np.float32(MOVING_PX - STILL_PX), 0, 1)
+    apart = cv2.erode(share, np.ones((NEAR_PX, NEAR_PX)))
+    return np.asarray(cv2.blur(apart, (NEAR_PX, NEAR_PX)), np.float32)
+
+
+def _speed_px(flow: ConsistentFlow) -> NDArray[np.float32]:
+    """(h, w) float32, speed averaged nearby, in pixels of a frame of twice the size."""
+    return np.asarray(2 * cv2.blur(cv2.magnitude(flow.flow[..., 0], flow.flow[..., 1]), (NEAR_PX, NEAR_PX)), np.float32)
+
+
+def _median(planes: Sequence[Luma]) -> Luma:
+    """The median over time; of an even number, without the last.
+
+    Forgets the least and the greatest of a little more than half, again and again, since neither is the median of all.
+    Sorting every pixel takes ten times as long.
+    """
+    count = len(planes) - (len(planes) + 1) % 2
+    waiting = list(planes[:count])
+    held: list[NDArray[Any]] = [waiting.pop() for _ in range(min(count, count // 2 + 2))]
+    while len(held) > 1:
+        for i in range(len(held) - 1):  # the greatest to the end
+            held[i], held[i + 1] = cv2.min(held[i], held[i + 1]), cv2.max(held[i], held[i + 1])
+        for i in range(len(held) - 2, 0, -1):  # the least to the front
+            held[i - 1], held[i] = cv2.min(held[i - 1], held[i]), cv2.max(held[i - 1], held[i])
+        held = held[1:-1] + ([waiting.pop()] if waiting else [])
+    return np.asarray(held[0], np.uint8)
+
+
+def _enlarged(values: NDArray[np.float32], frame: _Restored) -> NDArray[np.float32]:
+    """Values for each pixel, (H, W) float32, from (h, w)."""
+    return np.asarray(cv2.resize(values, frame.plane.shape[::-1]), np.float32)
 
 
 def _mismatch(difference: NDArray[np.float32], removed: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -170,8 +264,7 @@ def _noise_share(flow: ConsistentFlow, mismatch: NDArray[np.float32]) -> NDArray
         flow: from the frame to the neighbour.
         mismatch: (h, w) levels, at half size.
     """
-    speed_px = 2 * cv2.blur(cv2.magnitude(flow.flow[..., 0], flow.flow[..., 1]), (NEAR_PX, NEAR_PX))  # of half size
-    still = np.clip((FAST_PX - speed_px) / np.float32(FAST_PX - SLOW_PX), 0, 1)
+    still = np.clip((FAST_PX - _speed_px(flow)) / np.float32(FAST_PX - SLOW_PX), 0, 1)
     calmest = float(np.percentile(mismatch[::4, ::4], CALMEST_PERCENT))
     noisy = np.clip((calmest - CLEAN_LEVELS) / (NOISY_LEVELS - CLEAN_LEVELS), 0, 1)
     share = np.float32(NOISE_SHARE) * np.maximum(still, np.float32(noisy))
