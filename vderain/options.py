@@ -55,8 +55,8 @@ class Options:
         guard: copy the frames of dry scenes unchanged.
         auto: look for rain first, skip dry parts, and leave a file untouched that is dry throughout.
         dry: what the output of such a file is: a ``copy`` byte for byte, a ``link`` to the same data, or nothing
-            (``skip``). A file of which another part, container, codec or comparison is wanted is encoded unless
-            skipped.
+            (``skip``); on a doubt, a copy rather than nothing. A file of which another part, container, codec
+            or comparison is wanted is encoded unless skipped.
         gpx: write the camera's GPS track to a ``.gpx`` file beside the video.
         container: file suffix of the output without its dot; must match the target's name where one is given.
         compare: show before and after in one frame, ``side`` by side or ``split`` in the middle.

@@ -232,6 +232,7 @@ class _Job:
         configure_malloc()
         self._pipeline = Pipeline(options, hooks.models or load_models(options))
         self._intervals: list[RainInterval] | None = None
+        self._clearly_dry = False
         self._unchanged: list[range] = []
         self._frames, self._dry = 0, 0
         self._first_s: Fraction | None = None
@@ -252,12 +253,20 @@ class _Job:
         if reader.media is None or not self._options.auto:
             return False
         self._intervals = self._find_rain(reader)
-        may = may_stay_untouched(self._source, self._target, self._options)
-        return may and self._intervals is not None and not any(interval.rainy for interval in self._intervals)
+        if self._intervals is None or any(interval.rainy for interval in self._intervals):
+            return False
+        # No rain was found, but it is not clear that there is none: the result is the file itself rather than nothing.
+        options = replace(self._options, dry=self._dry_action)
+        return may_stay_untouched(self._source, self._target, options)
+
+    @property
+    def _dry_action(self) -> DryAction:
+        return "copy" if self._options.dry == "skip" and not self._clearly_dry else self._options.dry
 
     def _find_rain(self, reader: FrameSource) -> list[RainInterval] | None:
         """Rainy and dry intervals of the source; None where they are not asked for."""
-        if is_clearly_dry(reader, self._pipeline.quick_look):
+        self._clearly_dry = is_clearly_dry(reader, self._pipeline.quick_look)
+        if self._clearly_dry:
             return [RainInterval(first=0, begin_s=0.0, rainy=False, rain_score=0.0)]
         if not self._options.auto:
             return None
@@ -274,7 +283,7 @@ class _Job:
             on_progress: called once, at the end.
             stages_s: processor seconds of each stage.
         """
-        action = self._options.dry
+        action = self._dry_action
         self._frames = self._dry = reader.frames_estimate or 0
         gpx = None
         if action != "skip":

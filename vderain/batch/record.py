@@ -184,8 +184,8 @@ def is_done(outdir: Path, known: Record | None, wanted: Record) -> bool:
     """
     if known is None or known.state != "done" or not known.is_of_same_work(wanted):
         return False
-    if known.result.untouched and known.result.untouched != wanted.dry:
-        return False
+    if known.result.untouched not in (None, wanted.dry) and (known.result.untouched, wanted.dry) != ("copy", "skip"):
+        return False  # a copy is there for the doubtful files of a run that skips dry ones
     return known.result.untouched == "skip" or known.is_intact(outdir)
 
 

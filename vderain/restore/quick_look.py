@@ -11,7 +11,7 @@ from fractions import Fraction
 import numpy as np
 
 from vderain.media.frame import Frame
-from vderain.restore.frames import PreparedFrame, downscaled
+from vderain.restore.frames import PreparedFrame, downscaled, luma_of
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.rain_detection import LightByTile, removed_light
 from vderain.restore.raindrops import raindrop_level
@@ -29,6 +29,9 @@ SAMPLE_MEDIAN_LEVELS, SAMPLE_MEAN_LEVELS = 0.06, 0.25
 # Median tile of the mean over `SECONDS_SAMPLES`: thin real rain makes .09, a wet glass at sunset .03; clear clips stay
 # below .02 but for one of .042, which is scanned at full size. Streaks around a lamp at night, .002, are not seen.
 SECONDS_MEDIAN_LEVELS = 0.025
+# Mean luma of a keyframe, of 255: at night rain shows around lamps only, and these scores do not tell. Clear clips
+# stay above 80, a street lamp in the rain goes down to 33.
+NIGHT_LEVELS = 64.0
 RAINDROP_LEVELS = 0.25  # wet glass makes more than .9; what passes for drops in a single frame of a dry clip up to .21
 
 
@@ -69,6 +72,8 @@ class QuickLook:
                 return False
             last_s = time_s
             prepared = list(prepare_frames(group, 1, rotation_quarters))
+            if float(np.mean(luma_of(prepared[0].rgb))) < NIGHT_LEVELS:
+                return False
             if number % RAINDROP_EVERY == 0 and self._raindrop_level(prepared[0]) > RAINDROP_LEVELS:
                 return False
             recent.append(self._removed_light(prepared))
