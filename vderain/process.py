@@ -249,15 +249,15 @@ class _Job:
         )
 
     def stays_untouched(self, reader: FrameSource) -> bool:
-        """Whether the file is dry, and its output can be the file itself; looks for rain first."""
-        if reader.media is None or not self._options.auto:
+        """Whether the file is dry, and its output can be the file itself; looks for rain first where that matters."""
+        options = self._options
+        if reader.media is None or not options.auto or not (options.dry == "skip" or _keeps_dry_parts(options)):
             return False
         self._intervals = self._find_rain(reader)
         if self._intervals is None or any(interval.rainy for interval in self._intervals):
             return False
         # No rain was found, but it is not clear that there is none: the result is the file itself rather than nothing.
-        options = replace(self._options, dry=self._dry_action)
-        return may_stay_untouched(self._source, self._target, options)
+        return may_stay_untouched(self._source, self._target, replace(options, dry=self._dry_action))
 
     @property
     def _dry_action(self) -> DryAction:

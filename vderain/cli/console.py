@@ -236,6 +236,7 @@ class _Pace:
     """The speed since the first frame: to load models and to look for rain takes time, but not for each frame."""
 
     def __init__(self) -> None:
+        self._made_s = time.monotonic()
         self._began: tuple[float, Progress] | None = None
 
     def __call__(self, progress: "Progress") -> tuple[float, float, float | None]:
@@ -245,8 +246,12 @@ class _Pace:
             Seconds since the first frame, frames a second, and the seconds left or None where they are unknown.
         """
         now_s = time.monotonic()
-        began_s, first = self._began = self._began or (now_s, progress)
-        elapsed_s, frames, done_s = now_s - began_s, progress.frames - first.frames, progress.done_s - first.done_s
+        if self._began is None:  # nothing else is known yet
+            self._began = now_s, progress
+            elapsed_s, frames, done_s = now_s - self._made_s, 1, progress.done_s / max(1, progress.frames)
+        else:
+            began_s, first = self._began
+            elapsed_s, frames, done_s = now_s - began_s, progress.frames - first.frames, progress.done_s - first.done_s
         left_s = None
         if progress.total_s and done_s > 0:
             left_s = max(0.0, progress.total_s - progress.done_s) * elapsed_s / done_s
