@@ -130,12 +130,14 @@ def _measure(
 def _over_time(before: "Footage", after: "Footage", target: Path | None) -> "OverTime":
     """Measure a clip of real rain frame by frame, and draw that where `target` is given."""
     from vderain.evaluation.contact_sheet import write_png
+    from vderain.evaluation.fixed_detail import measure_detail
     from vderain.evaluation.over_time import measure_over_time, plot, summary
 
     facts = measure_over_time(before, after)
     if target:
         write_png(target, plot(facts))
-    return summary(facts)
+    details = [measure_detail(footage.pictures()) for footage in (before, after)]
+    return replace(summary(facts), detail_in=details[0], detail_out=details[1])
 
 
 class Work:
@@ -276,6 +278,12 @@ def _over_time_rows(found: "OverTime") -> list[list[str]]:
             ["PSNR in static places, dB", *(f"{side.psnr_db:.2f}" for side in sides)],
             ["brighter there, levels^2", *(f"{side.bright:.3f}" for side in sides)],
             ["darker there, levels^2", *(f"{side.dark:.3f}" for side in sides)],
+        ]
+    if found.detail_in and found.detail_out:
+        sides_of_detail = found.detail_in, found.detail_out
+        rows += [
+            ["detail that stays, levels^2", *(f"{side.static:.1f}" for side in sides_of_detail)],
+            ["detail that moves, levels^2", *(f"{side.moving:.1f}" for side in sides_of_detail)],
         ]
     if found.direction_deg is not None:
         rows.append(["streaks from the vertical, degrees", f"{found.direction_deg:.0f}", ""])

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from vderain.evaluation.fixed_detail import Detail
 from vderain.evaluation.footage import Footage, zip_frames
 from vderain.evaluation.panels import Line, draw
 from vderain.evaluation.quality import IDENTICAL_DB, Values, luma
@@ -88,6 +89,8 @@ class OverTime:
         direction_deg: median direction of the streaks that were taken; None where nothing was taken.
         unsteadiness: the largest of all frames; None where nothing changed.
         frames: the facts of each frame.
+        detail_in, detail_out: what keeps its place in the picture, and what moves, before and after; None for clips of
+            few frames.
     """
 
     static_in: StaticError | None
@@ -95,6 +98,8 @@ class OverTime:
     direction_deg: float | None
     unsteadiness: float | None
     frames: list[FrameFacts]
+    detail_in: Detail | None = None
+    detail_out: Detail | None = None
 
 
 def measure_over_time(rain: Footage, out: Footage) -> list[FrameFacts]:
