@@ -17,6 +17,7 @@ from vderain.restore.glass import VARIANCE_MAX
 from vderain.train.config import Data, Recipe, load_recipe
 from vderain.train.data import glass as examples
 from vderain.train.data.glass import PER_SEQUENCE, MemoryExample, MemoryMaker, ViewExample, ViewMaker
+from vderain.train.data.glass_scenes import sequences
 from vderain.train.data.loader import pack, unpack
 from vderain.train.data.scenes import Scenes
 from vderain.train.logger import Event, Progress
@@ -44,12 +45,16 @@ def data(**settings: object) -> Data:
     return Data(**{"side_px": SIDE_PX, "border_px": BORDER_PX, "share_dry": 0.0} | settings)  # type: ignore[arg-type]
 
 
+def draw(seed: int, **settings: object) -> examples.Draw:
+    return sequences(scenes(), data(**settings), seed, examples.LENGTH)
+
+
 def view(seed: int = 1, **settings: object) -> ViewMaker:
-    return ViewMaker(scenes(), data(**settings), seed)
+    return ViewMaker(draw(seed, **settings), data(**settings), seed)
 
 
 def memory(seed: int = 1, **settings: object) -> MemoryMaker:
-    return MemoryMaker(scenes(), data(**settings), seed, tiny_glass())
+    return MemoryMaker(draw(seed, **settings), data(**settings), seed, tiny_glass())
 
 
 def equal(one: Example, other: Example) -> bool:
@@ -111,7 +116,7 @@ def test_the_truth_of_the_flow_is_that_of_the_clear_clip() -> None:
 def test_material_that_is_too_short_is_refused() -> None:
     short = Scenes([], [np.stack(drive(5, (90, 100)))])
     with pytest.raises(InputError, match="shorter"):
-        ViewMaker(short, data(), 1)
+        sequences(short, data(), 1, examples.LENGTH)
 
 
 @pytest.fixture(scope="module")

@@ -49,7 +49,8 @@ def refract_through(
     inside = torch.lerp(inside, _sky_over_ground(slope_y, sky), glass.street) * (1 - RIM_SHADE * steepness**3)
     if glass.flat > 0:
         behind = _blurred(clear.flatten(0, 1), glass.uneven_h * height_px).view_as(clear)
-        inside = torch.lerp(inside, (glass.gain * behind).clamp(max=1), glass.flat)
+        shade = glass.gain * (1 - glass.rim * steepness**3)
+        inside = torch.lerp(inside, (shade * behind).clamp(max=1), glass.flat)
     inside = torch.lerp(inside, torch.full_like(inside, sky), glass.glow) * cover
     soft = _blurred(torch.cat([inside.flatten(0, 1), cover.unsqueeze(0)]), glass.defocus_h * height_px)
     soft = soft * (soft[-1] > FAINTEST)

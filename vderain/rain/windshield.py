@@ -45,6 +45,7 @@ class Glass:
             inverted view through a round one.
         uneven_h: standard deviation of that blur.
         gain: factor on the brightness of that view, since such a drop gathers light from around.
+        rim: share of the light that a flat drop loses at its rim.
         trail: radius of the film behind a running drop, as a share of the drop's.
         film_s: time in which that film thins to 1/e.
     """
@@ -65,6 +66,7 @@ class Glass:
     flat: float = 0.0
     uneven_h: float = 0.0
     gain: float = 1.0
+    rim: float = 0.0
     trail: float = 0.65
     film_s: float = 0.7
 
@@ -174,6 +176,17 @@ class Windshield:
         reached = (glass.reach_h[0] < away_h) & (away_h < glass.reach_h[1]) & (share >= 0)
         return torch.where(reached, torch.minimum(*passes), math.inf)
 
+    def blade(self, time_s: float) -> tuple[tuple[float, float], tuple[float, float]] | None:
+        """Ends of the wiper blade, (x_h, y_h) from the upper left corner; None while it is parked."""
+        glass = self.glass
+        passed_s = (time_s - self._wiped_s) % glass.wipe_every_s
+        if passed_s > glass.wipe_s or glass.wipe_every_s >= NEVER_S:
+            return None
+        share = (1 - math.cos(2 * math.pi * passed_s / glass.wipe_s)) / 2  # slower at both ends
+        right, down = -math.cos(math.pi * share), -math.sin(math.pi * share)
+        near, far = ((glass.pivot_h[0] + away * right, glass.pivot_h[1] + away * down) for away in glass.reach_h)
+        return near, far
+
     def _next_pass_s(self, offset_s: Tensor, after_s: Tensor) -> Tensor:
         first_s, every_s = self._wiped_s + offset_s, self.glass.wipe_every_s
         return first_s + every_s * (torch.floor((after_s - first_s) / every_s) + 1)
@@ -268,6 +281,33 @@ def draw_glass(generator: torch.Generator) -> Glass:
         street=max(0.0, uniform(-0.3, 1.0, generator)),
         flat=max(0.0, uniform(-0.8, 1.0, generator)),
         uneven_h=radius_h * log_uniform(0.08, 0.6, generator),
+    )
+
+
+def draw_rimmed_glass(generator: torch.Generator) -> Glass:
+    """Draw a glass of drops as others render them: a blurred view straight through, and a dark rim."""
+    radius_h = log_uniform(0.008, 0.07, generator)
+    return replace(
+        _resting(radius_h, log_uniform(0.04, 0.5, generator)),
+        spread=uniform(0.1, 0.6, generator),
+        defocus_h=radius_h * log_uniform(0.04, 0.5, generator),
+        glow=max(0.0, uniform(-0.3, 0.3, generator)),
+        tall=uniform(0.6, 1.3, generator),
+        flat=1.0,
+        uneven_h=log_uniform(0.01, 0.1, generator),
+        gain=uniform(0.8, 1.3, generator),
+        rim=uniform(0.1, 0.8, generator),
+    )
+
+
+def draw_spray(generator: torch.Generator) -> Glass:
+    """Draw a glass full of drops so fine that they look like haze with grain."""
+    radius_h = log_uniform(0.003, 0.007, generator)
+    return replace(
+        _resting(radius_h, log_uniform(0.05, 0.35, generator)),
+        defocus_h=radius_h * log_uniform(0.1, 1.2, generator),
+        glow=max(0.0, uniform(-0.2, 0.6, generator)),
+        street=max(0.0, uniform(-0.3, 0.8, generator)),
     )
 
 

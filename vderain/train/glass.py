@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from vderain.model.glass import GlassUNet, Remembered, pooled
+from vderain.model.glass import FixedPattern, GlassUNet, Remembered, pooled
+from vderain.train.data import glass as examples
 from vderain.train.data.glass import MemoryExample, MemoryMaker, ViewExample, ViewMaker
+from vderain.train.data.glass_scenes import sequences
 from vderain.train.data.loader import WindowPool
 from vderain.train.losses import charbonnier
 from vderain.train.supervised import Supervised
@@ -18,8 +20,8 @@ from vderain.train.trainer import Batch, Losses
 FLOW_WEIGHT = 0.3  # of the loss of the flow, beside 1 for that of the cover
 OUTSIDE_WEIGHT = 0.1  # of the flow beside drops, where it is measured
 COVERED = 0.05  # cover from which a pixel counts as behind a drop
-CLEAR_WEIGHT = 0.5  # of pixels behind clear glass, beside 1 for those behind drops
-EDGE_WEIGHT = 0.2  # of the loss of differences between neighbouring pixels
+CLEAR_WEIGHT = 1.5  # of pixels behind clear glass, beside 1 for those behind drops
+EDGE_WEIGHT = 0.3  # of the loss of differences between neighbouring pixels
 
 
 class Glass(Supervised):
@@ -28,12 +30,13 @@ class Glass(Supervised):
     def batches(self) -> Iterator[Batch]:
         """The attributes of `ViewExample` or `MemoryExample`, (B, C, s, s) each."""
         settings, data, seed = self.recipe.optimiser, self.recipe.data, self.recipe.run.seed
+        draw = sequences(self.scenes, data, seed, examples.LENGTH)
         pools: Iterator[WindowPool[Any]]
         if data.part == "view":
-            pools = self.pools(ViewMaker(self.scenes, data, seed), ViewExample, data.fresh)
+            pools = self.pools(ViewMaker(draw, data, seed), ViewExample, data.fresh)
         else:
             seeing = deepcopy(self.glass).cpu().eval().requires_grad_(False)
-            pools = self.pools(MemoryMaker(self.scenes, data, seed, seeing), MemoryExample, data.fresh)
+            pools = self.pools(MemoryMaker(draw, data, seed, seeing), MemoryExample, data.fresh)
         for pool in pools:
             yield pool.batch(settings.batch, settings.crop_px, self.iteration_rng(), self.group)
 
@@ -82,8 +85,11 @@ class Glass(Supervised):
         residual = parts.residual.float()
         first, second = torch.split(parts.variances.float(), 1, 1)
         before, after = Remembered(parts.before.float(), first), Remembered(parts.after.float(), second)
+        fine, coarse = torch.split(parts.pattern.float() / 255, 3, 1)
+        deviation, speed_px = torch.split(parts.motion.float(), [1, 2], 1)
+        pattern = FixedPattern(fine, coarse, deviation / 255, speed_px)
         with self.placement.autocast():
-            change = self.glass.chosen(parts.rgb, residual, parts.cover, parts.around.float(), before, after)
+            change = self.glass.chosen(parts.rgb, residual, parts.cover, parts.around.float(), before, after, pattern)
         wiped = parts.rgb + residual
         restored = wiped + change.float()
         behind = (parts.covered > COVERED).float()

@@ -6,8 +6,10 @@ does: the raindrop generator, optical flow and the memory.
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Callable
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -19,9 +21,6 @@ from torch.utils.data import Dataset
 from vderain.model.checkpoint import load_checkpoint
 from vderain.model.glass import CELL_PX, GlassUNet
 from vderain.model.released import DROPS_MODEL
-from vderain.rain.refraction import refract_through
-from vderain.rain.streaks import log_uniform, uniform
-from vderain.rain.windshield import Glass, Windshield, draw_glass
 from vderain.restore.flow import FlowEstimator, flow_luma
 from vderain.restore.frames import ConsistentFlow, Residual, add_to_rgb, luma_of
 from vderain.restore.glass import (
@@ -29,6 +28,9 @@ from vderain.restore.glass import (
     Map,
     Memory,
     Motion,
+    Pattern,
+    fixed_pattern,
+    speeds,
     steadiness,
     stepped,
     surroundings,
@@ -37,32 +39,20 @@ from vderain.restore.glass_network import GlassNetwork, cell_motion
 from vderain.restore.inference import NetworkRunner
 from vderain.restore.raindrops import bounded, lasting
 from vderain.train.config import Data
-from vderain.train.data.scenes import Scenes, clip_window, drive_window, of_sequences, photo_window
 from vderain.train.data.windows import (
     Frames,
-    compressed,
-    draw_quality,
-    frames8,
     mirrored,
-    noise,
-    rain_cuts,
-    rained_on,
-    tone,
 )
 from vderain.train.distributed import place_training
+
+if TYPE_CHECKING:
+    from vderain.train.data.glass_scenes import BehindGlass
 
 LENGTH = 25  # frames of a sequence
 PER_SEQUENCE = 6  # examples
 FIRST, LAST = 6, 18  # frames of which examples are taken
-STOP_SHARE = 0.2  # of sequences in which the car stops, or starts
-STREAKS_SHARE, SOFT_SHARE = 0.3, 0.35  # of sequences with streaks, and of those that are less sharp
-SOFT_PX = 1.5
-RUNS, WATCHED_S = (1.0, 12.0), 24.0  # about so many in the time before a sequence
-RUNNING_SHARE = 0.4  # of glasses on which drops have run down and left trails
-MOVING_SHARE, WIPED_SHARE = 0.4, 0.3  # of glasses on which drops change, and of those, with a wiper
-MISSED_SHARE = 0.5  # of sequences in which the raindrop generator misses some drops, as it does before real glass
-FIXED_SHARE = 0.35  # of sequences with objects that stay where they are in the picture: a car ahead, a bonnet, a stamp
-FRAME_S = 1 / 30, 1 / 8  # time between two frames
+MISSED_SHARE = {"view": 0.25, "memory": 0.8}  # of sequences in which it misses some drops, as before real glass
+MISSED_SOFT = 0.5  # share of half-covered pixels from which drops are too soft to be told from clouds if missed
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +118,8 @@ class MemoryExample:
         before: (3, S, S) float16 in 0..1 units, difference of the memory of earlier frames to the frame without drops.
         after: (3, S, S) float16, the same of later frames.
         variances: (2, S, S) float16 in levels squared, of both.
+        pattern: (6, S, S) float16 in levels, fine and coarse, what stays in the picture.
+        motion: (3, S, S) float16, deviation of luma in levels and both speeds in pixels, see `FixedPattern`.
         cover: (1, S, S) uint8, as the network sees it.
         clear: (3, S, S) uint8, the truth.
         covered: (1, S, S) uint8, the true cover.
@@ -139,6 +131,8 @@ class MemoryExample:
     before: Tensor
     after: Tensor
     variances: Tensor
+    pattern: Tensor
+    motion: Tensor
     cover: Tensor
     clear: Tensor
     covered: Tensor
@@ -147,7 +141,8 @@ class MemoryExample:
     def empty(cls, side_px: int) -> "MemoryExample":
         """An uninitialised example of the right shapes and types."""
         half, byte = torch.float16, torch.uint8
-        kinds = ((3, byte), (3, half), (3, half), (3, half), (3, half), (2, half), (1, byte), (3, byte), (1, byte))
+        maps = ((3, half), (3, half), (3, half), (3, half), (2, half), (6, half), (3, half))
+        kinds = ((3, byte), *maps, (1, byte), (3, byte), (1, byte))
         return cls(*(torch.empty((n, side_px, side_px), dtype=kind) for n, kind in kinds))
 
     def crop(self, rows: slice, columns: slice, flip: bool) -> tuple[Tensor, ...]:
@@ -159,10 +154,15 @@ class MemoryExample:
             flip: whether to mirror left to right.
         """
         parts = (
-            self.rgb, self.residual, self.around, self.before, self.after, self.variances, self.cover, self.clear,
-            self.covered,
+            self.rgb, self.residual, self.around, self.before, self.after, self.variances, self.pattern, self.motion,
+            self.cover, self.clear, self.covered,
         )  # fmt: skip
         return tuple(mirrored(part[..., rows, columns], flip) for part in parts)
+
+
+Draw = Callable[[int], tuple["BehindGlass", np.random.Generator]]  # see `glass_scenes.sequences`
+_Motions = tuple[Motion | None, Motion | None]  # to the frame before and to the next one
+_Recalled = tuple[list[Map], list[_Motions], list[Memory], list[Memory]]
 
 
 @dataclass(frozen=True)
@@ -183,24 +183,28 @@ class _Sequence:
 
     def steady(self, index: int) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
         """Mean and deviation of luma around a frame."""
-        around = self.rainy[max(0, index - STEADY_FRAMES) : index + STEADY_FRAMES + 1]
-        return steadiness([luma_of(frame) for frame in around])
+        return steadiness([luma_of(self.rainy[place]) for place in _around(index)])
+
+    def pattern(self, index: int) -> Pattern:
+        """What stays in the picture around a frame."""
+        return fixed_pattern([add_to_rgb(self.rainy[place], self.residuals[place]) for place in _around(index)])
+
+
+def _around(index: int) -> range:
+    return range(max(0, index - STEADY_FRAMES), min(LENGTH, index + STEADY_FRAMES + 1))
 
 
 class _GlassMaker:
     """Makes sequences behind glass.
 
     Args:
-        scenes: to cut sequences from.
+        draw: draws a sequence of `LENGTH` frames behind glass by its number.
         data: section of the recipe.
         seed: of the run.
-
-    Raises:
-        InputError: every clip is too short, and there are no photographs.
     """
 
-    def __init__(self, scenes: Scenes, data: Data, seed: int) -> None:
-        self.scenes, self.data, self.seed = of_sequences(scenes, LENGTH), data, seed
+    def __init__(self, draw: Draw, data: Data, seed: int) -> None:
+        self._draw, self.data, self.seed = draw, data, seed
         self.side_px = data.side_px + 2 * data.border_px
         self._drops = NetworkRunner(load_checkpoint(DROPS_MODEL).generator, place_training("cpu", False))
         self._estimator = FlowEstimator()
@@ -210,46 +214,16 @@ class _GlassMaker:
         """Sequence number `number`."""
         if self._latest is None or self._latest[0] != number:
             cv2.setNumThreads(1)
-            self._latest = number, self._made(number)
+            self._latest = number, self._wiped(*self._draw(number))
         return self._latest[1]
 
-    def _made(self, number: int) -> _Sequence:
-        rng = np.random.default_rng((self.seed, 6, number))
-        clear = noise(tone(self._scene(rng), rng), rng)
-        if rng.random() < SOFT_SHARE:
-            sigma_px = max(0.3, rng.uniform(0, SOFT_PX))
-            clear = np.stack([cv2.GaussianBlur(frame, (0, 0), sigma_px) for frame in clear]).astype(np.uint8)
-        opacity = np.zeros((LENGTH, self.side_px, self.side_px), np.uint8)
-        if rng.random() < STREAKS_SHARE:
-            opacity = rain_cuts(self.seed, number, self.side_px, LENGTH, rng)
-        _, rained, sky, generator = rained_on(clear, opacity, rng)
-        seen, covers = rained, [np.zeros(opacity.shape[1:], np.float32)] * LENGTH
-        if rng.random() >= self.data.share_dry:
-            seen, covers = _through_living_glass(rained, sky, generator)
-        rainy, clear = frames8(seen), frames8(rained)
-        quality = draw_quality(rng)
-        if quality is not None:
-            rainy, clear = (np.stack([compressed(frame, quality) for frame in part]) for part in (rainy, clear))
-        return self._wiped(rainy, clear, covers, rng)
-
-    def _scene(self, rng: np.random.Generator) -> Frames:
-        """(T, S, S, 3) clear frames; in some, the car stops or starts."""
-        clips, photos = self.scenes.clips, self.scenes.photos
-        if not photos or (clips and rng.random() < self.data.share_clips):
-            frames = clip_window(clips, self.side_px, rng, LENGTH)
-        else:
-            frames = drive_window(self.scenes, self.side_px, rng, LENGTH)
-        if rng.random() < STOP_SHARE:
-            steps = np.maximum(np.arange(LENGTH) - int(rng.integers(2, LENGTH)), 0)
-            frames = frames[steps if rng.random() < 0.5 else steps[::-1]]
-        if photos and rng.random() < FIXED_SHARE:
-            frames = _with_fixed_objects(frames, photo_window(self.scenes, self.side_px, rng), rng)
-        return np.ascontiguousarray(frames)
-
-    def _wiped(self, rainy: Frames, clear: Frames, covers: list[Map], rng: np.random.Generator) -> _Sequence:
+    def _wiped(self, behind: "BehindGlass", rng: np.random.Generator) -> _Sequence:
         """Run the raindrop generator and measure flow, as `vderain process` does."""
+        rainy, clear, covers = behind
         raw = [bounded(frame, self._drops.restore_image(frame)) for frame in rainy]
-        share = _removed_share(self.side_px, rng) if rng.random() < MISSED_SHARE else np.float32(1)
+        share: Map | np.float32 = np.float32(1)
+        if rng.random() < MISSED_SHARE[self.data.part] and _softness(covers[LENGTH // 2]) < MISSED_SOFT:
+            share = _removed_share(self.side_px, rng)
         residuals = [(share * lasting(raw[max(0, at - 2) : at + 3])).astype(np.float16) for at in range(LENGTH)]
         wiped = [add_to_rgb(frame, residual) for frame, residual in zip(rainy, residuals, strict=True)]
         to_before, to_after = self._flows(wiped)
@@ -304,40 +278,43 @@ class MemoryMaker(_GlassMaker, Dataset[MemoryExample]):
     """Makes examples of what the memory shows.
 
     Args:
-        scenes: to cut sequences from.
+        draw: draws a sequence of `LENGTH` frames behind glass by its number.
         data: section of the recipe.
         seed: of the run.
         generator: that sees drops and the motion behind them.
     """
 
-    def __init__(self, scenes: Scenes, data: Data, seed: int, generator: GlassUNet) -> None:
-        super().__init__(scenes, data, seed)
+    def __init__(self, draw: Draw, data: Data, seed: int, generator: GlassUNet) -> None:
+        super().__init__(draw, data, seed)
         self._network = GlassNetwork(generator, place_training("cpu", False))
-        self._remembered: tuple[int, list[Map], list[Memory], list[Memory]] | None = None
+        self._remembered: tuple[int, _Recalled] | None = None
 
     def __getitem__(self, index: int) -> MemoryExample:
         number = index // PER_SEQUENCE
         sequence = self.sequence(number)
         if self._remembered is None or self._remembered[0] != number:
-            self._remembered = number, *self._memories(sequence)
-        _, covers, befores, afters = self._remembered
+            self._remembered = number, self._memories(sequence)
+        _, (covers, motions, befores, afters) = self._remembered
         rng = np.random.default_rng((self.seed, 8, index))
         at = int(rng.integers(FIRST, LAST + 1))
         wiped = sequence.wiped(at)
         candidates = surroundings(wiped, covers[at]), befores[at].rgb, afters[at].rgb
         changes = [((rgb - wiped) / np.float32(255)).astype(np.float16) for rgb in candidates]
         variances = np.dstack([befores[at].variance, afters[at].variance]).astype(np.float16)
+        pattern = sequence.pattern(at)
+        motion = np.dstack([pattern.deviation / np.float32(4), speeds(motions[at], wiped.shape)])
         return MemoryExample(
             self._inner(sequence.rainy[at]), self._inner(sequence.residuals[at]),
             self._inner(changes[0]), self._inner(changes[1]), self._inner(changes[2]), self._inner(variances),
+            self._inner(np.dstack([pattern.fine, pattern.coarse])), self._inner(motion.astype(np.float16)),
             self._inner(_bytes(covers[at])), self._inner(sequence.clear[at]),
             self._inner(_bytes(sequence.covers[at])),
         )  # fmt: skip
 
-    def _memories(self, sequence: _Sequence) -> tuple[list[Map], list[Memory], list[Memory]]:
-        """Cover, and the memory of earlier and of later frames, for each frame."""
+    def _memories(self, sequence: _Sequence) -> "_Recalled":
+        """Cover, motion, and the memory of earlier and of later frames, for each frame."""
         covers: list[Map] = []
-        motions: list[tuple[Motion | None, Motion | None]] = []
+        motions: list[_Motions] = []
         for at, (rgb, residual) in enumerate(zip(sequence.rainy, sequence.residuals, strict=True)):
             covers.append(self._network.cover(rgb, residual, sequence.steady(at)))
             flows = sequence.to_before[at], sequence.to_after[at]
@@ -345,7 +322,7 @@ class MemoryMaker(_GlassMaker, Dataset[MemoryExample]):
         places = range(LENGTH)
         befores = _remembered(sequence, covers, [before for before, _ in motions], list(places))
         afters = _remembered(sequence, covers, [after for _, after in motions], list(reversed(places)))
-        return covers, befores, afters
+        return covers, motions, befores, afters
 
 
 def _remembered(
@@ -360,52 +337,18 @@ def _remembered(
     return [found[at] for at in sorted(found)]
 
 
+def _softness(cover: Map) -> float:
+    """Share of half-covered pixels among all that are covered."""
+    covered = cover > 0.1
+    return float((cover[covered] < 0.9).mean()) if covered.any() else 0.0
+
+
 def _removed_share(side_px: int, rng: np.random.Generator) -> Map:
     """(S, S, 1), how much of a drop is removed: all here, little there, for as long as the drop stays."""
     cells = int(rng.integers(5, 24))
     coarse = rng.normal(rng.uniform(-1, 1), 1.5, (cells, cells)).astype(np.float32)
     smooth = cv2.resize(coarse, (side_px, side_px), interpolation=cv2.INTER_CUBIC)
     return np.asarray(1 / (1 + np.exp(-3 * smooth)), np.float32)[..., None]
-
-
-def _with_fixed_objects(frames: Frames, texture: Frames, rng: np.random.Generator) -> Frames:
-    """Draw objects that do not move in the picture over (T, S, S, 3) frames."""
-    side_px = frames.shape[1]
-    mask = np.zeros((side_px, side_px), np.uint8)
-    texture = texture.copy()
-    for _ in range(rng.integers(1, 5)):
-        x, y = (int(value) for value in rng.integers(side_px, size=2))
-        wide, high = (int(math.exp(rng.uniform(1.1, math.log(side_px / 3)))) for _ in range(2))
-        if rng.random() < 0.4:
-            cv2.ellipse(mask, (x, y), (wide, high), rng.uniform(0, 180), 0, 360, 255, -1)
-        else:
-            cv2.rectangle(mask, (x, y), (x + wide, y + high), 255, -1)
-    if rng.random() < 0.5:
-        _draw_lane_lines(texture, mask, rng)
-    if rng.random() < 0.4:
-        colour = [int(value) for value in rng.choice([[255, 255, 255], [255, 255, 0], [0, 0, 0], [230, 60, 40]])]
-        text, place = str(rng.integers(10**8, 10**9)), (int(rng.integers(side_px // 2)), int(rng.integers(side_px)))
-        scale = rng.uniform(0.3, 0.9)
-        cv2.putText(texture, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, colour, 1, cv2.LINE_AA)
-        cv2.putText(mask, text, place, cv2.FONT_HERSHEY_SIMPLEX, scale, 255, 1, cv2.LINE_AA)
-    share = cv2.GaussianBlur(mask, (3, 3), 0.6)[..., None].astype(np.float32) / np.float32(255)
-    return np.asarray(frames + share * (texture.astype(np.float32) - frames) + np.float32(0.5)).astype(np.uint8)
-
-
-def _draw_lane_lines(texture: Frames, mask: NDArray[np.uint8], rng: np.random.Generator) -> None:
-    """Draw lane lines and kerbs into a texture and its mask: along themselves they move, and seem to stand."""
-    side_px = len(mask)
-    far = np.array([rng.uniform(-0.2, 1.2), rng.uniform(-0.1, 0.6)]) * side_px
-    shade = rng.choice([240, 215, 180, 40])
-    colour = [int(value) for value in np.clip(shade + rng.normal(size=3) * 10, 0, 255)]
-    for _ in range(rng.integers(1, 5)):
-        near_px, width_px = rng.uniform(-0.8, 1.8) * side_px, math.exp(rng.uniform(0.5, 2.6))
-        near = np.array([near_px, 1.05 * side_px])
-        begins = far + rng.uniform(0, 0.4) * (near - far)
-        half = np.array([width_px / 2, 0])
-        corners = np.rint([begins - 0.1 * half, begins + 0.1 * half, near + half, near - half]).astype(np.int32)
-        cv2.fillConvexPoly(texture, corners, colour, cv2.LINE_AA)
-        cv2.fillConvexPoly(mask, corners, 255, cv2.LINE_AA)
 
 
 def _averaged(flow: ConsistentFlow | None, cells: tuple[int, ...]) -> Map:
@@ -424,37 +367,3 @@ def _guessed(cover: Map, rng: np.random.Generator) -> Map:
         return cover
     soft = cv2.GaussianBlur(cover, (0, 0), math.exp(rng.uniform(-0.7, 1.2))) * np.float32(rng.uniform(0.6, 1.3))
     return np.asarray(np.clip(soft, 0, 1), np.float32)
-
-
-def draw_living_glass(generator: torch.Generator) -> tuple[Glass, bool]:
-    """Draw the glass of a sequence, and whether drops run, land and are wiped while it is watched."""
-    glass = draw_glass(generator)
-    if uniform(0, 1, generator) < RUNNING_SHARE:
-        glass = replace(
-            glass,
-            running=min(0.1, log_uniform(*RUNS, generator) / (WATCHED_S * glass.landing)),
-            trail=log_uniform(0.12, 0.7, generator),
-            film_s=log_uniform(0.5, 8, generator),
-        )
-    if uniform(0, 1, generator) >= MOVING_SHARE:
-        return glass, False
-    if uniform(0, 1, generator) < WIPED_SHARE:
-        glass = replace(glass, wipe_every_s=uniform(1.2, 4.0, generator), landing=2 * glass.landing)
-    return glass, True
-
-
-def _through_living_glass(frames: Tensor, sky: float, generator: torch.Generator) -> tuple[Tensor, list[Map]]:
-    """Render drops over (T, 3, S, S) frames in 0..1: the frames, and the cover of each."""
-    glass, moving = draw_living_glass(generator)
-    if torch.rand((), generator=generator) < 0.5:  # dusk: drops are no brighter than the scene
-        sky = min(sky, float(frames.amax(1).flatten()[::7].quantile(0.98)))
-    windshield = Windshield(glass, frames.shape[3] / frames.shape[2], generator)
-    if not moving:
-        seen, cover = refract_through(frames, windshield.drops(0.0), 0.0, glass, sky)
-        return seen, [cover.numpy()] * len(frames)
-    frame_s = log_uniform(*FRAME_S, generator)
-    parts = []
-    for number, frame in enumerate(frames):
-        time_s = number * frame_s
-        parts.append(refract_through(frame[None], windshield.drops(time_s), time_s, glass, sky))
-    return torch.cat([seen for seen, _ in parts]), [cover.numpy() for _, cover in parts]

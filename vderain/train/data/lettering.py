@@ -12,14 +12,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from vderain.restore.frames import Picture
-
 ALPHABET = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-/.&"
 GLYPH_PX = 64  # height in which words are drawn, before they are reduced
 SMALLEST_PX = 6  # of the height of a sign
 OPENCV_FONTS = 8  # of Hershey, numbered from 0
 PATTERNS = "stripes", "chevrons", "checks", "rings"
 
+Picture = NDArray[np.uint8]  # (h, w, 3) RGB
 Mask = NDArray[np.uint8]  # (h, w), 0..255
 
 
