@@ -10,7 +10,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import chain, islice, pairwise, repeat
 from pathlib import Path
@@ -28,8 +28,10 @@ from vderain.model.checkpoint import DEFAULT_MODEL
 from vderain.options import Engine
 from vderain.pipeline import Pipeline, load_models
 from vderain.process import Options, Progress, Result, process
+from vderain.rain.refraction import refract_through
 from vderain.rain.streaks import Light, StreakLayer, rain_onto, streak_opacity
 from vderain.rain.weather import STYLES, Weather
+from vderain.rain.windshield import Glass, Windshield
 from vderain.restore.rain_intervals import is_rainy, rain_intervals
 from vderain.train.data.lettering import with_lettering
 
@@ -47,7 +49,23 @@ SHOWER = (  # angle, length, width, streaks on 10 000 pixels, opacity
 )
 LOSSLESS = EncodeOptions(codec="ffv1")
 SHOWN = ("temporal", "strength")  # on stderr, while it goes on
-SECTIONS = ("rain", "clear", "lettering", "exact", "weather", "size", "resources")
+SECTIONS = ("rain", "clear", "drops", "lettering", "exact", "weather", "size", "resources")
+BEHIND = 37  # frames behind drops
+NEVER_S = 1e9  # between two passes of the wiper
+
+
+def _resting(radius_h: float, share: float) -> Glass:
+    """Drops that cover a share of a glass without a wiper."""
+    return Glass(share / (12 * math.pi * radius_h**2), radius_h, spread=0.3, rest_s=12, wipe_every_s=NEVER_S)
+
+
+SOFT, OPAQUE, SHARP, SMALL = _resting(0.05, 0.37), _resting(0.021, 0.065), _resting(0.033, 0.105), _resting(0.012, 0.25)
+GLASSES = {
+    "soft patches": replace(SOFT, defocus_h=0.03, flat=0.9, uneven_h=0.03, gain=1.2, glow=0.15),
+    "opaque": replace(OPAQUE, defocus_h=0.008, glow=0.3, street=0.3),
+    "opaque and sharp": replace(SHARP, defocus_h=0.0015, glow=0.2, street=0.5),
+    "many small": replace(SMALL, spread=0.4, defocus_h=0.004, glow=0.2, street=0.2, flat=0.3, uneven_h=0.003),
+}
 SIGNS, SIGNS_SEED, SIGNS_PX, SIGNS_MARGIN_PX = 30, 4, 90, 8
 PANNED, PAN_PX, SIZE_PX = 8, 3, (360, 640)  # frames of a clip of signs, its motion per frame, and its size
 
@@ -76,6 +94,8 @@ def main() -> None:
         bench.rain()
     if "clear" in chosen:
         bench.clear()
+    if "drops" in chosen:
+        bench.drops()
     if "lettering" in chosen:
         bench.lettering()
     if "exact" in chosen:
@@ -147,6 +167,33 @@ class Bench:
         if self.data:
             source = self.data / "driving/clear"
             self._harm("driving, clear", "image", source, self._stills(source))
+
+    def drops(self) -> None:
+        """Drops of ours that stay on the windshield of a moving car: colour PSNR behind them, and beside them."""
+        print("\n| clip | drops | frames | covered | behind drops in | out | beside them in | out |")
+        print("|---|---|--:|--:|--:|--:|--:|--:|")
+        clips = [("own sample", SAMPLES / "driving_dry.mp4", 20, 103)]
+        if self.data:
+            street = self.data / "clear_clips/street.mp4"
+            clips += [
+                (f"street.mp4 from frame {first}", street, first, seed) for first, seed in ((300, 101), (560, 102))
+            ]
+        for name, clip, first, seed in clips:
+            for kind, glass in GLASSES.items():
+                folder = self.work / f"drops-{name.replace(' ', '-')}-{kind}"
+                behind, beside = _behind_drops(islice(frames(clip), first, first + BEHIND), glass, seed, folder)
+                out = self._clip(folder / "rain", temporal="strong")
+                parts = [self._colour_psnr(picture, folder / "clear", where) for where in (behind, beside)
+                         for picture in (folder / "rain", out)]  # fmt: skip
+                cells = " | ".join(f"{part:.2f}" for part in parts)
+                print(f"| {name} | {kind} | {BEHIND} | {behind.mean():.0%} | {cells} |", flush=True)
+
+    def _colour_psnr(self, one: Path, other: Path, where: NDArray[np.bool_]) -> float:
+        """Over the middle third of two clips, in part of the frame."""
+        third = slice(BEHIND // 3, BEHIND - BEHIND // 3)
+        pairs = islice(zip(frames(one), frames(other), strict=True), third.start, third.stop)
+        errors = [((a.astype(np.float64) - b)[where] ** 2).mean() for a, b in pairs]
+        return float(10 * np.log10(255**2 / max(np.mean(errors), 1e-9)))
 
     def lettering(self) -> None:
         """Signs behind rain: edges of the truth that are kept, and new ones where it is smooth."""
@@ -423,6 +470,23 @@ def _panned_signs(picture: Picture, rain: str, folder: Path) -> list[NDArray[np.
             (folder / kind / f"{number:05}.png").write_bytes(cv2.imencode(".png", shown)[1].tobytes())
         covers.append(around[view])
     return covers
+
+
+def _behind_drops(
+    clear: Iterator[Picture], glass: Glass, seed: int, folder: Path
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """A clip behind drops and without, as folders of PNG; returns what is behind drops, and what is beside them."""
+    pictures = np.stack([cv2.resize(picture, SIZE_PX[::-1]) for picture in clear])
+    generator = torch.Generator().manual_seed(seed)
+    rgb = torch.from_numpy(np.ascontiguousarray(pictures[..., ::-1])).permute(0, 3, 1, 2).float() / 255
+    drops = Windshield(glass, SIZE_PX[1] / SIZE_PX[0], generator).drops(0.0)
+    seen, cover = refract_through(rgb, drops, 0.0, glass, sky=0.8)
+    rainy = (seen.permute(0, 2, 3, 1).numpy()[..., ::-1] * 255).round().astype(np.uint8)
+    for kind, shown in (("rain", rainy), ("clear", pictures)):
+        (folder / kind).mkdir(parents=True)
+        for number, picture in enumerate(shown):
+            (folder / kind / f"{number:05}.png").write_bytes(cv2.imencode(".png", picture)[1].tobytes())
+    return cover.numpy() > 0.08, cover.numpy() <= 0.01
 
 
 def frames(path: Path) -> Iterator[Picture]:

@@ -75,7 +75,7 @@ def test_the_default_model_is_released_and_loads() -> None:
 def test_released_weights_are_small() -> None:
     sizes = [path.stat().st_size for path in WEIGHTS.iterdir()]
     assert max(sizes) < 8_000_000
-    assert sum(sizes) < 16_000_000
+    assert sum(sizes) < 20_000_000
 
 
 def header_of(architecture: Any) -> dict[str, str]:

@@ -8,7 +8,7 @@ from conftest import tiny_glass
 
 from vderain.errors import CheckpointError
 from vderain.model.checkpoint import load_checkpoint, save_checkpoint
-from vderain.model.glass import GlassUNet, Remembered, pooled
+from vderain.model.glass import FixedPattern, GlassUNet, Remembered, pooled
 from vderain.model.unet import UNetConfig
 from vderain.options import Options
 from vderain.pipeline import load_models
@@ -27,7 +27,12 @@ def remembered(seed: int = 0) -> Remembered:
 def test_an_untrained_generator_believes_the_frame_and_the_flow_filled_in() -> None:
     glass = tiny_glass(trained=False)
     rgb, residual, cover, around = maps(3, 3, 1, 3)
-    assert not glass.chosen(rgb, residual, cover, around, remembered(), remembered(1)).any()
+    pattern = FixedPattern(*maps(3, 3, 1, 2))
+    parts = rgb, residual, cover, around, remembered(), remembered(1), pattern
+    assert not glass.chosen(*parts).any()
+    with torch.no_grad():
+        glass.head.bias.view(8, -1)[3:5] = 1  # of the fine and the coarse pattern
+    assert torch.allclose(glass.chosen(*parts), -pattern.fine - pattern.coarse, atol=1e-6)
     measured, filled, trust, behind, wiped = maps(4, 4, 2, 1, 3, size=(5, 7))
     flow, log_error = glass.completed(measured, filled, trust, behind, wiped)
     assert torch.equal(flow, filled)

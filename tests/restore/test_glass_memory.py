@@ -14,15 +14,18 @@ from vderain.model.glass import GlassUNet
 from vderain.options import Options
 from vderain.pipeline import LoadedModels
 from vderain.process import Hooks, process
-from vderain.restore import glass_memory
+from vderain.restore import glass, glass_memory
 from vderain.restore.frames import ConsistentFlow, Lasting
 from vderain.restore.glass import (
+    EDGES,
     VARIANCE_MAX,
     Memory,
     carried,
     filled,
+    fixed_pattern,
     nothing_remembered,
     observed,
+    share_revealed,
     steadiness,
     surroundings,
 )
@@ -43,6 +46,12 @@ DROP = slice(40, 52), slice(60, 72)
 def short_periods(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, frames in (("PERIOD", 6), ("WARM_UP", 3), ("CHUNK", 3)):
         monkeypatch.setattr(glass_memory, name, frames)
+
+
+@pytest.fixture(autouse=True)
+def narrow_drops(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An untrained generator sees one wide patch, behind which the memory would not be believed."""
+    monkeypatch.setattr(glass, "EDGES", (-2.0, -1.0))
 
 
 def memory(generator: GlassUNet | None = None) -> GlassMemory:
@@ -141,6 +150,38 @@ def test_what_stays_on_the_glass_stays_in_the_mean() -> None:
     assert (deviation == round(4 * float(np.std([10, 20, 30])))).all()
 
 
+def test_a_trace_that_stays_while_the_scene_moves_is_a_fixed_pattern() -> None:
+    _, rainy = behind_a_drop(17)
+    for picture in rainy:
+        picture[DROP] = 250
+    still, moving = fixed_pattern(rainy[:1] * 17), fixed_pattern(rainy)
+    fine = moving.fine.astype(np.float32)
+    assert fine[DROP].mean() > 40
+    assert np.abs(fine[:30]).mean() < 0.5 * np.abs(still.fine[:30].astype(np.float32)).mean(), "the scene averages out"
+    assert moving.deviation[DROP].max() == 0 < moving.deviation[:30].min()
+
+
+def test_wide_patches_hide_too_much_to_believe_the_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(glass, "EDGES", EDGES)
+
+    def disc(radius_px: int) -> np.ndarray:
+        y, x = np.mgrid[: SIZE[0], : SIZE[1]]
+        return np.clip(radius_px - np.hypot(y - 48, x - 64), 0, 1).astype(np.float32)
+
+    assert share_revealed(disc(8)) == 1
+    assert share_revealed(disc(44)) == 0
+    assert 0 < share_revealed(disc(24)) < 1
+    assert share_revealed(np.zeros(SIZE, np.float32)) == 0
+
+
+def test_bf16_looks_through_drops_as_fp32_does() -> None:
+    _, rainy = behind_a_drop(9)
+    given, other = lasting(rainy), GlassMemory(GlassNetwork(tiny_glass(), DevicePlacement(CPU.device, bf16=True)))
+    for one, two in zip(memory()(given, 1), other(given, 1), strict=True):
+        assert np.abs(one.residual - two.residual).mean() < 0.02
+        assert not np.array_equal(one.residual, two.residual)
+
+
 def test_an_untrained_generator_changes_nothing(short_periods: None) -> None:
     given = lasting(drive(9, (40, 56)))
     for before, after in zip(given, memory(tiny_glass(trained=False))(given, 2), strict=True):
@@ -170,7 +211,7 @@ def test_frames_made_again_equal_those_of_an_uninterrupted_run(
     first: int, short_periods: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(glass_memory, "STEADY_FRAMES", 2)
-    reach = 6 + 3 + 2 + 1
+    reach = 6 + 3 + 2 + 2
     pictures = drive(30, (40, 56))
     whole = [item.residual for item in memory()(lasting(pictures), 2)]
     again = [item.residual for item in memory()(lasting(pictures[first:], first=first), 1)]

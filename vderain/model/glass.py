@@ -3,7 +3,8 @@
 Three small U-Nets. The first tells how far a pixel is covered by drops. The second corrects the optical flow there: it
 works on cells of `CELL_PX`, from the flow around. The third chooses between the frame without drops, as the raindrop
 generator leaves it, the colours around a drop, and what the memory shows: the same place before and after it was behind
-the drop (`vderain.restore.glass`).
+the drop (`vderain.restore.glass`). It also takes away what is left of a drop: a pattern that stays where it is in the
+picture while the scene moves.
 """
 
 import math
@@ -17,6 +18,8 @@ from vderain.model.unet import DIFFERENCE_GAIN, UNet, UNetConfig, blurred
 
 CELL_PX = 8  # side of a cell of the flow network
 COVER_IN, FLOW_IN, FLOW_OUT = 12, 14, 6
+NEAR_PX = 9  # a pixel this near to a drop, in all, may be changed
+COVERED_FROM, COVERED_FULLY = 0.1, 0.4  # cover from which it is changed at all, and in full
 LOG_VARIANCE = math.log(1e4)  # of levels squared, of a pixel that nothing is remembered of
 
 
@@ -30,6 +33,22 @@ class Remembered(NamedTuple):
 
     change: Tensor
     variance: Tensor
+
+
+class FixedPattern(NamedTuple):
+    """What stays where it is in frames without drops, while the scene moves.
+
+    Attributes:
+        fine: (B, 3, H, W), the mean over the frames around, less its surroundings, in 0..1 units.
+        coarse: (B, 3, H, W), those surroundings, less wider ones.
+        deviation: (B, 1, H, W) in 0..1, the standard deviation of luma over the same frames.
+        speed_px: (B, 2, H, W), motion of the scene to the next frame: at a pixel, and in most of the frame.
+    """
+
+    fine: Tensor
+    coarse: Tensor
+    deviation: Tensor
+    speed_px: Tensor
 
 
 class GlassUNet(UNet):
@@ -54,7 +73,7 @@ class GlassUNet(UNet):
             rgb - 0.5, DIFFERENCE_GAIN * _detail(rgb), DIFFERENCE_GAIN * residual,
             mean - 0.5, DIFFERENCE_GAIN * _detail(mean), DIFFERENCE_GAIN * deviation,
         )  # fmt: skip
-        return self.cover.of_maps(torch.cat(parts, 1))
+        return self.cover.of_maps(*parts)
 
     def completed(
         self, measured: Tensor, filled: Tensor, trust: Tensor, cover: Tensor, wiped: Tensor
@@ -71,12 +90,19 @@ class GlassUNet(UNet):
         Returns:
             (B, 4, h, w) in pixels, and the logarithm of their mean absolute error in pixels, (B, 2, h, w).
         """
-        cells = torch.cat([measured / CELL_PX, filled / CELL_PX, trust, cover, wiped - 0.5], 1)
-        change, log_error = torch.split(self.flow.of_maps(cells), [4, 2], 1)
+        cells = measured / CELL_PX, filled / CELL_PX, trust, cover, wiped - 0.5
+        change, log_error = torch.split(self.flow.of_maps(*cells), [4, 2], 1)
         return filled + CELL_PX * change, log_error
 
     def chosen(
-        self, rgb: Tensor, residual: Tensor, cover: Tensor, around: Tensor, before: Remembered, after: Remembered
+        self,
+        rgb: Tensor,
+        residual: Tensor,
+        cover: Tensor,
+        around: Tensor,
+        before: Remembered,
+        after: Remembered,
+        pattern: FixedPattern,
     ) -> Tensor:
         """The change of a frame without drops, by what is trusted of the memory: (B, 3, H, W).
 
@@ -87,14 +113,20 @@ class GlassUNet(UNet):
             around: (B, 3, H, W), difference of the colours around drops to the frame without drops.
             before: the memory of earlier frames.
             after: the memory of later frames.
+            pattern: what stays in the picture.
         """
         candidates = before.change, after.change, around
         gap = (before.change - after.change).abs().mean(1, keepdim=True)
         variances = (torch.log(m.variance) * (1 / LOG_VARIANCE) for m in (before, after))
-        parts = (rgb - 0.5, *(DIFFERENCE_GAIN * x for x in (residual, *candidates, gap)), *variances)
-        raw = self.of_maps(torch.cat([*parts, cover], 1))
-        to_before, to_after, to_around, detail = torch.split(raw, [1, 1, 1, 3], 1)
-        return to_before * before.change + to_after * after.change + to_around * around + detail
+        fixed = pattern.fine, pattern.coarse, pattern.deviation
+        differences = (DIFFERENCE_GAIN * x for x in (residual, *candidates, gap, *fixed))
+        speeds = torch.log1p(pattern.speed_px) / 2
+        raw = self.of_maps(rgb - 0.5, *differences, *variances, cover, speeds)
+        to_before, to_after, to_around, to_fine, to_coarse, detail = torch.split(raw, [1, 1, 1, 1, 1, 3], 1)
+        remembered = to_before * before.change + to_after * after.change + to_around * around
+        near = F.max_pool2d(cover, NEAR_PX, 1, NEAR_PX // 2)
+        behind = ((near - COVERED_FROM) / (COVERED_FULLY - COVERED_FROM)).clamp(0, 1)
+        return behind * (remembered - to_fine * pattern.fine - to_coarse * pattern.coarse + detail)
 
 
 def _maps(config: UNetConfig, widths: tuple[int, ...], stem: int) -> UNetConfig:

@@ -21,7 +21,7 @@ from vderain.model.convolution import convolve_activate, convolve_both_activate,
 
 RGB = 3
 RECURRENT_IN, RECURRENT_OUT = 12, 4  # channels of a pixel, see `RecurrentUNet`
-GLASS_IN, GLASS_OUT = 19, 6  # likewise, see `GlassUNet`
+GLASS_IN, GLASS_OUT = 28, 8  # likewise, see `GlassUNet`
 DIFFERENCE_GAIN = 4.0  # differences are small: they are scaled up before bf16 rounds them
 DETAIL_PX = 5  # side of the box blur that is subtracted to get a pixel's detail
 SCALE_MAX = 8
@@ -204,16 +204,18 @@ class UNet(nn.Module):
             residual = torch.sigmoid(residual) - unit(centre)
         return residual[..., :height_px, :width_px]  # (B, 3, H, W)
 
-    def of_maps(self, x: Tensor) -> Tensor:
+    def of_maps(self, *parts: Tensor) -> Tensor:
         """Run the network on any maps.
 
         Args:
-            x: (B, C, H, W) with its input channels; any H and W.
+            parts: (B, c, H, W) each, together its input channels; any H and W.
 
         Returns:
             (B, D, H, W) float32 with its output channels.
         """
-        height_px, width_px = x.shape[-2:]
+        height_px, width_px = parts[0].shape[-2:]
+        dtype = convolution_dtype(parts[0], self.stem.weight)
+        x = torch.cat([part.to(dtype) for part in parts], 1)  # in float32 it would take twice as long
         padded = pad_to_multiple(x, self.config.stride_px).contiguous(memory_format=torch.channels_last)
         out = F.pixel_shuffle(self._convolve(padded).float(), self.config.stem)
         return out[..., :height_px, :width_px]

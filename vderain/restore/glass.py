@@ -5,6 +5,7 @@ each pixel: where the glass is clear, a frame replaces it; behind a drop it is c
 each frame and with the error of the flow. What was never seen keeps the largest variance.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import cv2
@@ -12,12 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vderain.restore.flow import sampled, sampling_places
-from vderain.restore.frames import Luma
+from vderain.restore.frames import Luma, Picture, luma_of
 
 Map = NDArray[np.float32]  # (h, w) or (h, w, C)
 
 VARIANCE_MAX = 1e4  # levels squared: nothing is remembered
 STEADY_FRAMES = 8  # on each side, over which luma is averaged
+EDGES = 0.045, 0.065  # change of the cover from pixel to pixel over the cover: of drops too wide, and of narrow ones
+PATTERN_PX = 17, 65  # sides of the boxes whose blur tells a fine and a coarse pattern from what is around
 COVERED = 0.1  # a pixel covered further than this says nothing about the motion of the scene
 SEEN_LEVELS2 = 0.3  # variance of the colour of a pixel behind clear glass
 COVERED_LEVELS = 40.0  # error of the colour of a pixel behind a drop, after the raindrop generator
@@ -26,6 +29,7 @@ PROCESS_LEVELS2 = 2.0  # variance that a frame adds: lighting, and interpolation
 MOTION_LEVELS2 = 20.0  # variance for an error of the flow of one pixel
 FLOOR_PX = 0.2  # error of a flow that agrees with the backward flow
 FILL_LEVELS = 7
+SPEED_PERCENTILE = 75  # a sky without texture has no motion of its own
 
 
 class Memory(NamedTuple):
@@ -38,6 +42,20 @@ class Memory(NamedTuple):
 
     rgb: Map
     variance: Map
+
+
+class Pattern(NamedTuple):
+    """What stays where it is in frames without drops, see `vderain.model.glass.FixedPattern`.
+
+    Attributes:
+        fine: (h, w, 3) float16 in levels.
+        coarse: (h, w, 3) float16 in levels.
+        deviation: (h, w) uint8, four times the standard deviation of luma in levels.
+    """
+
+    fine: NDArray[np.float16]
+    coarse: NDArray[np.float16]
+    deviation: NDArray[np.uint8]
 
 
 class Motion(NamedTuple):
@@ -54,20 +72,64 @@ class Motion(NamedTuple):
 
 def steadiness(lumas: list[Luma]) -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
     """Mean and standard deviation of luma over frames, (h, w) uint8 each; the latter four times as large."""
-    total = np.zeros(lumas[0].shape, np.int32)
-    squares = np.zeros(lumas[0].shape, np.int32)
+    mean = _mean(lumas)
+    squares = np.zeros(lumas[0].shape, np.float32)
     for luma in lumas:
-        wide = luma.astype(np.int32)
-        total += wide
-        squares += wide * wide
-    mean = total.astype(np.float32) / np.float32(len(lumas))
-    deviation = np.sqrt(np.maximum(squares.astype(np.float32) / np.float32(len(lumas)) - mean**2, 0))
+        cv2.accumulateSquare(luma, squares)
+    deviation = np.sqrt(np.maximum(squares / np.float32(len(lumas)) - mean**2, 0))
     return (mean + 0.5).astype(np.uint8), np.minimum(4 * deviation + 0.5, 255).astype(np.uint8)
+
+
+def fixed_pattern(wiped: list[Picture]) -> Pattern:
+    """What stays where it is in frames without drops, (h, w, 3) each."""
+    mean = _mean(wiped)
+    near, wide = (_box_blurred(mean, side_px) for side_px in PATTERN_PX)
+    _, deviation = steadiness([luma_of(picture) for picture in wiped])
+    return Pattern((mean - near).astype(np.float16), (near - wide).astype(np.float16), deviation)
+
+
+def _mean(pictures: Sequence[NDArray[np.uint8]]) -> Map:
+    """Their mean in levels; the sum is exact, so that it does not depend on their order."""
+    total = np.zeros(pictures[0].shape, np.float32)
+    for picture in pictures:
+        cv2.accumulate(picture, total)
+    return total / np.float32(len(pictures))
+
+
+def _box_blurred(x: Map, side_px: int) -> Map:
+    return np.asarray(cv2.blur(cv2.blur(x, (side_px, side_px)), (side_px, side_px)), np.float32)
+
+
+def speeds(motions: tuple[Motion | None, Motion | None], shape: tuple[int, ...]) -> Map:
+    """Motion of the scene to the next frame in pixels, (H, W, 2): at a pixel, and at most pixels.
+
+    Args:
+        motions: to the frame before and to the next one; without both, the scene is taken to stand.
+        shape: H and W.
+    """
+    lengths = [np.hypot(*np.moveaxis(motion.flow, -1, 0)) for motion in motions if motion is not None]
+    local = np.mean(lengths, axis=0) if lengths else np.zeros(shape[:2], np.float32)
+    most = np.percentile(local[::4, ::4], SPEED_PERCENTILE)
+    return np.dstack([local, np.full_like(local, most)]).astype(np.float32)
 
 
 def seen(cover: Map) -> Map:
     """How far pixels are seen well enough to measure motion, 0..1."""
     return np.asarray(np.clip(1 - cover / np.float32(COVERED), 0, 1), np.float32)
+
+
+def share_revealed(cover: Map) -> float:
+    """How far the memory may be trusted, 0..1: not at all behind patches so wide that nothing moves out of them.
+
+    Args:
+        cover: (H, W) in 0..1.
+    """
+    total = float(cover.sum(dtype=np.float64))
+    if total == 0:
+        return 0.0
+    edges = float(np.abs(np.diff(cover, axis=1)).sum(dtype=np.float64)) / total  # of one drop: 2 / its width in pixels
+    wide, narrow = EDGES
+    return min(1.0, max(0.0, (edges - wide) / (narrow - wide)))
 
 
 def filled(values: Map, weight: Map) -> Map:

@@ -18,7 +18,18 @@ import numpy as np
 
 from vderain.restore.flow import FlowEstimator, flow_luma
 from vderain.restore.frames import ConsistentFlow, FlowPair, Lasting, Luma, Picture, add_to_rgb, downscaled, luma_of
-from vderain.restore.glass import STEADY_FRAMES, Map, Memory, Motion, steadiness, stepped
+from vderain.restore.glass import (
+    STEADY_FRAMES,
+    Map,
+    Memory,
+    Motion,
+    Pattern,
+    fixed_pattern,
+    share_revealed,
+    speeds,
+    steadiness,
+    stepped,
+)
 from vderain.runtime.threads import ordered_map, sliding_window, stage
 
 if TYPE_CHECKING:
@@ -26,7 +37,8 @@ if TYPE_CHECKING:
 
 PERIOD, WARM_UP = 48, 24  # frames
 CHUNK = 12  # frames whose memory of later ones is made at a time, from at least as many frames ahead
-REACH = PERIOD + WARM_UP + STEADY_FRAMES + 1  # frames before a frame that it depends on
+COVER_EVERY = 3  # frames, of which drops are looked for in one: they stay for longer
+REACH = PERIOD + WARM_UP + STEADY_FRAMES + 2  # frames before a frame that it depends on
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +50,9 @@ class _Seen:
         rgb: (h, w, 3) uint8.
         luma: (h, w) uint8.
         flow_luma: that flow is measured on, without raindrops.
+        wiped8: (h, w, 3) uint8, without raindrops, as the raindrop generator leaves it.
         cover: (h, w) in 0..1.
+        pattern: what stays in the picture.
         flows: to and from the frame before; None where there is none.
         motions: to the frame before and to the next one; None where there is none.
     """
@@ -46,8 +60,10 @@ class _Seen:
     item: Lasting
     rgb: Picture
     luma: Luma
+    wiped8: Picture
     flow_luma: Luma
     cover: Map | None = None
+    pattern: Pattern | None = None
     flows: FlowPair | None = None
     motions: tuple[Motion | None, Motion | None] = (None, None)
 
@@ -58,7 +74,7 @@ class _Seen:
 
     @property
     def wiped(self) -> Map:
-        """(h, w, 3) float32 in levels, without raindrops, as the raindrop generator leaves it."""
+        """`wiped8` in float32, not rounded."""
         return self.rgb.astype(np.float32) + np.float32(255) * self.item.residual
 
 
@@ -92,17 +108,24 @@ class GlassMemory:
     def _complete(self, frames: Iterable[Lasting], workers: int) -> Iterator[Lasting]:
         """The frames of one shot behind wet glass."""
         small = ordered_map(_downscale, frames, workers)
-        covered = ordered_map(self._cover, sliding_window(small, STEADY_FRAMES), workers)
+        sparse = ordered_map(self._cover, sliding_window(small, STEADY_FRAMES), workers)
+        covered = ordered_map(_covered_like, sliding_window(sparse, 1), workers)
         flowing = ordered_map(_measure, sliding_window(covered, 1), workers)
         moving = ordered_map(self._move, sliding_window(flowing, 1), workers)
         return ordered_map(self._choose, _both_memories(moving), workers)
 
     @stage("raindrops")
     def _cover(self, around: tuple[_Seen | None, ...]) -> _Seen:
+        """See drops in one frame in `COVER_EVERY`, and where the frame that shares them is missing."""
         now = around[STEADY_FRAMES]
         assert now is not None
-        steady = steadiness([other.luma for other in filter(None, around)])
-        return replace(now, cover=self._network.cover(now.rgb, now.item.residual, steady))
+        other = around[STEADY_FRAMES + _to_seen(now.number)]
+        if other is not None and other is not now:
+            return now
+        others = list(filter(None, around))
+        steady = steadiness([other.luma for other in others])
+        pattern = fixed_pattern([other.wiped8 for other in others])
+        return replace(now, cover=self._network.cover(now.rgb, now.item.residual, steady), pattern=pattern)
 
     @stage("raindrops")
     def _move(self, around: tuple[_Seen | None, ...]) -> _Seen:
@@ -115,16 +138,36 @@ class GlassMemory:
     @stage("raindrops")
     def _choose(self, remembered: tuple[_Seen, Memory, Memory]) -> Lasting:
         seen, before, after = remembered
-        assert seen.cover is not None
+        assert seen.cover is not None and seen.pattern is not None
         item = seen.item
-        change = self._network.chosen(seen.rgb, item.residual, seen.cover, before, after)
-        return replace(item, residual=item.residual + change.astype(np.float32))
+        speed_px = speeds(seen.motions, seen.luma.shape)
+        share = np.float32(share_revealed(seen.cover))
+        if share == 0:
+            return item
+        change = self._network.chosen(seen.rgb, item.residual, seen.cover, before, after, seen.pattern, speed_px)
+        return replace(item, residual=item.residual + share * change.astype(np.float32))
 
 
 @stage("raindrops")
 def _downscale(item: Lasting) -> _Seen:
     rgb = downscaled(item.frame.rgb)
-    return _Seen(item, rgb, luma_of(rgb), flow_luma(add_to_rgb(rgb, item.residual)))
+    wiped = add_to_rgb(rgb, item.residual)
+    return _Seen(item, rgb, luma_of(rgb), wiped, flow_luma(wiped))
+
+
+def _to_seen(number: int) -> int:
+    """How far it is to the nearest frame in which drops are looked for, -1, 0 or 1."""
+    return -(number % COVER_EVERY) if number % COVER_EVERY < 2 else 1
+
+
+def _covered_like(around: tuple[_Seen | None, ...]) -> _Seen:
+    """A frame with the drops of the frame beside it, unless it has its own."""
+    now = around[1]
+    assert now is not None
+    other = around[1 + _to_seen(now.number)]
+    if now.cover is not None or other is None:
+        return now
+    return replace(now, cover=other.cover, pattern=other.pattern)
 
 
 @stage("raindrops")

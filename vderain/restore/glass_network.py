@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from vderain.model.glass import CELL_PX, GlassUNet, Remembered, pooled
+from vderain.model.glass import CELL_PX, FixedPattern, GlassUNet, Remembered, pooled
 from vderain.restore.frames import ConsistentFlow, Luma, Picture
-from vderain.restore.glass import FLOOR_PX, Map, Memory, Motion, filled, seen, surroundings
+from vderain.restore.glass import FLOOR_PX, Map, Memory, Motion, Pattern, filled, seen, surroundings
 from vderain.restore.inference import finite_half
 from vderain.runtime.device import DevicePlacement
 
@@ -139,7 +139,14 @@ class GlassNetwork:
         return first, second
 
     def chosen(
-        self, rgb: Picture, residual: NDArray[np.floating], cover: Map, before: Memory, after: Memory
+        self,
+        rgb: Picture,
+        residual: NDArray[np.floating],
+        cover: Map,
+        before: Memory,
+        after: Memory,
+        pattern: Pattern,
+        speed_px: Map,
     ) -> NDArray[np.float16]:
         """The change of a frame without drops, by what is trusted of the memory: (H, W, 3) float16 in 0..1 units.
 
@@ -149,15 +156,21 @@ class GlassNetwork:
             cover: (H, W) in 0..1.
             before: the memory of earlier frames, carried to this one.
             after: the memory of later frames, likewise.
+            pattern: what stays in the picture.
+            speed_px: (H, W, 2), from `speeds`.
         """
         wiped = rgb.astype(np.float32) + LEVELS * residual.astype(np.float32)
         with torch.inference_mode():
-            sides = (
+            first, second = (
                 Remembered(self._upload((m.rgb - wiped) / LEVELS), self._upload(m.variance)) for m in (before, after)
             )
             around = self._upload((surroundings(wiped, cover) - wiped) / LEVELS)
             maps = self._upload(rgb), self._upload(residual), self._upload(cover), around
-            change = self._generator.chosen(*maps, *sides)
+            fixed = FixedPattern(
+                self._upload(pattern.fine) / 255, self._upload(pattern.coarse) / 255,
+                self._upload(pattern.deviation) / 4, self._upload(speed_px),
+            )  # fmt: skip
+            change = self._generator.chosen(*maps, first, second, fixed)
             return np.asarray(np.moveaxis(finite_half(change[0]).cpu().numpy(), 0, -1))
 
     def _upload(self, x: NDArray[np.generic]) -> Tensor:
