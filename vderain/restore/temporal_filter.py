@@ -47,6 +47,9 @@ TOUCHED_PX, FULL_LEVELS = 3, 1.0  # a pixel is filtered fully where the mean rem
 # Where nothing moves:
 STILL_RADIUS = 6  # frames on each side whose median is taken
 STILL_PX, MOVING_PX = 0.2, 0.6  # motion from frame to frame up to which all counts as still, and from which on nothing
+# Mean motion of a tile in most of a frame. Flow errs by more than that in a pixel, but not in the mean: a fixed camera
+# stays below .04, and a pan of a tenth of a pixel moves a whole pixel while the median is taken.
+FIXED_PX, PANNING_PX, TILES = 0.08, 0.12, 4
 STILL_MIN_SHARE = 0.01  # of a frame: less of it is not worth the time
 STILL_LEVELS, STILL_FULL_LEVELS = 0.5, 0.3  # standard deviation of the median; what FULL_LEVELS is there
 # Nearly all of what looks still is still, so the differences from the median of its calmest nine tenths are noise.
@@ -208,7 +211,16 @@ def _still_share(flows: list[ConsistentFlow]) -> NDArray[np.float32]:
     fastest_px = np.maximum.reduce([_speed_px(flow) for flow in flows])
     share = np.clip((MOVING_PX - fastest_px) / np.float32(MOVING_PX - STILL_PX), 0, 1)
     apart = cv2.erode(share, np.ones((NEAR_PX, NEAR_PX)))
-    return np.asarray(cv2.blur(apart, (NEAR_PX, NEAR_PX)), np.float32)
+    still = np.asarray(cv2.blur(apart, (NEAR_PX, NEAR_PX)), np.float32)
+    panned_px = max(_panned_px(flow, still) for flow in flows)
+    return still * np.float32(np.clip((PANNING_PX - panned_px) / (PANNING_PX - FIXED_PX), 0, 1))
+
+
+def _panned_px(flow: ConsistentFlow, still: NDArray[np.float32]) -> float:
+    """Mean motion of what looks still, the median of tiles, in pixels of a frame of twice the size."""
+    x, y = flow.flow[..., 0] * still, flow.flow[..., 1] * still
+    totals = [cv2.resize(part, (TILES, TILES), interpolation=cv2.INTER_AREA) for part in (x, y, still)]
+    return float(2 * np.median(np.hypot(totals[0], totals[1]) / np.maximum(totals[2], np.float32(0.01))))
 
 
 def _speed_px(flow: ConsistentFlow) -> NDArray[np.float32]:
