@@ -40,7 +40,7 @@ def test_the_wheel_holds_the_program_and_nothing_else(wheel: Path) -> None:
     wanted = {p.relative_to(ROOT).as_posix() for p in (ROOT / "vderain").rglob("*") if p.suffix in suffixes}
     assert program == wanted | {f"vderain/model/weights/{name}.safetensors" for name in released_models()}
     assert {f"{info}METADATA", f"{info}entry_points.txt", f"{info}licenses/LICENSE"} <= names
-    assert wheel.stat().st_size < 16_000_000
+    assert wheel.stat().st_size < 20_000_000
 
 
 def test_the_program_runs_from_the_wheel(wheel: Path, tmp_path: Path) -> None:
