@@ -66,10 +66,28 @@ def filter_over_time(restorations: Iterable[Restoration], recompute_flow: bool, 
             a frame.
         workers: number of threads.
     """
-    frames = ordered_map(partial(_restored, with_luma=recompute_flow), restorations, workers)
+    planes = ordered_map(partial(_planes, with_luma=recompute_flow), restorations, workers)
+    frames = ordered_map(_restored, _with_surroundings(planes), workers)
     if recompute_flow:
         frames = ordered_map(_add_flow, sliding_window(frames, 1), workers)
-    return ordered_map(_filter, sliding_window(_with_surroundings(frames), RADIUS), workers)
+    return ordered_map(_filter, sliding_window(frames, RADIUS), workers)
+
+
+@dataclass(frozen=True, slots=True)
+class _Planes:
+    """A restoration that waits for the frames after it, without what can be computed later: several wait.
+
+    Attributes:
+        item: the restoration.
+        plane: (H, W) uint8, its luma without rain.
+        luma: (h, w) uint8 for flow; None where flow is not computed again.
+        surroundings: `plane` of the frames of its shot from `STILL_RADIUS` before it to as many after it.
+    """
+
+    item: Restoration
+    plane: Luma
+    luma: Luma | None
+    surroundings: tuple[Luma, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,26 +100,32 @@ class _Restored:
         removed: (H, W) float32, rain that was removed, in levels.
         deviation: (H, W) float32, standard deviation of `plane`, in levels.
         luma: (h, w) uint8 for flow; None where flow is not computed again.
+        surroundings: see `_Planes`.
         flows_to_previous: flow to and from the frame before, without rain; None where not computed, or across a cut.
-        surroundings: `plane` of the frames of its shot from `STILL_RADIUS` before it to as many after it.
     """
 
     item: Restoration
     plane: Luma
     removed: NDArray[np.float32]
     deviation: NDArray[np.float32]
-    luma: Luma | None = None
+    luma: Luma | None
+    surroundings: tuple[Luma, ...]
     flows_to_previous: FlowPair | None = None
-    surroundings: tuple[Luma, ...] = ()
 
 
 @stage("temporal_filter")
-def _restored(item: Restoration, with_luma: bool) -> _Restored:
+def _planes(item: Restoration, with_luma: bool) -> _Planes:
     rgb = item.restored_rgb
+    return _Planes(item, luma_of(rgb), flow_luma(rgb, rainy=False) if with_luma else None)
+
+
+@stage("temporal_filter")
+def _restored(frame: _Planes) -> _Restored:
+    item = frame.item
     removed = np.abs(to_float32(item.residual)).max(axis=2) * np.float32(255)
     heavy = np.float32(HEAVY_LEVELS) + np.float32(HEAVY_SHARE) * removed
     deviation = np.float32(DEVIATION_LEVELS) + np.minimum(np.float32(DEVIATION_SHARE) * removed, heavy)
-    return _Restored(item, luma_of(rgb), removed, deviation, flow_luma(rgb, rainy=False) if with_luma else None)
+    return _Restored(item, frame.plane, removed, deviation, frame.luma, frame.surroundings)
 
 
 @stage("flow")
@@ -116,9 +140,9 @@ def _add_flow(around: tuple[_Restored | None, ...]) -> _Restored:
     return replace(centre, flows_to_previous=FlowEstimator().both_ways(centre.luma, before.luma))
 
 
-def _with_surroundings(frames: Iterable[_Restored]) -> Iterator[_Restored]:
+def _with_surroundings(frames: Iterable[_Planes]) -> Iterator[_Planes]:
     """Add the surroundings of each frame; of those before it, only their luma is held."""
-    waiting: deque[_Restored] = deque()
+    waiting: deque[_Planes] = deque()
     planes: deque[tuple[int, Luma]] = deque()  # shot and luma, from `STILL_RADIUS` before the first that waits
     for count, frame in enumerate(chain(frames, repeat(None, STILL_RADIUS))):
         if frame:
