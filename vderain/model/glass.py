@@ -124,7 +124,8 @@ class GlassUNet(UNet):
         raw = self.of_maps(rgb - 0.5, *differences, *variances, cover, speeds)
         to_before, to_after, to_around, to_fine, to_coarse, detail = torch.split(raw, [1, 1, 1, 1, 1, 3], 1)
         remembered = to_before * before.change + to_after * after.change + to_around * around
-        near = F.max_pool2d(cover, NEAR_PX, 1, NEAR_PX // 2)
+        rows = F.max_pool2d(cover, (NEAR_PX, 1), 1, (NEAR_PX // 2, 0))  # one side after the other is four times as fast
+        near = F.max_pool2d(rows, (1, NEAR_PX), 1, (0, NEAR_PX // 2))
         behind = ((near - COVERED_FROM) / (COVERED_FULLY - COVERED_FROM)).clamp(0, 1)
         return behind * (remembered - to_fine * pattern.fine - to_coarse * pattern.coarse + detail)
 
